@@ -1,0 +1,33 @@
+"""AdaFocus: accurate, cheap video recognition by looking hard only where it matters.
+
+    model = adafocus.load("results/checkpoints/actnet_128_stage3.safetensors")
+    out = model(frames)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adafocus.model.adafocus import AdaFocus, Output
+    from adafocus.model.checkpoint import load
+    from adafocus.recipe import Recipe, load_recipe
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AdaFocus": "adafocus.model.adafocus",
+    "Output": "adafocus.model.adafocus",
+    "load": "adafocus.model.checkpoint",
+    "Recipe": "adafocus.recipe",
+    "load_recipe": "adafocus.recipe",
+}
+__all__ = ["AdaFocus", "Output", "Recipe", "load", "load_recipe"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use, so that reading a recipe does not wait for torch.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'adafocus' has no attribute {name!r}")

@@ -1,0 +1,350 @@
+"""The typed recipe: everything that distinguishes one data set's experiment from another's.
+
+A recipe is a YAML file in ``config/recipes/``; ``config/config.yaml`` says which recipes to run and
+where. Both are read into the frozen models below, which are their schema: an unknown key, a wrong
+type or a value out of range is one line that names the file and the key and says what is allowed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0)]
+Metric = Literal["top1", "top5", "mAP"]
+
+
+class RecipeError(ValueError):
+    """A configuration or recipe that cannot be used; the message is one line fit for a user."""
+
+
+AnySection = TypeVar("AnySection", bound="Section")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_known(cls, values: Any) -> Any:
+        unknown = set(values) - set(cls.model_fields) if isinstance(values, dict) else ()
+        if unknown:
+            allowed = ", ".join(cls.model_fields)
+            raise ValueError(f"unknown key {min(map(str, unknown))!r}; allowed: {allowed}")
+        return values
+
+
+# --- data -------------------------------------------------------------------------------------
+
+
+class ManualSource(Section):
+    """Videos and split files that a person puts on disk, because they are given on request."""
+
+    kind: Literal["manual"]
+    homepage: str
+    """Where to ask for the data."""
+
+
+class GenerateSource(Section):
+    """The demo's roaming digits, see `adafocus.data.digits`."""
+
+    kind: Literal["generate"]
+    train: Positive
+    val: Positive
+    frames: Positive
+    """Length of each video."""
+    size: Positive
+    """Height and width of each video in pixels."""
+    digit: Positive
+    """Height and width of the digit in pixels."""
+    fragments: Annotated[int, Field(ge=0)]
+    """Moving pieces of other digits in each video."""
+    backgrounds: Positive
+    """Textures shared by all videos."""
+    seed: int = 0
+
+
+class Annotations(Section):
+    """Split files in the authors' form, relative to the data set's ``annotations`` folder."""
+
+    train: str
+    val: str
+    classes: str
+    separator: Literal[",", " "] = ","
+    positions: str | None = None
+    """CSV of where the truth is in every frame (`adafocus.data.digits`), where it is known."""
+
+
+class Frames(Section):
+    """How ffmpeg turns a video into frames."""
+
+    height: Positive = 360
+    """Frames are scaled to this height in pixels, keeping the aspect ratio, unless smaller."""
+    quality: Annotated[int, Field(ge=2, le=31)] = 2
+    """ffmpeg's JPEG quality scale: 2 is best, 31 is worst."""
+    shards: Positive = 8
+    """Jobs that share the extraction."""
+
+
+class Augmentation(Section):
+    """One crop and one flip per clip (DESIGN: multi-scale crop of TSN)."""
+
+    scales: tuple[Fraction, ...] = (1.0, 0.875, 0.75, 0.66)
+    flip: bool = True
+
+
+# --- model ------------------------------------------------------------------------------------
+
+
+class BackboneRecipe(Section):
+    """A torchvision backbone, whole or slimmed."""
+
+    name: Literal["mobilenet_v2", "resnet"]
+    depth: Literal[10, 18, 34, 50, 101] | None = None
+    """Layers of a ResNet."""
+    width: Rate = 1.0
+    """Multiplies the number of channels."""
+    output_stride: Literal[4, 8, 16, 32] = 32
+    """Input pixels per feature-map pixel; strides beyond it are turned into 1."""
+    pretrained: str | None = None
+    """``imagenet``, a weights file, or null to train from scratch."""
+
+    @model_validator(mode="after")
+    def _depth_belongs_to_resnet(self) -> Self:
+        if (self.name == "resnet") != (self.depth is not None):
+            raise ValueError("depth is for resnet, which needs one of 10, 18, 34, 50, 101")
+        return self
+
+
+class PolicyRecipe(Section):
+    channels: Positive = 32
+    """Channels that the 1x1 convolution leaves of each feature map."""
+    hidden: Positive = 1024
+    grid: Annotated[int, Field(ge=2)] = 7
+    """Cells along each side of the grid of patch positions (GRU family)."""
+    std: Rate = 0.25
+    """Standard deviation of the Gaussian over (y, x) in [0, 1] (TSM family)."""
+
+
+class ClassifierRecipe(Section):
+    hidden: Positive = 1024
+    """Hidden size of the GRU (GRU family)."""
+    dropout: Fraction = 0.5
+
+
+class ModelRecipe(Section):
+    family: Literal["gru", "tsm"]
+    frames: Positive
+    """Frames the focuser sees, T; in the GRU family the glancer sees the same."""
+    glance_frames: Positive | None = None
+    """Frames the glancer sees, sampled apart (TSM family only)."""
+    frame_size: Positive = 224
+    glance_size: Positive = 224
+    glancer: BackboneRecipe
+    focuser: BackboneRecipe
+    policy: PolicyRecipe = PolicyRecipe()
+    classifier: ClassifierRecipe = ClassifierRecipe()
+
+    @model_validator(mode="after")
+    def _glance_frames_belong_to_tsm(self) -> Self:
+        if (self.family == "tsm") != (self.glance_frames is not None):
+            raise ValueError("glance_frames is for the tsm family, which needs it")
+        return self
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+class Training(Section):
+    """How one stage is trained (DESIGN, section 3, table of stages)."""
+
+    epochs: Positive
+    batch_size: Positive
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rates: dict[str, Rate]
+    """One rate per part that the stage trains."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: tuple[Positive, ...] = ()
+    """Epochs at which the step schedule divides the rates by ten."""
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    clip_gradient: Rate | None = None
+    """Largest norm of the gradient."""
+    dropout: Fraction | None = None
+    """Dropout of the head that is trained, where it differs from the model's."""
+
+
+class PolicyTraining(Training):
+    """Proximal policy optimization (stage 2)."""
+
+    discount: Fraction = 0.7
+    clip: Rate = 0.2
+    value_weight: Rate = 0.5
+    entropy_weight: Annotated[float, Field(ge=0)] = 0.01
+    passes: Positive = 1
+    """Updates on each batch of clips."""
+
+
+class Stages(Section):
+    glancer: Training
+    focuser: Training
+    stage1: Training
+    stage2: PolicyTraining
+    stage3: Training
+
+    @model_validator(mode="after")
+    def _rates_name_what_is_trained(self) -> Self:
+        for stage, parts in TRAINED_PARTS.items():
+            given = set(self[stage].learning_rates)
+            if given != set(parts):
+                raise ValueError(
+                    f"{stage}.learning_rates must name exactly {', '.join(parts)}; "
+                    f"it names {', '.join(sorted(given)) or 'nothing'}"
+                )
+        return self
+
+    def __getitem__(self, stage: str) -> Training:
+        return getattr(self, stage)
+
+
+TRAINED_PARTS = {
+    "glancer": ("glancer",),
+    "focuser": ("focuser",),
+    "stage1": ("focuser", "classifier"),
+    "stage2": ("policy",),
+    "stage3": ("classifier",),
+}
+"""What each stage trains; all else is frozen and in eval mode."""
+
+
+class Published(Section):
+    """Figures of the paper for one patch size."""
+
+    top1: float | None = None
+    mAP: float | None = None
+    gflops: float
+    verified: bool = True
+    """False where the figure could not be checked against the paper."""
+
+
+class Videos(Section):
+    train: Positive
+    val: Positive
+
+
+class Recipe(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    title: str
+    classes: Annotated[int, Field(ge=2)]
+    videos: Videos
+    """Published number of videos per split."""
+    metric: Metric
+    """Chooses the best epoch and is the one compared with the published figure."""
+    patch_sizes: tuple[Positive, ...]
+    """Side of the patch in pixels."""
+    source: Annotated[ManualSource | GenerateSource, Field(discriminator="kind")]
+    annotations: Annotations
+    frames: Frames = Frames()
+    augmentation: Augmentation = Augmentation()
+    model: ModelRecipe
+    stages: Stages
+    published: dict[Positive, Published] = {}
+
+    @model_validator(mode="after")
+    def _patches_fit_the_frame(self) -> Self:
+        if not self.patch_sizes or max(self.patch_sizes) > self.model.frame_size:
+            raise ValueError(
+                f"patch_sizes must be one or more sizes up to frame_size {self.model.frame_size}"
+            )
+        return self
+
+    def check_patch_size(self, patch_size: int) -> int:
+        """Returns ``patch_size``; raises `RecipeError` where the recipe does not allow it."""
+        if patch_size not in self.patch_sizes:
+            allowed = ", ".join(map(str, self.patch_sizes))
+            raise RecipeError(
+                f"patch size {patch_size} is not in the recipe of {self.name}; allowed: {allowed}"
+            )
+        return patch_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and mappings; `parse_recipe` reads them back."""
+        return self.model_dump(mode="json")
+
+
+class Config(Section):
+    """``config/config.yaml``, the one file that a user edits."""
+
+    data: str = "data"
+    """Folder of videos, frames and split files."""
+    datasets: dict[str, tuple[Positive, ...]]
+    """What `snakemake --cores all` makes: patch sizes by data set."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0
+    threads: Positive = 8
+    """Most CPU threads that one job uses."""
+    tracking_uri: str = "sqlite:///results/mlflow.db"
+    """MLflow's store; the environment's MLFLOW_TRACKING_URI overrides it."""
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Reads and checks a recipe file. Raises `RecipeError` naming the file and the key."""
+    path = Path(path)
+    recipe = parse_recipe(_read_yaml(path), source=str(path))
+    if recipe.name != path.stem:
+        raise RecipeError(f"{path}: name: is {recipe.name!r}, but the file is {path.name}")
+    return recipe
+
+
+def parse_recipe(values: Any, source: str) -> Recipe:
+    """Checks a recipe given as plain values; ``source`` names them in errors."""
+    return _validate(Recipe, values, source)
+
+
+def load_recipes(folder: str | Path) -> dict[str, Recipe]:
+    """Every recipe of a folder by name."""
+    return {path.stem: load_recipe(path) for path in sorted(Path(folder).glob("*.yaml"))}
+
+
+def parse_config(values: Any, recipes: dict[str, Recipe], source: str) -> Config:
+    """Checks a configuration and that its data sets and patch sizes have recipes."""
+    config = _validate(Config, values, source)
+    for dataset, patch_sizes in config.datasets.items():
+        try:
+            for patch_size in patch_sizes:
+                find_recipe(recipes, dataset).check_patch_size(patch_size)
+        except RecipeError as error:
+            raise RecipeError(f"{source}: datasets.{dataset}: {error}") from None
+    return config
+
+
+def find_recipe(recipes: dict[str, Recipe], dataset: str) -> Recipe:
+    """The recipe of a data set; raises `RecipeError` that lists the known ones."""
+    if dataset not in recipes:
+        raise RecipeError(f"data set {dataset!r} has no recipe; allowed: {', '.join(recipes)}")
+    return recipes[dataset]
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _validate(model: type[AnySection], values: Any, source: str) -> AnySection:
+    try:
+        return model.model_validate(values)
+    except ValidationError as errors:
+        error = errors.errors()[0]
+        where = ".".join(map(str, error["loc"]))
+        what = error["msg"].removeprefix("Value error, ")
+        raise RecipeError(": ".join(filter(None, (source, where, what)))) from None

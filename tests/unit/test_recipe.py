@@ -1,0 +1,188 @@
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from adafocus.recipe import (
+    Config,
+    RecipeError,
+    find_recipe,
+    load_recipe,
+    load_recipes,
+    parse_config,
+    parse_recipe,
+)
+
+RECIPES = Path(__file__).parents[2] / "config" / "recipes"
+CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
+
+FACTS = {
+    # videos to train on and to validate on, classes (DESIGN, section 5); metric; patch sizes
+    "actnet": (10_024, 4_926, 200, "mAP", (96, 128, 160, 192)),
+    "fcvid": (45_611, 45_612, 239, "mAP", (96, 128, 160, 192)),
+    "minik": (121_215, 9_867, 200, "top1", (96, 128, 160, 192)),
+    "sthv1": (86_017, 11_522, 174, "top1", (144, 160, 176)),
+    "sthv2": (168_913, 24_777, 174, "top1", (144, 160, 176)),
+}
+
+
+@pytest.fixture(scope="module")
+def recipes():
+    return load_recipes(RECIPES)
+
+
+@pytest.fixture
+def values(recipes):
+    """A recipe as plain values, to be spoilt."""
+    return copy.deepcopy(recipes["actnet"].to_dict())
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_the_data_sets_facts(recipes, name):
+    recipe = recipes[name]
+    facts = (recipe.videos.train, recipe.videos.val, recipe.classes, recipe.metric)
+    assert (*facts, recipe.patch_sizes) == FACTS[name]
+
+
+@pytest.mark.parametrize("name", ["actnet", "fcvid", "minik"])
+def test_the_gru_familys_paper_values(recipes, name):
+    model, stages = recipes[name].model, recipes[name].stages
+    assert (model.family, model.frames, model.frame_size, model.glance_size) == (
+        "gru",
+        16,
+        224,
+        224,
+    )
+    assert (model.policy.channels, model.policy.hidden, model.policy.grid) == (32, 1024, 7)
+    epochs = [stages[stage].epochs for stage in stages.model_fields_set]
+    assert sorted(epochs) == [10, 15, 15, 50, 50]
+    assert stages.stage1.learning_rates == {"focuser": 5e-4, "classifier": 0.05}
+    assert stages.stage2.learning_rates == {"policy": 3e-4}
+    assert stages.stage3.learning_rates == {"classifier": 0.005}
+    assert (stages.stage2.optimizer, stages.stage2.discount, stages.stage2.clip) == (
+        "adam",
+        0.7,
+        0.2,
+    )
+    assert recipes[name].augmentation.flip
+
+
+@pytest.mark.parametrize("name", ["sthv1", "sthv2"])
+def test_the_tsm_familys_paper_values(recipes, name):
+    model, stages = recipes[name].model, recipes[name].stages
+    assert (model.family, model.frames, model.glance_frames) == ("tsm", 12, 8)
+    assert (model.policy.channels, model.policy.std) == (64, 0.25)
+    assert (stages.glancer.epochs, stages.glancer.milestones) == (50, (20, 40))
+    assert (stages.glancer.clip_gradient, stages.glancer.dropout) == (20, 0.5)
+    assert stages.stage1.learning_rates == {"focuser": 1e-5, "classifier": 0.01}
+    assert (stages.stage3.batch_size, stages.stage3.dropout) == (32, 0.0)
+    assert not recipes[name].augmentation.flip, "left and right are classes"
+
+
+def test_a_recipe_survives_its_plain_form(recipes):
+    for recipe in recipes.values():
+        assert parse_recipe(recipe.to_dict(), source="plain") == recipe
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "expected"),
+    [
+        ("colour", 3, ["unknown key 'colour'", "allowed: name, title, classes"]),
+        ("stages.stage3.epohs", 3, ["stages.stage3", "unknown key 'epohs'", "epochs"]),
+        ("stages.stage3.epochs", "ten", ["stages.stage3.epochs", "valid integer"]),
+        ("stages.stage3.epochs", 0, ["stages.stage3.epochs", "greater than 0"]),
+        ("stages.stage2.optimizer", "lamb", ["stages.stage2.optimizer", "'sgd' or 'adam'"]),
+        ("stages.stage1.learning_rates", {"focuser": 1.0}, ["stage1", "focuser, classifier"]),
+        ("model.family", "i3d", ["model.family", "'gru' or 'tsm'"]),
+        ("model.glance_frames", 8, ["glance_frames", "tsm"]),
+        ("model.focuser.depth", 51, ["model.focuser.depth", "50"]),
+        ("model.glancer.depth", 18, ["model.glancer", "depth is for resnet"]),
+        ("patch_sizes", [300], ["patch_sizes", "224"]),
+        ("patch_sizes", [], ["patch_sizes"]),
+        ("source.kind", "torrent", ["source", "manual", "generate"]),
+        ("metric", "accuracy", ["metric", "'top1', 'top5' or 'mAP'"]),
+    ],
+)
+def test_an_error_names_the_key_and_what_is_allowed(values, where, value, expected):
+    *path, key = where.split(".")
+    section = values
+    for name in path:
+        section = section[name]
+    section[key] = value
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(values, source="some.yaml")
+    message = str(error.value)
+    assert message.startswith("some.yaml: ")
+    assert "\n" not in message
+    assert all(part in message for part in expected), message
+
+
+def test_a_missing_key(values):
+    del values["classes"]
+    with pytest.raises(RecipeError, match=r"some\.yaml: classes: "):
+        parse_recipe(values, source="some.yaml")
+
+
+def test_a_recipes_name_is_its_files(recipes, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(recipes["actnet"].to_dict()))
+    with pytest.raises(RecipeError, match=r"mine\.yaml: name: is 'actnet'"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("text", ["a: [", "", "- 1", "just words"])
+def test_a_file_that_is_no_recipe(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_absent_file(tmp_path):
+    with pytest.raises(RecipeError, match="No such file"):
+        load_recipe(tmp_path / "mine.yaml")
+
+
+# --- config.yaml ------------------------------------------------------------------------------
+
+
+def test_the_configuration_that_is_shipped(recipes):
+    config = parse_config(yaml.safe_load(CONFIG.read_text()), recipes, source="config.yaml")
+    gru, tsm = (128, 160, 192), (144, 160, 176)
+    assert config.datasets == {
+        "actnet": gru,
+        "fcvid": gru,
+        "minik": gru,
+        "sthv1": tsm,
+        "sthv2": tsm,
+    }
+    assert config == Config(datasets=config.datasets), "what it says is what the defaults are"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"sede": 1}, ["unknown key 'sede'", "seed"]),
+        ({"threads": "many"}, ["threads", "integer"]),
+        ({"device": "tpu"}, ["device", "'auto', 'cpu' or 'cuda'"]),
+        ({"datasets": {"kinetics": [128]}}, ["datasets.kinetics", "no recipe", "minik"]),
+        ({"datasets": {"actnet": [100]}}, ["datasets.actnet", "100", "96, 128, 160, 192"]),
+        ({"datasets": {"actnet": 128}}, ["datasets.actnet"]),
+        ({"datasets": ["actnet"]}, ["datasets"]),
+    ],
+)
+def test_a_configuration_error_is_one_line(recipes, change, expected):
+    with pytest.raises(RecipeError) as error:
+        parse_config({"datasets": {"actnet": [128]}} | change, recipes, source="config.yaml")
+    message = str(error.value)
+    assert message.startswith("config.yaml: ")
+    assert "\n" not in message
+    assert all(part in message for part in expected), message
+
+
+def test_find_recipe_lists_what_there_is(recipes):
+    with pytest.raises(RecipeError, match="'foo' has no recipe; allowed: actnet"):
+        find_recipe(recipes, "foo")
