@@ -1,0 +1,253 @@
+"""Clips: the frames that a model sees of a video, sampled, decoded and cropped.
+
+Sampling and augmentation are those of TSN (Wang et al., ECCV 2016, arXiv 1608.00859), as the
+published code of AdaFocus uses them.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from hashlib import sha256
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple, NotRequired, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms.v2 import functional as F
+
+from adafocus.data import DataError
+from adafocus.data.store import read_frames
+from adafocus.recipe import Augmentation, Recipe
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+# --- sampling ---------------------------------------------------------------------------------
+
+
+def sample_train(frames: int, segments: int, family: str, rng: np.random.Generator) -> np.ndarray:
+    """Indices ``(segments,)``, one drawn from each of as many equal segments of the video."""
+    if frames < segments:
+        return _sample_short(frames, segments, family)
+    length = frames // segments
+    return np.arange(segments) * length + rng.integers(length, size=segments)
+
+
+def sample_val(frames: int, segments: int, family: str) -> np.ndarray:
+    """Indices ``(segments,)``, the middle of each of as many equal segments of the video."""
+    if frames < segments:
+        return _sample_short(frames, segments, family)
+    tick = frames / segments
+    return (tick / 2 + tick * np.arange(segments)).astype(int)
+
+
+def _sample_short(frames: int, segments: int, family: str) -> np.ndarray:
+    """GRU family: every frame, then the last repeated. TSM family: the first repeated."""
+    return np.arange(segments).clip(max=frames - 1 if family == "gru" else 0)
+
+
+# --- transforms -------------------------------------------------------------------------------
+
+CROP_POSITIONS = [(y, x) for y in range(5) for x in range(5) if y % 2 == x % 2]
+"""The 13 fixed positions of TSN's multi-scale crop, in quarters of the room that the crop has."""
+
+
+def draw_crop(
+    height: int, width: int, scales: tuple[float, ...], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a multi-scale crop, in pixels.
+
+    Both sides are the frame's short side times a scale, two scales that are at most one step apart.
+    """
+    steps = range(len(scales))
+    pairs = [(i, j) for i in steps for j in steps if abs(i - j) <= 1]
+    sides = [int(min(height, width) * scales[step]) for step in pairs[rng.integers(len(pairs))]]
+    y, x = CROP_POSITIONS[rng.integers(len(CROP_POSITIONS))]
+    return y * ((height - sides[0]) // 4), x * ((width - sides[1]) // 4), *sides
+
+
+def augment(
+    frames: Tensor, size: int, augmentation: Augmentation, rng: np.random.Generator
+) -> Tensor:
+    """One crop and one flip for all frames, uint8 ``(T, 3, H, W)`` to ``(T, 3, size, size)``."""
+    crop = draw_crop(*frames.shape[-2:], augmentation.scales, rng)
+    frames = F.resized_crop(frames, *crop, size=[size, size], antialias=True)
+    return frames.flip(-1) if augmentation.flip and rng.random() < 0.5 else frames
+
+
+def crop_centre(frames: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The centre of each frame, uint8 ``(T, 3, H, W)`` to ``(T, 3, size, size)``.
+
+    The short side is resized to 256/224 of ``size`` first, unless the frame has that size already.
+    Also returns the height and width ``(2,)`` before the crop in units of ``size``.
+    """
+    if frames.shape[-2:] != (size, size):
+        frames = F.resize(frames, [round(size * 256 / 224)], antialias=True)
+    return F.center_crop(frames, [size, size]), torch.tensor(frames.shape[-2:]) / size
+
+
+def normalize(frames: Tensor) -> Tensor:
+    """uint8 frames ``(..., 3, H, W)`` as float32 with ImageNet's mean and std, on their device."""
+    mean = torch.tensor(IMAGENET_MEAN, device=frames.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=frames.device).view(3, 1, 1)
+    return (frames / 255 - mean) / std
+
+
+# --- the data set -----------------------------------------------------------------------------
+
+
+class Clip(TypedDict):
+    frames: Tensor
+    """uint8 (T, 3, S, S)."""
+    glance: NotRequired[Tensor]
+    """uint8 (glance_frames, 3, S, S), cropped as ``frames`` are (TSM family)."""
+    labels: Tensor
+    """bool (classes,)."""
+    index: int
+    """Row of the split table."""
+    positions: NotRequired[Tensor]
+    """float32 (T, 2): where the truth is, y and x as fractions of the cropped frame."""
+
+
+class Clips(Dataset[Clip]):
+    """One clip per video of a split.
+
+    A clip is a pure function of ``seed`` and its key ``(epoch, index)``, whichever worker loads it.
+    With ``augment`` it is sampled, cropped and flipped at random, else it is the same in every
+    epoch and carries ``positions`` where the recipe's annotations name them.
+    """
+
+    def __init__(self, folder: Path, split: str, recipe: Recipe, augment: bool, seed: int) -> None:
+        table = folder / "splits" / f"{split}.csv"
+        try:
+            text = table.read_bytes()
+        except OSError as error:
+            raise DataError(f"{table}: cannot be read ({error}); write the splits first") from None
+        rows = list(csv.DictReader(StringIO(text.decode(), newline="")))
+        self.digest = sha256(text).hexdigest()
+        """SHA-256 of the split table."""
+        self.videos = [row["video"] for row in rows]
+        self.paths = [folder / row["path"] for row in rows]
+        self.frames = [int(row["frames"]) for row in rows]
+        self.labels = [[int(label) for label in row["labels"].split(";")] for row in rows]
+        self.recipe, self.augment, self.seed = recipe, augment, seed
+        self.positions = None
+        if recipe.annotations.positions and not augment:
+            self.positions = _read_positions(folder / "annotations" / recipe.annotations.positions)
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, key: tuple[int, int]) -> Clip:
+        epoch, index = key
+        model, rng = self.recipe.model, np.random.default_rng((self.seed, epoch, index))
+        focus = self._sample(index, model.frames, rng)
+        glance = self._sample(index, model.glance_frames, rng) if model.glance_frames else []
+        frames = read_frames(self.paths[index], [*focus, *glance])
+        labels = torch.zeros(self.recipe.classes, dtype=torch.bool)
+        labels[self.labels[index]] = True
+        if self.augment:
+            frames = augment(frames, model.frame_size, self.recipe.augmentation, rng)
+        else:
+            frames, extent = crop_centre(frames, model.frame_size)
+        clip = Clip(frames=frames[: model.frames], labels=labels, index=index)
+        if model.glance_frames:
+            clip["glance"] = frames[model.frames :]
+        if self.positions:
+            whole = torch.from_numpy(self.positions[self.videos[index]][focus])
+            clip["positions"] = 0.5 + (whole - 0.5) * extent
+        return clip
+
+    def _sample(self, index: int, segments: int, rng: np.random.Generator) -> np.ndarray:
+        if self.augment:
+            return sample_train(self.frames[index], segments, self.recipe.model.family, rng)
+        return sample_val(self.frames[index], segments, self.recipe.model.family)
+
+
+def class_names(folder: Path) -> list[str]:
+    """Names of the data set's classes by index."""
+    return (folder / "splits" / "classes.txt").read_text("utf-8").splitlines()
+
+
+def _read_positions(path: Path) -> dict[str, np.ndarray]:
+    """float32 (frames, 2) by video, from rows ``video,frame,y,x``."""
+    positions: dict[str, list[tuple[float, float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            positions.setdefault(row["video"], []).append((float(row["y"]), float(row["x"])))
+    return {video: np.array(centres, np.float32) for video, centres in positions.items()}
+
+
+# --- batches ----------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """B clips on the device that computes."""
+
+    frames: Tensor
+    """float32 (B, T, 3, S, S), normalised."""
+    glance: Tensor
+    """What the glancer sees, likewise; in the GRU family the same tensor."""
+    target: Tensor
+    """float32 (B, K): a distribution over classes, uniform over a video's labels."""
+    labels: Tensor
+    """bool (B, K)."""
+    index: Tensor
+    """int64 (B,), rows of the split table."""
+    positions: Tensor | None
+    """float32 (B, T, 2): where the truth is, if known."""
+
+    @classmethod
+    def of(cls, clips: dict[str, Tensor], device: torch.device) -> Batch:
+        """Collated clips; frames cross to the device as bytes and are normalised there."""
+        on_device = {key: value.to(device, non_blocking=True) for key, value in clips.items()}
+        frames = normalize(on_device["frames"])
+        glance = normalize(on_device["glance"]) if "glance" in clips else frames
+        labels = on_device["labels"]
+        target = labels / labels.sum(-1, keepdim=True)
+        positions = on_device.get("positions")
+        return cls(frames, glance, target, labels, on_device["index"], positions)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Keys ``(epoch, index)`` of all clips, shuffled by seed and epoch unless told otherwise.
+
+    Set ``epoch`` before each pass.
+    """
+
+    def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
+        self.length, self.seed, self.shuffle = length, seed, shuffle
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
+        return ((self.epoch, index) for index in order.tolist())
+
+
+def loader(
+    clips: Clips,
+    batch_size: int,
+    sampler: EpochSampler,
+    workers: int,
+    device: torch.device,
+) -> DataLoader[Clip]:
+    """Batches of clips. A shuffled pass drops the last batch where it is not full, if not alone."""
+    return DataLoader(
+        clips,
+        batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+        drop_last=sampler.shuffle and len(sampler) >= batch_size,
+    )

@@ -1,0 +1,64 @@
+"""Where a data set's videos come from."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from adafocus.data import DataError
+from adafocus.data.digits import write_videos
+from adafocus.data.store import holds_frames
+from adafocus.files import whole
+from adafocus.recipe import ManualSource, Recipe
+
+
+def fetch(recipe: Recipe, folder: Path, workers: int) -> None:
+    """Brings ``folder`` to hold ``videos/``, ``annotations/`` and ``videos.csv``.
+
+    ``videos.csv`` lists each video's name and its path relative to ``folder``. A video is a file,
+    or a folder of JPEG files; its name is its path under ``videos/``, without a file's suffix.
+    Raises `DataError` that lists what only a person can bring.
+    """
+    if isinstance(recipe.source, ManualSource):
+        _check_present(recipe, recipe.source, folder)
+    else:
+        write_videos(recipe.source, folder, workers)
+    _write_listing(folder)
+
+
+def _check_present(recipe: Recipe, source: ManualSource, folder: Path) -> None:
+    files = recipe.annotations
+    annotations = [f"annotations/{name}" for name in (files.train, files.val, files.classes)]
+    missing = [path for path in ("videos", *annotations) if not (folder / path).exists()]
+    if missing:
+        raise DataError(
+            f"{folder}: {', '.join(missing)} not found; {recipe.title} is to be had at "
+            f"{source.homepage}, put its videos and split files there"
+        )
+
+
+def _write_listing(folder: Path) -> None:
+    videos: dict[str, str] = {}
+    for path in _videos(folder / "videos"):
+        named = path if path.is_dir() else path.with_suffix("")
+        name = named.relative_to(folder / "videos").as_posix()
+        other = videos.setdefault(name, path.relative_to(folder).as_posix())
+        if folder / other != path:
+            raise DataError(f"{path}: has the same name as {folder / other}; remove one of them")
+    if not videos:
+        raise DataError(f"{folder / 'videos'}: holds no video; put the videos there")
+    with whole(folder / "videos.csv") as unfinished, unfinished.open("w", newline="") as file:
+        listing = csv.writer(file, lineterminator="\n")
+        listing.writerow(("video", "path"))
+        listing.writerows(sorted(videos.items()))
+
+
+def _videos(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not holds_frames(path):
+            yield from _videos(path)
+        else:
+            yield path

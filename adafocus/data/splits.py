@@ -1,0 +1,70 @@
+"""The split tables: annotations joined with what was really extracted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adafocus.data import DataError
+from adafocus.data.annotations import SPLITS, read_annotations, read_classes
+from adafocus.files import whole
+from adafocus.recipe import Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def write_splits(recipe: Recipe, folder: Path) -> None:
+    """Writes ``splits/train.csv``, ``val.csv``, ``classes.txt`` and ``report.json``.
+
+    The tables have the columns ``video, path, frames, labels``: ``path`` relative to ``folder``,
+    ``labels`` joined by ``;``. A video without frames is left out and listed in the report with
+    the reason. Raises `DataError` where a split ends empty.
+    """
+    classes = read_classes(recipe, folder)
+    annotated = read_annotations(recipe, folder)
+    table = annotated.merge(_read_manifests(recipe, folder), on="video", how="left")
+    table["error"] = table["error"].fillna("is not among the videos")
+
+    report: dict[str, Any] = {}
+    with whole(folder / "splits") as splits:
+        splits.mkdir()
+        for split in SPLITS:
+            listed = table[table["split"] == split]
+            used, missing = listed[listed["status"] == "ok"], listed[listed["status"] != "ok"]
+            if used.empty:
+                video, error = missing.iloc[0][["video", "error"]]
+                raise DataError(f"{folder}: no video of {split} has frames; {video}: {error}")
+            _write_split(used, splits / f"{split}.csv")
+            report[split] = {
+                "published": getattr(recipe.videos, split),
+                "listed": len(listed),
+                "used": len(used),
+                "missing": dict(zip(missing["video"], missing["error"], strict=True)),
+                "classes": _count_classes(used, classes),
+            }
+        (splits / "classes.txt").write_text("".join(f"{name}\n" for name in classes), "utf-8")
+        (splits / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
+def _read_manifests(recipe: Recipe, folder: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    paths = [folder / "manifests" / f"{shard}.csv" for shard in range(recipe.frames.shards)]
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: not found; extract the frames of all shards first")
+    text = {"video": str, "path": str, "status": str, "error": str}
+    return pd.concat(pd.read_csv(path, dtype=text, keep_default_na=False) for path in paths)
+
+
+def _write_split(table: pd.DataFrame, path: Path) -> None:
+    labels = table["labels"].map(lambda labels: ";".join(map(str, labels)))
+    table = table.assign(labels=labels, frames=table["frames"].astype(int))
+    table.to_csv(path, columns=["video", "path", "frames", "labels"], index=False)
+
+
+def _count_classes(table: pd.DataFrame, classes: list[str]) -> dict[str, int]:
+    counts = table["labels"].explode().value_counts()
+    return {name: int(counts.get(index, 0)) for index, name in enumerate(classes)}

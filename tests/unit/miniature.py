@@ -1,0 +1,42 @@
+"""Miniatures of the demo, and small videos."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adafocus.data.ffmpeg import ffmpeg_path
+from adafocus.recipe import Recipe, parse_recipe
+
+DEMO = Path(__file__).parents[2] / "config" / "recipes" / "demo.yaml"
+TINY = {
+    "patch_sizes": [16],
+    "source": {"train": 12, "val": 10, "frames": 6, "size": 48, "digit": 16, "fragments": 2},
+    "frames": {"height": 48, "quality": 2, "shards": 2},
+    "model": {"frames": 4, "frame_size": 48, "glance_size": 12},
+}
+
+
+def make_recipe(**changes: Any) -> Recipe:
+    """The demo's recipe at a tiny size, with sections changed key by key.
+
+    A source of another kind replaces the demo's.
+    """
+    values = yaml.safe_load(DEMO.read_text())
+    for change in (TINY, changes):
+        for key, value in change.items():
+            merge = isinstance(value, dict) and "kind" not in value
+            values[key] = values[key] | value if merge else value
+    return parse_recipe(values, "miniature")
+
+
+def make_video(path: Path, frames: int = 10, size: str = "64x48", *options: str) -> Path:
+    """Encodes ffmpeg's test pattern at 25 frames a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pattern = ["-f", "lavfi", "-i", f"testsrc=size={size}:rate=25", "-frames:v", str(frames)]
+    command = [ffmpeg_path(), "-nostdin", "-v", "error", *pattern, *options, f"file:{path}"]
+    subprocess.run(command, check=True)
+    return path

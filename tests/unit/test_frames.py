@@ -1,0 +1,135 @@
+"""Extraction with a real ffmpeg."""
+
+import csv
+import os
+
+import pytest
+from miniature import make_recipe, make_video
+
+from adafocus.data.frames import extract
+from adafocus.data.sources import fetch
+from adafocus.data.store import count_frames, read_comment, read_frames
+
+MANUAL = {"kind": "manual", "homepage": "http://example.org"}
+HOSTILE = [
+    "plain",
+    "two words",
+    'it\'s; $(touch gone) & `x` | "quoted"',
+    "%05d",
+    "-leading",
+    "colon:comma,equals=[brackets]",
+    "naïve-видео-動画",
+    "x" * 200,
+    "class name/nested",
+]
+
+
+@pytest.fixture
+def listing(tmp_path):
+    """Lists what lies under videos/ and extracts one shard of all of it."""
+
+    def extract_all(**frames):
+        with (tmp_path / "videos.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(("video", "path"))
+            videos = tmp_path / "videos"
+            paths = [p for p in sorted(videos.rglob("*")) if p.suffix in (".mp4", ".webm", ".mkv")]
+            for path in paths:
+                name = path.relative_to(videos).with_suffix("")
+                rows.writerow((name, path.relative_to(tmp_path)))
+        recipe = make_recipe(frames={"shards": 1} | frames)
+        with extract(recipe, tmp_path, shard=0, threads=2).open(newline="") as file:
+            return {row["video"]: row for row in csv.DictReader(file)}
+
+    return extract_all
+
+
+def test_every_frame_is_extracted_whatever_the_name(tmp_path, listing):
+    for number, name in enumerate(HOSTILE):
+        make_video(tmp_path / "videos" / f"{name}.mp4", frames=3 + number)
+    before = set(tmp_path.iterdir())
+    rows = listing()
+    assert {name: int(row["frames"]) for name, row in rows.items()} == {
+        name: 3 + number for number, name in enumerate(HOSTILE)
+    }
+    for name, row in rows.items():
+        assert row == row | {
+            "path": f"frames/{name}.zip", "status": "ok", "height": "48", "width": "64", "error": ""
+        }  # fmt: skip
+        assert count_frames(tmp_path / row["path"]) == int(row["frames"])
+    assert set(tmp_path.iterdir()) - before == {
+        tmp_path / name for name in ("videos.csv", "frames", "manifests")
+    }
+    leftover = [path for path in (tmp_path / "frames").rglob("*") if path.name.startswith(".")]
+    assert leftover == []
+
+
+def test_height_is_a_limit_and_the_aspect_ratio_is_kept(tmp_path, listing):
+    make_video(tmp_path / "videos" / "tall.mp4", 2, "80x60")
+    make_video(tmp_path / "videos" / "small.mp4", 2, "50x30")
+    make_video(tmp_path / "videos" / "odd.mkv", 2, "33x21", "-c:v", "ffv1")
+    rows = listing(height=48)
+    assert {name: (int(row["height"]), int(row["width"])) for name, row in rows.items()} == {
+        "tall": (48, 64), "small": (30, 50), "odd": (21, 33)
+    }  # fmt: skip
+
+
+def test_frames_of_a_variable_rate_are_kept_as_they_are(tmp_path, listing):
+    drop = "select=not(mod(n\\,5)*between(n\\,3\\,9))"  # uneven gaps
+    make_video(tmp_path / "videos" / "uneven.mkv", 8, "64x48", "-vf", drop, "-fps_mode", "vfr")
+    assert listing()["uneven"]["frames"] == "8"
+
+
+def test_a_bad_video_is_a_row_with_its_error(tmp_path, listing):
+    good = make_video(tmp_path / "videos" / "good.mp4")
+    (tmp_path / "videos" / "empty.mp4").write_bytes(b"")
+    (tmp_path / "videos" / "text.mp4").write_text("no video at all\n" * 50)
+    (tmp_path / "videos" / "truncated.mp4").write_bytes(good.read_bytes()[:900])
+    rows = listing()
+    assert rows["good"]["status"] == "ok"
+    for name in ("empty", "text", "truncated"):
+        assert rows[name]["status"] == "failed" and rows[name]["frames"] == "0"
+        assert rows[name]["error"] and "0x" not in rows[name]["error"]
+        assert not (tmp_path / rows[name]["path"]).exists()
+
+
+def test_what_is_done_is_left_alone(tmp_path, listing):
+    video = make_video(tmp_path / "videos" / "a.mp4", frames=3)
+    listing()
+    store = tmp_path / "frames" / "a.zip"
+    first = store.stat().st_mtime_ns
+    listing()
+    assert store.stat().st_mtime_ns == first
+
+    listing(height=20)
+    assert read_frames(store, [0]).shape[-2:] == (20, 27)
+    assert "height 20" in read_comment(store)
+
+    video.unlink()
+    make_video(video, frames=5)
+    os.utime(video, ns=(store.stat().st_mtime_ns + 10**9,) * 2)
+    assert listing(height=20)["a"]["frames"] == "5"
+
+    store.write_bytes(store.read_bytes()[:100])
+    os.utime(video, ns=(0, 0))
+    assert listing(height=20)["a"]["frames"] == "5"
+
+
+def test_shards_share_the_videos_and_folders_of_images_stay_in_place(tmp_path):
+    for name in ("1", "2"):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        make_video(tmp_path / "videos" / name / "%05d.jpg", frames=int(name) + 3)
+    make_video(tmp_path / "videos" / "3.mp4", frames=6)
+    (tmp_path / "annotations").mkdir()
+    for name in ("train.txt", "val.txt", "classes.txt"):
+        (tmp_path / "annotations" / name).touch()
+    recipe = make_recipe(source=MANUAL, frames={"shards": 2})
+    fetch(recipe, tmp_path, workers=1)
+    rows = []
+    for shard in range(2):
+        with extract(recipe, tmp_path, shard, threads=1).open(newline="") as file:
+            rows.append([(r["video"], r["path"], r["frames"]) for r in csv.DictReader(file)])
+    assert rows == [
+        [("1", "videos/1", "4"), ("3", "frames/3.zip", "6")],
+        [("2", "videos/2", "5")],
+    ]

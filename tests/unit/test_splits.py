@@ -1,0 +1,87 @@
+"""Annotations joined with what was extracted."""
+
+import json
+
+import pytest
+from miniature import make_recipe
+
+from adafocus.data import DataError
+from adafocus.data.clips import class_names
+from adafocus.data.splits import write_splits
+
+HEADER = "video,path,status,frames,height,width,error\n"
+
+
+@pytest.fixture
+def recipe():
+    return make_recipe(classes=3, videos={"train": 5, "val": 1})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    files = {
+        "annotations/train.txt": 'a,1,0\n"quoted" b,1,2,1\nNA,1,0\nbroken,1,2\nabsent,1,1\n',
+        "annotations/val.txt": "z,1,1\n",
+        "annotations/classes.txt": "walk\nrun\nsay 'hé'\n",
+        "manifests/0.csv": HEADER
+        + "a,frames/a.zip,ok,10,48,64,\n"
+        + "NA,videos/NA,ok,7,48,64,\n"
+        + "z,frames/z.zip,ok,3,48,64,\n",
+        "manifests/1.csv": HEADER
+        + '"""quoted"" b","frames/""quoted"" b.zip",ok,12,48,64,\n'
+        + 'broken,frames/broken.zip,failed,0,0,0,"moov atom, not found"\n'
+        + "unlisted,frames/unlisted.zip,ok,3,48,64,\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_tables_hold_what_was_extracted(recipe, folder):
+    write_splits(recipe, folder)
+    assert (folder / "splits" / "train.csv").read_text() == (
+        "video,path,frames,labels\n"
+        "a,frames/a.zip,10,0\n"
+        '"""quoted"" b","frames/""quoted"" b.zip",12,1;2\n'
+        "NA,videos/NA,7,0\n"
+    )
+    assert (folder / "splits" / "val.csv").read_text() == (
+        "video,path,frames,labels\nz,frames/z.zip,3,1\n"
+    )
+    assert class_names(folder) == ["walk", "run", "say 'hé'"]
+
+
+def test_report(recipe, folder):
+    write_splits(recipe, folder)
+    assert json.loads((folder / "splits" / "report.json").read_text("utf-8")) == {
+        "train": {
+            "published": 5,
+            "listed": 5,
+            "used": 3,
+            "missing": {"broken": "moov atom, not found", "absent": "is not among the videos"},
+            "classes": {"walk": 2, "run": 1, "say 'hé'": 1},
+        },
+        "val": {
+            "published": 1,
+            "listed": 1,
+            "used": 1,
+            "missing": {},
+            "classes": {"walk": 0, "run": 1, "say 'hé'": 0},
+        },
+    }
+
+
+def test_a_split_that_ends_empty(recipe, folder):
+    write_splits(recipe, folder)
+    manifest = folder / "manifests" / "0.csv"
+    manifest.write_text(manifest.read_text().replace("z,frames/z.zip,ok", "z,frames/z.zip,failed"))
+    with pytest.raises(DataError, match="no video of val has frames"):
+        write_splits(recipe, folder)
+    assert (folder / "splits" / "val.csv").read_text().count("\n") == 2  # the older one is whole
+
+
+def test_a_shard_that_was_not_extracted(recipe, folder):
+    (folder / "manifests" / "1.csv").unlink()
+    with pytest.raises(DataError, match=r"1\.csv: not found"):
+        write_splits(recipe, folder)

@@ -1,0 +1,109 @@
+"""Reading frames from stores and from folders."""
+
+from zipfile import ZipFile
+
+import pytest
+import torch
+from torchvision.io import encode_jpeg
+
+from adafocus.data import DataError, store
+
+
+def jpeg(value: int, size: int = 16, channels: int = 3) -> bytes:
+    return (
+        encode_jpeg(torch.full((channels, size, size), value, dtype=torch.uint8)).numpy().tobytes()
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Frames 0, 20, ..., 220 under names that only natural order sorts."""
+    path = tmp_path / "video"
+    path.mkdir()
+    for index in range(12):
+        (path / f"image_{index + 1}.jpg").write_bytes(jpeg(20 * index))
+    (path / "readme.txt").write_text("not a frame")
+    return path
+
+
+@pytest.fixture(params=["store", "folder"])
+def video(request, folder, tmp_path):
+    if request.param == "folder":
+        return folder
+    path = tmp_path / "a b" / "video.zip"
+    store.write_store(path, folder, "made by a test")
+    return path
+
+
+def values(frames: torch.Tensor) -> list[int]:
+    return frames[:, 0, 0, 0].tolist()
+
+
+def test_frames_come_in_the_order_asked_for(video):
+    frames = store.read_frames(video, [11, 0, 3, 3])
+    assert frames.dtype == torch.uint8 and frames.shape == (4, 3, 16, 16)
+    assert values(frames) == [220, 0, 60, 60]
+    assert store.count_frames(video) == 12
+
+
+def test_each_distinct_frame_is_decoded_once(video, monkeypatch):
+    decoded = []
+    decode = store.decode_jpeg
+    monkeypatch.setattr(store, "decode_jpeg", lambda *a: decoded.append(1) or decode(*a))
+    store.read_frames(video, [5, 5, 5, 6])
+    assert len(decoded) == 2
+
+
+def test_grey_frames_get_three_channels(tmp_path):
+    (tmp_path / "1.JPEG").write_bytes(jpeg(90, channels=1))
+    assert store.read_frames(tmp_path, [0]).shape == (1, 3, 16, 16)
+
+
+def test_a_store_is_a_plain_archive_that_repeats_byte_for_byte(folder, tmp_path):
+    first, second = tmp_path / "1.zip", tmp_path / "2.zip"
+    for path in (first, second):
+        store.write_store(path, folder, "height 16")
+    assert first.read_bytes() == second.read_bytes()
+    assert store.read_comment(first) == "height 16"
+    with ZipFile(first) as archive:
+        assert archive.testzip() is None
+        assert all(entry.compress_size == entry.file_size for entry in archive.infolist())
+
+
+@pytest.mark.parametrize("index", [12, -1])
+def test_missing_frame(video, index):
+    with pytest.raises(DataError, match=rf"video.*frame {index} is missing, it has 12"):
+        store.read_frames(video, [0, index])
+
+
+def test_missing_video(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.zip: cannot be read"):
+        store.read_frames(tmp_path / "gone.zip", [0])
+
+
+def test_broken_frame(folder):
+    frame = folder / "image_3.jpg"
+    frame.write_bytes(frame.read_bytes()[:40])
+    assert values(store.read_frames(folder, [1, 3])) == [20, 60]
+    with pytest.raises(DataError, match=r"video: frame image_3\.jpg is broken"):
+        store.read_frames(folder, [1, 2, 3])
+
+
+def test_damaged_store(folder, tmp_path):
+    path = tmp_path / "video.zip"
+    store.write_store(path, folder, "")
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[200] ^= 0xFF  # within the first frame
+    path.write_bytes(flipped)
+    with pytest.raises(DataError, match=r"video\.zip: frame image_1\.jpg is broken"):
+        store.read_frames(path, [0])
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"video\.zip: cannot be read"):
+        store.read_frames(path, [0])
+
+
+def test_frames_of_different_sizes(folder):
+    (folder / "image_2.jpg").write_bytes(jpeg(9, size=24))
+    with pytest.raises(DataError, match=r"frame image_2\.jpg is not of the size"):
+        store.read_frames(folder, [0, 1])
