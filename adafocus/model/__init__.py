@@ -1,0 +1,1 @@
+"""The networks: backbones, patches, policy, classifier, and the AdaFocus made of them."""

@@ -1,0 +1,152 @@
+"""The whole AdaFocus: glance at every frame, choose a patch, focus there, classify."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from adafocus.model.backbones import Backbone, backbone, pool
+from adafocus.model.classifier import AverageClassifier, Classifier, Glimpse, RecurrentClassifier
+from adafocus.model.patches import crop, random_corners
+from adafocus.model.policy import GaussianPolicy, GridPolicy, Policy
+
+if TYPE_CHECKING:
+    from adafocus.recipe import Recipe
+
+
+class Output(NamedTuple):
+    """A prediction and where it looked, at each of S steps (S = T in the GRU family, else 1)."""
+
+    logits: Tensor
+    """float32 (B, S, K), one prediction per step; the last is the video's"""
+    corners: Tensor
+    """int64 (B, S, 2), top and left of each patch in pixels"""
+
+
+class AdaFocus(nn.Module):
+    """Adaptive focus (Wang et al., ICCV 2021): a glance at whole frames, a hard look at small patches.
+
+    Nothing here loops over frames or videos: the glance, all actions, all patches and the focuser
+    are one batched call each.
+
+    Args:
+        glancer: light network, sees frames shrunk to ``glance_size``.
+        focuser: heavy network, sees patches.
+        policy: chooses the patches; None in stage 1, where they are drawn at random.
+        classifier: predicts from the features of both.
+        frame_size: side of a frame in pixels.
+        glance_size: side of what the glancer sees in pixels.
+        patch_size: side of a patch in pixels.
+    """
+
+    def __init__(
+        self,
+        glancer: Backbone,
+        focuser: Backbone,
+        policy: Policy | None,
+        classifier: Classifier,
+        *,
+        frame_size: int,
+        glance_size: int,
+        patch_size: int,
+    ) -> None:
+        super().__init__()
+        self.glancer = glancer
+        self.focuser = focuser
+        self.policy = policy
+        self.classifier = classifier
+        self.frame_size = frame_size
+        self.glance_size = glance_size
+        self.patch_size = patch_size
+
+    @property
+    def margin(self) -> int:
+        """The largest top or left of a corner in pixels."""
+        return self.frame_size - self.patch_size
+
+    def forward(
+        self, frames: Tensor, glance: Tensor | None = None, corners: Tensor | None = None
+    ) -> Output:
+        """Classifies videos.
+
+        Args:
+            frames: float (B, T, 3, H, W), normalised with ImageNet's mean and std.
+            glance: the frames the glancer sees where they are others (TSM family).
+            corners: int64 (B, S, 2), patches to look at instead of the policy's choice.
+        """
+        self._check(frames)
+        glimpse = self.glance(frames if glance is None else glance)
+        if corners is None:
+            corners = self.look(glimpse)
+        return Output(self.classifier(glimpse, self.focus(frames, corners)), corners)
+
+    def glance(self, frames: Tensor) -> Glimpse:
+        """Whole frames (B, T, 3, H, W) through the glancer, shrunk (nearest) to its size."""
+        if self.glance_size != frames.shape[-1]:
+            size = (frames.shape[2], self.glance_size, self.glance_size)
+            frames = functional.interpolate(frames, size)
+        maps = self.glancer(frames)
+        features = pool(maps)
+        return Glimpse(maps, features, self.glancer.classify(features))
+
+    def look(self, glimpse: Glimpse) -> Tensor:
+        """The corners (B, S, 2) of the policy's most likely actions."""
+        if self.policy is None:
+            raise ValueError("a stage-1 model has no policy: pass corners, or load a later stage")
+        return self.policy.corners(self.policy(glimpse.maps).actions.mode, self.margin)
+
+    def focus(self, frames: Tensor, corners: Tensor) -> Tensor:
+        """The focuser's features (B, T, C) of one patch per frame."""
+        return pool(self.focuser(crop(frames, corners, self.patch_size)))
+
+    def random_corners(self, frames: Tensor) -> Tensor:
+        """Uniform corners (B, S, 2): anew for every frame, or for every video in the TSM family,
+        where one patch position serves all frames."""
+        steps = frames.shape[1] if isinstance(self.classifier, RecurrentClassifier) else 1
+        return random_corners((frames.shape[0], steps), self.margin, frames.device)
+
+    def _check(self, frames: Tensor) -> None:
+        if frames.ndim != 5 or frames.shape[-2:] != (self.frame_size, self.frame_size):
+            raise ValueError(
+                f"frames must be (B, T, 3, {self.frame_size}, {self.frame_size}); "
+                f"they are {tuple(frames.shape)}"
+            )
+
+
+def build(recipe: Recipe, patch_size: int, with_policy: bool = True) -> AdaFocus:
+    """An AdaFocus with random weights, as the recipe says."""
+    model = recipe.model
+    shifted = model.family == "tsm"
+    glancer = backbone(model.glancer, recipe.classes, model.glance_frames if shifted else None)
+    focuser = backbone(model.focuser, recipe.classes, model.frames if shifted else None)
+    map_size = -(-model.glance_size // model.glancer.output_stride)
+    policy: Policy | None = None
+    classifier: Classifier
+    if shifted:
+        classifier = AverageClassifier(focuser.channels, recipe.classes, model.classifier.dropout)
+        if with_policy:
+            policy = GaussianPolicy(
+                glancer.channels, map_size, model.glance_frames, model.policy
+            )
+    else:
+        classifier = RecurrentClassifier(
+            glancer.channels,
+            focuser.channels,
+            model.classifier.hidden,
+            recipe.classes,
+            model.classifier.dropout,
+        )
+        if with_policy:
+            policy = GridPolicy(glancer.channels, map_size, model.policy)
+    return AdaFocus(
+        glancer,
+        focuser,
+        policy,
+        classifier,
+        frame_size=model.frame_size,
+        glance_size=model.glance_size,
+        patch_size=recipe.check_patch_size(patch_size),
+    )

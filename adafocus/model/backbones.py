@@ -1,0 +1,151 @@
+"""The glancer's and the focuser's networks: torchvision's, whole or slimmed, shifted in time or not."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import MobileNetV2, ResNet
+from torchvision.models.mobilenetv2 import InvertedResidual
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+if TYPE_CHECKING:
+    from adafocus.recipe import BackboneRecipe
+
+RESNET_BLOCKS = {
+    10: (BasicBlock, [1, 1, 1, 1]),
+    18: (BasicBlock, [2, 2, 2, 2]),
+    34: (BasicBlock, [3, 4, 6, 3]),
+    50: (Bottleneck, [3, 4, 6, 3]),
+    101: (Bottleneck, [3, 4, 23, 3]),
+}
+
+
+class Backbone(nn.Module):
+    """A convolutional trunk and a linear head.
+
+    Frames (B, T, 3, H, W) become maps (B, T, C, h, w), with h = H / output stride, rounded up.
+    """
+
+    def __init__(self, trunk: nn.Sequential, channels: int, classes: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.dropout = nn.Dropout(0.0)
+        self.head = nn.Linear(channels, classes)
+        self.channels = channels
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.trunk(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Pooled features (..., C) -> logits (..., K)."""
+        return self.head(self.dropout(features))
+
+
+def pool(maps: Tensor) -> Tensor:
+    """The spatial mean of feature maps: (B, T, C, h, w) -> (B, T, C)."""
+    return maps.mean((-2, -1))
+
+
+# --- temporal shift ---------------------------------------------------------------------------
+
+
+def temporal_shift(maps: Tensor, segments: int) -> Tensor:
+    """Lets each frame see an eighth of the next frame's channels and an eighth of the last one's.
+
+    The first eighth comes from the next frame, the second from the one before, zeros at the ends
+    (TSM, Lin et al., ICCV 2019).
+
+    Args:
+        maps: (B·segments, C, h, w).
+        segments: frames per video.
+    """
+    maps = maps.unflatten(0, (-1, segments))
+    fold = maps.shape[2] // 8
+    shifted = torch.zeros_like(maps)
+    shifted[:, :-1, :fold] = maps[:, 1:, :fold]
+    shifted[:, 1:, fold : 2 * fold] = maps[:, :-1, fold : 2 * fold]
+    shifted[:, :, 2 * fold :] = maps[:, :, 2 * fold :]
+    return shifted.flatten(0, 1)
+
+
+class ShiftedConv2d(nn.Conv2d):
+    """A convolution, with the weights of ``conv``, whose input is first shifted in time."""
+
+    def __init__(self, conv: nn.Conv2d, segments: int) -> None:
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            bias=conv.bias is not None,
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.segments = segments
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return super().forward(temporal_shift(maps, self.segments))
+
+
+def shift_in_time(trunk: nn.Sequential, segments: int) -> None:
+    """Puts a temporal shift inside every residual branch of a trunk, before its first convolution."""
+    for block in trunk.modules():
+        if isinstance(block, BasicBlock | Bottleneck):
+            block.conv1 = ShiftedConv2d(block.conv1, segments)
+        elif isinstance(block, InvertedResidual) and block.use_res_connect and len(block.conv) == 4:
+            block.conv[0][0] = ShiftedConv2d(block.conv[0][0], segments)
+
+
+# --- builders ---------------------------------------------------------------------------------
+
+
+class SlimResNet(ResNet):
+    """torchvision's ResNet with all its numbers of channels multiplied by ``width``."""
+
+    def __init__(self, depth: int, width: float) -> None:
+        self.width = width
+        super().__init__(*RESNET_BLOCKS[depth])
+
+    def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
+        if planes == 64:  # the first layer, which tells how wide the stem before it must be
+            self.inplanes = round(64 * self.width)
+            self.conv1 = nn.Conv2d(3, self.inplanes, 7, stride=2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(self.inplanes)
+        return super()._make_layer(block, round(planes * self.width), blocks, stride, dilate)
+
+
+def limit_stride(trunk: nn.Sequential, output_stride: int) -> None:
+    """Turns the strides beyond ``output_stride`` into 1, so that the feature map stays finer."""
+    reached = 1
+    for part in trunk:
+        strided = [m for m in part.modules() if getattr(m, "stride", 1) in (2, (2, 2))]
+        if strided and reached < output_stride:
+            reached *= 2
+        else:
+            for module in strided:
+                module.stride = 1 if isinstance(module, nn.MaxPool2d) else (1, 1)
+
+
+def backbone(recipe: BackboneRecipe, classes: int, segments: int | None = None) -> Backbone:
+    """Builds a backbone with random weights.
+
+    Args:
+        recipe: name, depth, width, output stride.
+        classes: K, the head's outputs.
+        segments: frames per video where the backbone carries temporal shift.
+    """
+    if recipe.name == "mobilenet_v2":
+        net = MobileNetV2(width_mult=recipe.width)
+        trunk, channels = net.features, net.last_channel
+    else:
+        net = SlimResNet(recipe.depth, recipe.width)
+        layers = OrderedDict(net.named_children())
+        del layers["avgpool"], layers["fc"]
+        trunk, channels = nn.Sequential(layers), net.inplanes
+    limit_stride(trunk, recipe.output_stride)
+    if segments is not None:
+        shift_in_time(trunk, segments)
+    return Backbone(trunk, channels, classes)

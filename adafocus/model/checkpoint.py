@@ -1,0 +1,204 @@
+"""Checkpoints: weights with the recipe that made them, in one safetensors file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import URLError
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from adafocus.files import whole
+from adafocus.model.adafocus import AdaFocus, build
+from adafocus.recipe import RecipeError, parse_recipe
+
+if TYPE_CHECKING:
+    from adafocus.model.backbones import Backbone
+    from adafocus.recipe import BackboneRecipe, Recipe
+
+PARTS = {
+    "glancer": ("glancer",),
+    "focuser": ("focuser",),
+    "stage1": ("glancer", "focuser", "classifier"),
+    "stage2": ("glancer", "focuser", "classifier", "policy"),
+    "stage3": ("glancer", "focuser", "classifier", "policy"),
+}
+"""Parts of the model that each stage's checkpoint holds."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message is one line that names the file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        tensors: weights and buffers by their name in `AdaFocus`.
+        recipe: the recipe that made it.
+        stage: ``glancer``, ``focuser``, ``stage1``, ``stage2`` or ``stage3``.
+        patch_size: in pixels; None for stage 0, whose backbones serve all patch sizes.
+        class_names: name of each class, in the order of the logits.
+    """
+
+    tensors: dict[str, Tensor]
+    recipe: Recipe
+    stage: str
+    patch_size: int | None
+    class_names: tuple[str, ...]
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint aside and renames it, so that it appears whole or not at all."""
+    metadata = {
+        "recipe": json.dumps(checkpoint.recipe.to_dict()),
+        "stage": checkpoint.stage,
+        "patch_size": json.dumps(checkpoint.patch_size),
+        "class_names": json.dumps(checkpoint.class_names),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    with whole(path) as aside:
+        safetensors.torch.save_file(tensors, aside, metadata)
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads a checkpoint. Raises `CheckpointError` where the file is not one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return Checkpoint(
+            tensors,
+            parse_recipe(json.loads(metadata["recipe"]), source=f"{path}: recipe"),
+            metadata["stage"],
+            json.loads(metadata["patch_size"]),
+            tuple(json.loads(metadata["class_names"])),
+        )
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except (SafetensorError, KeyError, json.JSONDecodeError, RecipeError, OSError) as error:
+        raise CheckpointError(f"{path}: not an AdaFocus checkpoint ({error})") from None
+
+
+def load(path: str | Path) -> AdaFocus:
+    """The model of a stage 1, 2 or 3 checkpoint, in eval mode on the CPU.
+
+    A stage-1 model has no policy: its forward needs ``corners``.
+    """
+    path = Path(path)
+    return assemble(read(path), path).eval()
+
+
+def assemble(checkpoint: Checkpoint, path: Path) -> AdaFocus:
+    """The model of a checkpoint already read from ``path``."""
+    if checkpoint.patch_size is None:
+        raise CheckpointError(f"{path}: a stage-0 checkpoint is a {checkpoint.stage}, not a model")
+    model = build(
+        checkpoint.recipe, checkpoint.patch_size, with_policy="policy" in PARTS[checkpoint.stage]
+    )
+    fill(model, {path: checkpoint}, PARTS[checkpoint.stage])
+    return model
+
+
+def fill(model: AdaFocus, sources: Mapping[Path, Checkpoint], parts: Iterable[str]) -> None:
+    """Loads ``parts`` of a model from the checkpoints that hold them.
+
+    Raises:
+        CheckpointError: naming the file and the keys that are missing, of the wrong shape or unknown.
+    """
+    for part in parts:
+        expected = {f"{part}.{key}": value for key, value in getattr(model, part).state_dict().items()}
+        holders = [path for path, source in sources.items() if part in PARTS[source.stage]]
+        if not holders:
+            raise CheckpointError(
+                f"{', '.join(map(str, sources)) or 'no checkpoint'}: holds no {part}"
+            )
+        path = holders[-1]
+        given = {k: v for k, v in sources[path].tensors.items() if k.startswith(f"{part}.")}
+        problems = [
+            *(f"{key} is missing" for key in expected.keys() - given.keys()),
+            *(f"{key} is unknown" for key in given.keys() - expected.keys()),
+            *(
+                f"{key} is {tuple(given[key].shape)}, not {tuple(expected[key].shape)}"
+                for key in expected.keys() & given.keys()
+                if given[key].shape != expected[key].shape
+            ),
+        ]
+        if problems:
+            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise CheckpointError(f"{path}: {'; '.join(sorted(problems)[:5])}{more}")
+        getattr(model, part).load_state_dict({k.removeprefix(f"{part}."): v for k, v in given.items()})
+
+
+def check_fit(checkpoint: Checkpoint, path: Path, recipe: Recipe, patch_size: int | None) -> None:
+    """Raises `CheckpointError` unless a checkpoint can begin a stage of this recipe."""
+    for what, theirs, ours in (
+        ("data set", checkpoint.recipe.name, recipe.name),
+        ("number of classes", checkpoint.recipe.classes, recipe.classes),
+        ("model", checkpoint.recipe.model, recipe.model),
+        ("patch size", checkpoint.patch_size or patch_size, patch_size),
+    ):
+        if theirs != ours:
+            raise CheckpointError(
+                f"{path}: made for another {what} than the recipe's: {theirs}, not {ours}"
+            )
+
+
+def load_pretrained(backbone: Backbone, recipe: BackboneRecipe, key: str) -> None:
+    """Fills a backbone's trunk with the weights that its recipe's ``pretrained`` names.
+
+    Args:
+        key: where the backbone stands in the recipe, for errors.
+
+    Raises:
+        CheckpointError: where the weights cannot be had or do not fit.
+    """
+    if recipe.pretrained is None:
+        return
+    advice = f"set {key}.pretrained to a torchvision weights file, or to null to train from scratch"
+    name = recipe.name if recipe.depth is None else f"{recipe.name}{recipe.depth}"
+    if recipe.pretrained == "imagenet":
+        try:
+            weights = get_model_weights(name).IMAGENET1K_V1
+            state = weights.get_state_dict(progress=False, check_hash=True)
+        except (ValueError, URLError, OSError) as error:
+            raise CheckpointError(
+                f"{key}.pretrained: cannot get ImageNet weights of {name} ({error}); {advice}"
+            ) from None
+    else:
+        state = _read_weights(Path(recipe.pretrained), key)
+    state = {k.removeprefix("features."): v for k, v in state.items()}
+    state = {k: v for k, v in state.items() if not k.startswith(("fc.", "classifier."))}
+    try:
+        backbone.trunk.load_state_dict(state)
+    except RuntimeError as error:
+        lines = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{key}.pretrained: {recipe.pretrained} does not fit {name} of width {recipe.width}"
+            f" ({lines[:300]}); {advice}"
+        ) from None
+
+
+def _read_weights(path: Path, key: str) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{key}.pretrained: cannot read {path}: {reason}") from None
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,61 @@
+"""Where patches lie and how they are cut: corners are (top, left) in pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def grid_corners(cells: Tensor, grid: int, margin: int) -> Tensor:
+    """Corners of grid cells, counted row by row: cell (i, j) lies at floor(i/(n-1) · margin).
+
+    Args:
+        cells: integers in [0, grid²), any shape.
+        grid: cells along each side.
+        margin: frame size minus patch size in pixels.
+
+    Returns:
+        int64, the shape of ``cells`` plus (2,).
+    """
+    rows_and_columns = torch.stack((cells // grid, cells % grid), dim=-1)
+    # In integers, because (i/6)·96 in floating point may fall just below its whole value.
+    return rows_and_columns * margin // (grid - 1)
+
+
+def unit_corners(positions: Tensor, margin: int) -> Tensor:
+    """Corners of positions (y, x) in [0, 1], where 1 is the last place that fits: int64, same shape."""
+    return (positions * margin).floor().long()
+
+
+def centred_corners(centres: Tensor, frame_size: int, patch_size: int) -> Tensor:
+    """Corners of patches centred on (y, x), given as fractions of the frame, kept within the frame.
+
+    Returns:
+        int64, the shape of ``centres`` (..., 2).
+    """
+    corners = (centres * frame_size - patch_size / 2).round().long()
+    return corners.clamp(0, frame_size - patch_size)
+
+
+def random_corners(shape: tuple[int, ...], margin: int, device: torch.device) -> Tensor:
+    """Corners drawn uniformly over all positions that fit: int64, ``shape`` plus (2,)."""
+    return torch.randint(margin + 1, (*shape, 2), device=device)
+
+
+def crop(frames: Tensor, corners: Tensor, size: int) -> Tensor:
+    """Cuts one patch out of every frame, all in one gather.
+
+    Args:
+        frames: (B, T, C, H, W).
+        corners: int64 (B, T, 2), or (B, 1, 2) where one corner serves all frames of a video.
+        size: side of the patch in pixels.
+
+    Returns:
+        (B, T, C, size, size), a copy.
+    """
+    batch, time = frames.shape[:2]
+    tops, lefts = corners.expand(-1, time, -1).flatten(0, 1).unbind(-1)
+    # A view of every window there is; indexing it copies just those that are asked for.
+    windows = frames.flatten(0, 1).unfold(2, size, 1).unfold(3, size, 1)
+    videos = torch.arange(batch * time, device=frames.device)
+    return windows[videos, :, tops, lefts].unflatten(0, (batch, time))

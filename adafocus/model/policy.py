@@ -1,0 +1,109 @@
+"""Where to look: recurrent policies over the glancer's feature maps.
+
+Both policies map the glimpse's maps to a distribution over actions and a value at each step, and
+turn actions into corners. Their input does not depend on earlier patches, so that all steps of all
+videos are one pass.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent, Normal
+
+from adafocus.model.patches import grid_corners, unit_corners
+
+if TYPE_CHECKING:
+    from adafocus.recipe import PolicyRecipe
+
+
+class Decision(NamedTuple):
+    """A policy's view of each of S steps: a distribution over actions and the value (B, S)."""
+
+    actions: Distribution
+    value: Tensor
+
+
+class GridPolicy(nn.Module):
+    """One cell of a grid of patch positions for every frame (GRU family).
+
+    Args:
+        channels: C of the glancer's maps.
+        map_size: h = w of the glancer's maps.
+        recipe: channels kept, hidden size, cells along each side of the grid.
+    """
+
+    def __init__(self, channels: int, map_size: int, recipe: PolicyRecipe) -> None:
+        super().__init__()
+        self.grid = recipe.grid
+        self.encoder = nn.Sequential(
+            nn.Conv2d(channels, recipe.channels, 1, bias=False),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(recipe.channels * map_size**2, recipe.hidden),
+            nn.ReLU(),
+        )
+        self.gru = nn.GRU(recipe.hidden, recipe.hidden, batch_first=True)
+        self.actor = nn.Linear(recipe.hidden, self.grid**2)
+        self.critic = nn.Linear(recipe.hidden, 1)
+
+    def forward(self, maps: Tensor) -> Decision:
+        """(B, T, C, h, w) -> T steps; actions are int64 (B, T)."""
+        state, _ = self.gru(self.encoder(maps.flatten(0, 1)).unflatten(0, maps.shape[:2]))
+        logits = self.actor(state).float()
+        return Decision(
+            Categorical(logits=logits, validate_args=False), self.critic(state).squeeze(-1).float()
+        )
+
+    def sample(self, actions: Categorical) -> Tensor:
+        return actions.sample()
+
+    def corners(self, actions: Tensor, margin: int) -> Tensor:
+        """int64 (B, T) -> (B, T, 2)."""
+        return grid_corners(actions, self.grid, margin)
+
+
+class GaussianPolicy(nn.Module):
+    """One position (y, x) in [0, 1] for the whole video (TSM family).
+
+    Args:
+        channels: C of the glancer's maps.
+        map_size: h = w of the glancer's maps.
+        frames: frames glanced at, whose maps are joined along the channels.
+        recipe: channels kept, hidden size, standard deviation.
+    """
+
+    def __init__(self, channels: int, map_size: int, frames: int, recipe: PolicyRecipe) -> None:
+        super().__init__()
+        self.std = recipe.std
+        self.encoder = nn.Sequential(
+            nn.Conv2d(channels * frames, recipe.channels, 1, bias=False),
+            nn.BatchNorm2d(recipe.channels),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(recipe.channels * map_size**2, recipe.hidden),
+            nn.BatchNorm1d(recipe.hidden),
+            nn.ReLU(),
+        )
+        self.gru = nn.GRU(recipe.hidden, recipe.hidden, batch_first=True)
+        self.actor = nn.Linear(recipe.hidden, 2)
+        self.critic = nn.Linear(recipe.hidden, 1)
+
+    def forward(self, maps: Tensor) -> Decision:
+        """(B, T, C, h, w) -> one step; actions are float (B, 1, 2)."""
+        state, _ = self.gru(self.encoder(maps.flatten(1, 2)).unsqueeze(1))
+        mean = self.actor(state).float().sigmoid()
+        gaussian = Independent(Normal(mean, self.std, validate_args=False), 1, validate_args=False)
+        return Decision(gaussian, self.critic(state).squeeze(-1).float())
+
+    def sample(self, actions: Independent) -> Tensor:
+        # The published code trains on the clamped action and its own log-probability.
+        return actions.sample().clamp(0, 1)
+
+    def corners(self, actions: Tensor, margin: int) -> Tensor:
+        """(B, 1, 2) in [0, 1] -> int64 (B, 1, 2)."""
+        return unit_corners(actions, margin)
+
+
+Policy = GridPolicy | GaussianPolicy

@@ -1,0 +1,143 @@
+"""Training: one engine, one small file per stage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from adafocus import plots, tracking
+from adafocus.data.clips import Clips, EpochSampler, class_names, loader
+from adafocus.model import checkpoint
+from adafocus.model.adafocus import build
+from adafocus.model.checkpoint import PARTS, Checkpoint
+from adafocus.recipe import TRAINED_PARTS, Recipe
+from adafocus.training.engine import Stage, fit, write_history
+from adafocus.training.stage0 import FocuserStage, GlancerStage
+from adafocus.training.stage1 import Stage1
+from adafocus.training.stage2 import Stage2
+from adafocus.training.stage3 import Stage3
+
+STAGES: dict[str, type[Stage]] = {
+    "glancer": GlancerStage,
+    "focuser": FocuserStage,
+    "stage1": Stage1,
+    "stage2": Stage2,
+    "stage3": Stage3,
+}
+
+
+def train(
+    recipe: Recipe,
+    stage: str,
+    patch_size: int | None,
+    *,
+    data: Path,
+    init: list[Path],
+    output: Path,
+    curves: Path,
+    seed: int,
+    device: str,
+    threads: int,
+    tracking_uri: str,
+) -> None:
+    """Trains one stage and writes its checkpoint.
+
+    Beside ``output`` it leaves ``*.metrics.csv``, one row per epoch, and ``*.resume.pt``, from which
+    a run that was cut off goes on.
+
+    Args:
+        recipe: the data set's recipe.
+        stage: ``glancer``, ``focuser``, ``stage1``, ``stage2`` or ``stage3``.
+        patch_size: in pixels; None for stage 0, which is shared by all patch sizes.
+        data: the data set's folder, with its splits.
+        init: checkpoints of the stages before.
+        output: the checkpoint to write.
+        curves: the figure of training curves to write.
+        seed: fixes the run; on a CPU bit for bit, for one number of threads.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads to use.
+        tracking_uri: MLflow's store.
+
+    Raises:
+        CheckpointError: where ``init`` does not fit the recipe or lacks a part.
+        DataError: where the data cannot be read.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    torch_device = pick_device(device)
+    training = recipe.stages[stage]
+    model = build(recipe, patch_size or recipe.patch_sizes[0])
+
+    sources = {path: checkpoint.read(path) for path in init}
+    for path, source in sources.items():
+        checkpoint.check_fit(source, path, recipe, patch_size)
+    fresh = TRAINED_PARTS[stage]
+    held = {part for source in sources.values() for part in PARTS[source.stage]}
+    checkpoint.fill(model, sources, [part for part in PARTS[stage] if part not in fresh or part in held])
+    if stage in ("glancer", "focuser"):
+        backbone, section = getattr(model, stage), getattr(recipe.model, stage)
+        checkpoint.load_pretrained(backbone, section, key=f"{recipe.name}: model.{stage}")
+
+    clips = Clips(data, "train", recipe, augment=True, seed=seed)
+    validation = Clips(data, "val", recipe, augment=False, seed=seed)
+    fingerprint = _fingerprint(
+        recipe=recipe.to_dict()["model"],
+        augmentation=recipe.to_dict()["augmentation"],
+        training=training.model_dump(mode="json"),
+        patch_size=patch_size,
+        data=[clips.digest, validation.digest],
+        init=[checkpoint.sha256(path) for path in init],
+        seed=seed,
+    )
+    name = output.stem
+    history: list[dict[str, float]] = []
+    with tracking.run(
+        tracking_uri,
+        experiment=recipe.name,
+        name=name,
+        tags={"dataset": recipe.name, "patch_size": patch_size, "stage": stage},
+        parameters={"seed": seed, **training.model_dump(mode="json")},
+        recipe=recipe,
+    ) as run:
+
+        def on_epoch(row: dict[str, float]) -> None:
+            history.append(row)
+            write_history(history, output.with_name(f"{name}.metrics.csv"))
+            run.log_metrics(row, step=int(row["epoch"]))
+
+        progress = fit(
+            STAGES[stage](stage, model, training),
+            loader(clips, training.batch_size, EpochSampler(len(clips), seed, shuffle=True), threads, torch_device),
+            loader(validation, training.batch_size, EpochSampler(len(validation), seed, shuffle=False), threads, torch_device),
+            metric=recipe.metric,
+            seed=seed,
+            device=torch_device,
+            resume=output.with_name(f"{name}.resume.pt"),
+            fingerprint=fingerprint,
+            on_epoch=on_epoch,
+        )
+        plots.training_curves(history, curves, title=name)
+        run.log_artifact(curves)
+        parts = PARTS[stage]
+        tensors = {
+            key: value for key, value in model.state_dict().items() if key.split(".")[0] in parts
+        }
+        checkpoint.write(
+            output, Checkpoint(tensors, recipe, stage, patch_size, tuple(class_names(data)))
+        )
+    tqdm.write(f"{output}: best epoch has {recipe.metric} {progress.best:.1f}; curves: {curves}")
+
+
+def pick_device(device: str) -> torch.device:
+    """The device that ``auto`` stands for, or the one named."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def _fingerprint(**facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

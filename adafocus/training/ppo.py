@@ -1,0 +1,112 @@
+"""Proximal policy optimization (Schulman et al., 2017, arXiv 1707.06347) of where to look.
+
+The order is that in which things happen: a rollout by the present policy, its rewards, their
+discounted returns, then one or more passes of the clipped loss over the same rollout.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from adafocus.data.clips import Batch
+from adafocus.model.adafocus import AdaFocus
+from adafocus.model.policy import Decision
+
+
+class Rollout(NamedTuple):
+    """What the policy did on a batch of B videos in S steps, and what came of it."""
+
+    maps: Tensor
+    """(B, T, C, h, w), the glancer's, which the policy sees"""
+    actions: Tensor
+    """(B, S) cells or (B, S, 2) positions"""
+    log_probability: Tensor
+    """(B, S), of the actions under the policy that took them"""
+    reward: Tensor
+    """(B, S)"""
+
+
+@torch.no_grad()
+def rollout(model: AdaFocus, batch: Batch) -> Rollout:
+    """Lets the policy choose patches at random and pays it for each."""
+    glimpse = model.glance(batch.glance)
+    decision = model.policy(glimpse.maps)
+    actions = model.policy.sample(decision.actions)
+    local = model.focus(batch.frames, model.policy.corners(actions, model.margin))
+    random = model.focus(batch.frames, model.random_corners(batch.frames))
+    reward = contrast(
+        model.classifier(glimpse, local),
+        model.classifier.counterfactual(glimpse, local, random),
+        batch.target,
+    )
+    return Rollout(glimpse.maps, actions, decision.actions.log_prob(actions), reward)
+
+
+def contrast(logits: Tensor, baseline: Tensor, target: Tensor) -> Tensor:
+    """The reward: how much likelier the truth is after the policy's patch than after a random one.
+
+    r_t = p_t(truth | policy's patch) - p_t(truth | random patch), where only the patch of step t
+    differs (the paper's equation for the reward of stage 2). With several labels, their mean.
+
+    Args:
+        logits: (B, S, K).
+        baseline: (B, S, K).
+        target: (B, K), a distribution over classes.
+
+    Returns:
+        (B, S), each in [-1, 1].
+    """
+    gained = logits.softmax(-1) - baseline.softmax(-1)
+    return torch.einsum("bsk,bk->bs", gained, target)
+
+
+def discounted_returns(reward: Tensor, discount: float) -> Tensor:
+    """R_t = r_t + discount · R_{t+1}, along the last axis: (B, S) -> (B, S).
+
+    As one product with the triangle of the discount's powers, so that no step waits for the next.
+    """
+    step = torch.arange(reward.shape[-1], device=reward.device)
+    ahead = step[:, None] - step[None, :]
+    weights = torch.where(ahead >= 0, float(discount) ** ahead.clamp(min=0), 0.0)
+    return reward @ weights.to(reward.dtype)
+
+
+def standardized(returns: Tensor) -> Tensor:
+    """Returns with mean 0 and standard deviation 1 over the batch and its steps."""
+    return (returns - returns.mean()) / (returns.std() + 1e-5)
+
+
+class Loss(NamedTuple):
+    total: Tensor
+    policy: Tensor
+    value: Tensor
+    entropy: Tensor
+
+
+def loss(
+    decision: Decision,
+    rollout: Rollout,
+    returns: Tensor,
+    *,
+    clip: float,
+    value_weight: float,
+    entropy_weight: float,
+) -> Loss:
+    """The clipped surrogate loss, plus the value's error, minus an entropy bonus; means over (B, S).
+
+    Args:
+        decision: the policy's present view of the rollout's maps.
+        returns: (B, S), standardized.
+    """
+    ratio = (decision.actions.log_prob(rollout.actions) - rollout.log_probability).exp()
+    advantage = returns - decision.value.detach()
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    policy = -torch.min(ratio * advantage, clipped * advantage).mean()
+    value = functional.mse_loss(decision.value, returns)
+    entropy = decision.actions.entropy().mean()
+    total = policy + value_weight * value - entropy_weight * entropy
+    return Loss(total, policy, value, entropy)

@@ -1,0 +1,26 @@
+"""Stage 3: the classifier is tuned to the patches that the policy chooses; all else is frozen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adafocus.data.clips import Batch
+from adafocus.training.engine import Losses, Stage
+from adafocus.training.stage1 import every_step
+
+
+class Stage3(Stage):
+    def prepare(self) -> None:
+        if self.training.dropout is not None:
+            self.model.classifier.dropout.p = self.training.dropout
+
+    def losses(self, batch: Batch) -> Losses:
+        with torch.no_grad():
+            glimpse = self.model.glance(batch.glance)
+            local = self.model.focus(batch.frames, self.model.look(glimpse))
+        loss = every_step(self.model.classifier(glimpse, local), batch.target)
+        yield loss, {"loss": loss}
+
+    def predict(self, batch: Batch) -> Tensor:
+        return self.model(batch.frames, batch.glance).logits[:, -1]

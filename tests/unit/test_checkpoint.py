@@ -1,0 +1,142 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import resnet18
+
+import adafocus
+from adafocus.model import checkpoint
+from adafocus.model.adafocus import build
+from adafocus.model.backbones import backbone
+from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError
+from adafocus.recipe import BackboneRecipe
+
+NAMES = ("a", "b, c", 'd "e"', "ü", "f")
+
+
+def held(model, stage):
+    return {k: v for k, v in model.state_dict().items() if k.split(".")[0] in PARTS[stage]}
+
+
+def write(path, model, recipe, stage="stage3", patch_size=32, **changes):
+    tensors = held(model, stage) | changes
+    checkpoint.write(path, Checkpoint(tensors, recipe, stage, patch_size, NAMES))
+
+
+def test_a_loaded_model_predicts_the_same(recipe, batch, tmp_path):
+    model = build(recipe, 48).eval()
+    write(tmp_path / "c.safetensors", model, recipe, patch_size=48)
+    loaded = adafocus.load(tmp_path / "c.safetensors")
+    assert not loaded.training
+    expected = model(batch.frames, glance=batch.glance)
+    out = loaded(batch.frames, glance=batch.glance)
+    assert torch.equal(out.logits, expected.logits)
+    assert torch.equal(out.corners, expected.corners)
+
+
+def test_everything_comes_back(recipe, tmp_path):
+    write(tmp_path / "c.safetensors", build(recipe, 32), recipe, "stage1")
+    read = checkpoint.read(tmp_path / "c.safetensors")
+    assert (read.recipe, read.stage, read.patch_size) == (recipe, "stage1", 32)
+    assert read.class_names == NAMES
+    assert adafocus.load(tmp_path / "c.safetensors").policy is None
+    assert [path.name for path in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    with pytest.raises(CheckpointError, match="none.safetensors: no such checkpoint"):
+        checkpoint.read(tmp_path / "none.safetensors")
+    (tmp_path / "text").write_text("not a checkpoint")
+    with pytest.raises(CheckpointError, match="text: not an AdaFocus checkpoint"):
+        checkpoint.read(tmp_path / "text")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other", {"recipe": json.dumps({"a": 1})})
+    with pytest.raises(CheckpointError, match="other: not an AdaFocus checkpoint.*unknown key 'a'"):
+        checkpoint.read(tmp_path / "other")
+
+
+def test_missing_unknown_and_misshapen_keys_are_named(recipe, tmp_path):
+    model = build(recipe, 32)
+    tensors = held(model, "stage3")
+    bias = "classifier.fc.bias"
+    for changed, message in (
+        ({k: v for k, v in tensors.items() if k != bias}, f"{bias} is missing"),
+        (tensors | {bias: torch.zeros(9)}, rf"{bias} is \(9,\), not \(5,\)"),
+        (tensors | {"policy.extra": torch.zeros(1)}, "policy.extra is unknown"),
+    ):
+        path = tmp_path / "c.safetensors"
+        checkpoint.write(path, Checkpoint(changed, recipe, "stage3", 32, NAMES))
+        with pytest.raises(CheckpointError, match=f"c.safetensors: {message}"):
+            adafocus.load(path)
+
+
+def test_stage0_is_not_a_model(recipe, tmp_path):
+    write(tmp_path / "g.safetensors", build(recipe, 32), recipe, "glancer", None)
+    with pytest.raises(CheckpointError, match="a stage-0 checkpoint is a glancer"):
+        adafocus.load(tmp_path / "g.safetensors")
+
+
+def test_a_checkpoint_of_another_recipe_does_not_fit(recipe, tmp_path):
+    write(tmp_path / "c.safetensors", build(recipe, 32), recipe)
+    read = checkpoint.read(tmp_path / "c.safetensors")
+    checkpoint.check_fit(read, tmp_path, recipe, 32)
+    with pytest.raises(CheckpointError, match="another patch size than the recipe's: 32, not 48"):
+        checkpoint.check_fit(read, tmp_path, recipe, 48)
+    other = recipe.model_copy(update={"name": "other"})
+    with pytest.raises(
+        CheckpointError, match="another data set than the recipe's: tiny, not other"
+    ):
+        checkpoint.check_fit(read, tmp_path, other, 32)
+    model = recipe.model.model_copy(update={"glance_size": 64})
+    with pytest.raises(CheckpointError, match="another model"):
+        checkpoint.check_fit(read, tmp_path, recipe.model_copy(update={"model": model}), 32)
+
+
+# --- pretrained backbones ---------------------------------------------------------------------
+
+
+def test_a_torchvision_weights_file_fills_the_trunk(tmp_path):
+    reference = resnet18()
+    torch.save(reference.state_dict(), tmp_path / "resnet18.pth")
+    recipe = BackboneRecipe(name="resnet", depth=18, pretrained=str(tmp_path / "resnet18.pth"))
+    ours = backbone(recipe, classes=3)
+    checkpoint.load_pretrained(ours, recipe, "model.focuser")
+    assert torch.equal(ours.trunk.layer4[1].conv2.weight, reference.layer4[1].conv2.weight)
+
+
+def test_weights_that_do_not_fit_say_so(tmp_path):
+    torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
+    recipe = BackboneRecipe(name="resnet", depth=34, pretrained=str(tmp_path / "resnet18.pth"))
+    with pytest.raises(CheckpointError, match="model.focuser.pretrained: .*does not fit resnet34"):
+        checkpoint.load_pretrained(backbone(recipe, 3), recipe, "model.focuser")
+
+
+def test_weights_are_read_without_executing_code(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit('executed')",))
+
+    torch.save({"conv1.weight": Payload()}, tmp_path / "evil.pth")
+    recipe = BackboneRecipe(name="resnet", depth=18, pretrained=str(tmp_path / "evil.pth"))
+    with pytest.raises(CheckpointError, match="cannot read .*evil.pth"):
+        checkpoint.load_pretrained(backbone(recipe, 3), recipe, "model.focuser")
+
+
+def test_an_offline_machine_is_told_what_to_do(tmp_path, monkeypatch):
+    # An empty cache and a proxy that is not there: the download fails as it does offline.
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    recipe = BackboneRecipe(name="resnet", depth=18, pretrained="imagenet")
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.load_pretrained(backbone(recipe, 3), recipe, "actnet: model.focuser")
+    assert "actnet: model.focuser.pretrained: cannot get ImageNet weights of resnet18" in str(
+        error.value
+    )
+    assert "weights file" in str(error.value)
+    assert "null to train from scratch" in str(error.value)
+
+
+def test_a_depth_without_imagenet_weights_says_so():
+    recipe = BackboneRecipe(name="resnet", depth=10, pretrained="imagenet")
+    with pytest.raises(CheckpointError, match="cannot get ImageNet weights of resnet10"):
+        checkpoint.load_pretrained(backbone(recipe, 3), recipe, "model.focuser")

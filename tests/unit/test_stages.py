@@ -1,0 +1,73 @@
+"""What each stage changes: after a step, exactly the parameters that the paper's table names."""
+
+import pytest
+import torch
+from conftest import noise_batch
+
+from adafocus.model.adafocus import build
+from adafocus.recipe import TRAINED_PARTS
+from adafocus.training import STAGES
+from adafocus.training.stage1 import every_step
+
+
+def step(stage, batch) -> None:
+    stage.train_mode()
+    parameters = [p for part in stage.parts.values() for p in part.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    for loss, _ in stage.losses(batch):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_step_changes_just_what_the_stage_trains(recipe, batch, name):
+    torch.manual_seed(0)
+    model = build(recipe, 32)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    step(STAGES[name](name, model, recipe.stages[name]), batch)
+    changed = {
+        key for key, value in model.state_dict().items() if not torch.equal(value, before[key])
+    }
+    trained = set(TRAINED_PARTS[name])
+    assert {key.split(".")[0] for key in changed} == trained
+    # What no loss reaches: the focuser's own head after stage 0, and the recurrent weights of a
+    # policy that takes a single step from a state of zeros.
+    unused = {"focuser.head.weight", "focuser.head.bias"} if name == "stage1" else set()
+    if name == "stage2" and recipe.model.family == "tsm":
+        unused = {"policy.gru.weight_hh_l0"}
+    weights = {key for key, _ in model.named_parameters() if key.split(".")[0] in trained}
+    assert weights - changed == unused
+
+
+def test_frozen_parts_are_in_eval_mode(recipe):
+    for name, stage in STAGES.items():
+        model = build(recipe, 32)
+        stage(name, model, recipe.stages[name]).train_mode()
+        modes = {part: module.training for part, module in model.named_children()}
+        assert modes == {part: part in TRAINED_PARTS[name] for part in modes}
+
+
+def test_every_step_by_hand():
+    logits = torch.tensor([[[0.0, 0.0], [2.0, 0.0]]])
+    target = torch.tensor([[1.0, 0.0]])
+    expected = (torch.log(torch.tensor(2.0)) + torch.log1p(torch.exp(torch.tensor(-2.0)))) / 2
+    assert torch.isclose(every_step(logits, target), expected)
+
+
+def test_stage2_makes_as_many_updates_as_passes(recipe):
+    stage = STAGES["stage2"]("stage2", build(recipe, 32), recipe.stages.stage2)
+    stage.train_mode()
+    logs = [logs for _, logs in stage.losses(noise_batch(recipe))]
+    assert len(logs) == recipe.stages.stage2.passes == 2
+    assert logs[0].keys() >= {"loss", "reward", "entropy"}
+
+
+def test_dropout_of_a_stage_replaces_the_models(recipe):
+    model = build(recipe, 32)
+    training = recipe.stages.stage3.model_copy(update={"dropout": 0.0})
+    STAGES["stage3"]("stage3", model, training)
+    assert model.classifier.dropout.p == 0.0
+    training = recipe.stages.glancer.model_copy(update={"dropout": 0.3})
+    STAGES["glancer"]("glancer", model, training)
+    assert model.glancer.dropout.p == 0.3
