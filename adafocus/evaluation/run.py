@@ -1,0 +1,294 @@
+"""The evaluation run: a checkpoint's accuracy, its baselines', its cost and its speed."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import adafocus
+from adafocus import tracking
+from adafocus.data.clips import Batch, Clips, EpochSampler, loader
+from adafocus.evaluation import flops
+from adafocus.evaluation.metrics import accuracy
+from adafocus.files import whole
+from adafocus.model.adafocus import AdaFocus
+from adafocus.model.checkpoint import assemble, read, sha256
+from adafocus.model.classifier import Glimpse
+from adafocus.model.patches import centred_corners
+from adafocus.plots import SheetClip, contact_sheet, step_curve
+from adafocus.recipe import Recipe
+from adafocus.training import pick_device
+from adafocus.training.engine import autocast
+
+DRAWS = 5
+"""Random patches are drawn so many times; their accuracy is the mean."""
+SHEET_CLIPS = 6
+"""Rows of the contact sheet."""
+
+
+def evaluate(
+    checkpoint: Path,
+    *,
+    data: Path,
+    output: Path,
+    plots: Path,
+    seed: int,
+    device: str,
+    threads: int,
+    tracking_uri: str,
+) -> dict[str, Any]:
+    """Evaluates a stage 1, 2 or 3 checkpoint on the validation videos and writes the result.
+
+    All baselines are measured in the same pass on the same weights: random patches (mean of five
+    draws), the centre patch, the glancer alone (its logits averaged over frames) and, where the
+    clips carry the truth's positions, the oracle, whose patches are centred on them. A stage-1
+    model has no policy, so its own metrics are those of random patches.
+
+    ``videos_per_second`` is the speed of prediction alone on this device, in batches of the stage's
+    size and after a warm-up: glance, choice of patches, focus and classification, but neither
+    loading nor decoding.
+
+    Args:
+        checkpoint: the file, which carries its recipe.
+        data: the data set's folder, with its splits.
+        output: the JSON to write; its stem names the figures and the MLflow run.
+        plots: folder for ``*_sheet.png``, validation clips with the chosen patches, and
+            ``*_steps.svg``, the accuracy after each step.
+        seed: fixes the random patches.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads to use.
+        tracking_uri: MLflow's store.
+
+    Returns:
+        What ``output`` holds.
+
+    Raises:
+        CheckpointError: where the checkpoint cannot be used.
+        DataError: where the data cannot be read.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    torch_device = pick_device(device)
+    source = read(checkpoint)
+    recipe, patch_size, stage = source.recipe, source.patch_size, source.stage
+    model = assemble(source, checkpoint).eval().to(torch_device)
+    clips = Clips(data, "val", recipe, augment=False, seed=seed)
+    sampler = EpochSampler(len(clips), seed, shuffle=False)
+    batch_size = recipe.stages[stage].batch_size
+    digest = sha256(checkpoint)
+    name = output.stem
+
+    with tracking.run(
+        tracking_uri,
+        experiment=recipe.name,
+        name=f"{name}_evaluation",
+        tags={"dataset": recipe.name, "patch_size": patch_size, "stage": stage},
+        parameters={"seed": seed, "checkpoint": checkpoint, "checkpoint_sha256": digest},
+        recipe=recipe,
+    ) as run:
+        measured = measure(
+            model, loader(clips, batch_size, sampler, threads, torch_device), torch_device
+        )
+        scores = measured.scores()
+        chosen = scores.pop("chosen")
+        per_step = scores["random"] if model.policy is None else chosen
+        baselines = {place: steps[-1] for place, steps in scores.items()}
+        result = {
+            "dataset": recipe.name,
+            "patch_size": patch_size,
+            "stage": int(stage.removeprefix("stage")),
+            "metric": recipe.metric,
+            "metrics": per_step[-1],
+            "metrics_per_step": per_step,
+            "baselines": baselines,
+            "gflops_per_video": flops.count(recipe, patch_size)["total"],
+            "videos_per_second": len(clips) / measured.seconds,
+            "published": _published(recipe, patch_size, stage, per_step[-1]),
+            "videos": len(clips),
+            "seed": seed,
+            "git_commit": tracking.git_commit(),
+            "checkpoint": {"path": str(checkpoint), "sha256": digest},
+            "mlflow_run_id": run.id,
+            "device": _device_name(torch_device),
+            "threads": threads,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+                "adafocus": adafocus.__version__,
+            },
+            "recipe": recipe.to_dict(),
+        }
+
+        sheet, steps = plots / f"{name}_sheet.png", plots / f"{name}_steps.svg"
+        chooser = "drawn at random" if model.policy is None else "chosen by the policy"
+        rows = _sheet(clips, measured, source.class_names)
+        contact_sheet(rows, patch_size, sheet, f"{name}: patches {chooser}")
+        step_curve(per_step, baselines, recipe.metric, steps, name)
+        with whole(output) as aside:
+            aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+        logged = {
+            **result["metrics"],
+            **{f"{b}_{m}": value for b in baselines for m, value in baselines[b].items()},
+            **{key: result[key] for key in ("gflops_per_video", "videos_per_second")},
+        }
+        run.log_metrics(logged, step=0)
+        for path in (output, sheet, steps):
+            run.log_artifact(path)
+    return result
+
+
+# --- one pass over the validation videos ------------------------------------------------------
+
+
+@dataclass
+class Measurement:
+    """What one pass over N validation videos leaves."""
+
+    logits: dict[str, Tensor]
+    """(D, N, S, K) by where the model looked, for D draws and S steps; of the baselines only the
+    last step, but where a model has no policy all of ``random``"""
+    labels: Tensor
+    """bool (N, K)"""
+    corners: Tensor
+    """(N, S, 2), where the model chose to look"""
+    seconds: float
+    """that its predictions took"""
+
+    def scores(self) -> dict[str, list[dict[str, float]]]:
+        """Accuracy after each step by where the model looked, means over draws."""
+        return {
+            place: [
+                _mean([accuracy(draw, self.labels) for draw in draws])
+                for draws in logits.unbind(dim=2)
+            ]
+            for place, logits in self.logits.items()
+        }
+
+
+@torch.inference_mode()
+def measure(model: AdaFocus, batches: DataLoader, device: torch.device) -> Measurement:
+    """Predicts all videos with the patches that the model chooses and with each baseline's.
+
+    A model without a policy chooses at random.
+    """
+    logits: dict[str, list[Tensor]] = defaultdict(list)
+    labels, corners = [], []
+    seconds = 0.0
+    for items in tqdm(batches, desc="evaluation", unit="batch"):
+        batch = Batch.of(items, device)
+        with autocast(device):
+            if not labels:
+                _predict(model, batch)  # to warm up
+            started = _now(device)
+            glimpse, chosen, prediction = _predict(model, batch)
+            seconds += _now(device) - started
+
+            logits["chosen"].append(prediction[None].cpu())
+            for place, draws in _elsewhere(model, batch).items():
+                predictions = torch.stack(
+                    [model.classifier(glimpse, model.focus(batch.frames, draw)) for draw in draws]
+                )
+                if model.policy is not None or place != "random":
+                    predictions = predictions[:, :, -1:]
+                logits[place].append(predictions.cpu())
+            logits["glancer"].append(glimpse.logits.float().mean(1)[None, :, None].cpu())
+        labels.append(items["labels"])
+        corners.append(chosen.cpu())
+    return Measurement(
+        {place: torch.cat(parts, dim=1) for place, parts in logits.items()},
+        torch.cat(labels),
+        torch.cat(corners),
+        seconds,
+    )
+
+
+def _predict(model: AdaFocus, batch: Batch) -> tuple[Glimpse, Tensor, Tensor]:
+    """A whole prediction: the glimpse, the corners chosen and the logits (B, S, K)."""
+    glimpse = model.glance(batch.glance)
+    corners = model.random_corners(batch.frames) if model.policy is None else model.look(glimpse)
+    return glimpse, corners, model.classifier(glimpse, model.focus(batch.frames, corners))
+
+
+def _elsewhere(model: AdaFocus, batch: Batch) -> dict[str, list[Tensor]]:
+    """Corners of the patches of each baseline, one tensor per draw."""
+    frames = batch.frames
+    corners = {
+        "random": [model.random_corners(frames) for _ in range(DRAWS)],
+        "centre": [torch.full((len(frames), 1, 2), model.margin // 2, device=frames.device)],
+    }
+    if batch.positions is not None:
+        centred = centred_corners(batch.positions, model.frame_size, model.patch_size)
+        corners["oracle"] = [centred]
+    return corners
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock that waits for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+
+
+# --- what the result says besides -------------------------------------------------------------
+
+
+def _sheet(clips: Clips, measured: Measurement, names: Sequence[str]) -> list[SheetClip]:
+    """Clips spread evenly over the validation videos."""
+    last = measured.logits["chosen"][0, :, -1].softmax(-1)
+    rows = []
+    for video in torch.linspace(0, len(clips) - 1, min(len(clips), SHEET_CLIPS)).long().tolist():
+        predicted = last[video].argmax().item()
+        truth = measured.labels[video].nonzero().flatten().tolist()
+        frames = clips[0, video]["frames"].numpy()
+        corners = measured.corners[video].expand(len(frames), 2).numpy()
+        rows.append(
+            SheetClip(
+                frames,
+                corners,
+                truth=", ".join(names[label] for label in truth),
+                prediction=names[predicted],
+                right=predicted in truth,
+                probability=last[video, predicted].item(),
+            )
+        )
+    return rows
+
+
+def _published(
+    recipe: Recipe, patch_size: int, stage: str, metrics: dict[str, float]
+) -> dict[str, Any] | None:
+    """The paper's figure for the finished model, and ours minus it in percent points."""
+    published = recipe.published.get(patch_size)
+    figure = getattr(published, recipe.metric, None)
+    if stage != "stage3" or figure is None:
+        return None
+    return {
+        "figure": figure,
+        "gflops": published.gflops,
+        "verified": published.verified,
+        "difference": metrics[recipe.metric] - figure,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU"

@@ -1,0 +1,164 @@
+"""All results in one table and one figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from adafocus.files import whole
+from adafocus.plots import METRICS, accuracy_against_gflops
+
+HEADINGS = {
+    "dataset": "data set",
+    "patch_size": "patch",
+    "stage": "stage",
+    "metric": "metric",
+    "adafocus": "AdaFocus",
+    "random": "random",
+    "centre": "centre",
+    "glancer": "glancer alone",
+    "oracle": "oracle",
+    "gain": "of oracle's gain",
+    "gflops": "GFLOPs",
+    "videos_per_second": "videos/s",
+    "published": "published",
+    "difference": "difference",
+}
+"""Columns of the table that a person reads, and their headings."""
+
+
+class ResultError(ValueError):
+    """A result that cannot be summarised; the message is one line that names the file."""
+
+
+def write_summary(results: Sequence[Path], stem: Path) -> None:
+    """Writes ``stem`` plus ``.csv``, ``.md`` and ``.svg`` from the results of `evaluate`.
+
+    Raises:
+        ResultError: where there is no result, or a file is not one.
+    """
+    if not results:
+        raise ResultError("no results to summarise; make one: snakemake --cores all demo")
+    rows = sorted((_row(path) for path in results), key=_order)
+    with whole(stem.with_name(f"{stem.name}.csv")) as aside:
+        pd.DataFrame(rows).to_csv(aside, index=False)
+    with whole(stem.with_name(f"{stem.name}.md")) as aside:
+        aside.write_text(table(rows), encoding="utf-8")
+    accuracy_against_gflops(rows, stem.with_name(f"{stem.name}.svg"))
+
+
+def _order(row: dict[str, Any]) -> tuple[str, int, int]:
+    return row["dataset"], row["patch_size"], row["stage"]
+
+
+def _row(path: Path) -> dict[str, Any]:
+    """The figures of one result in the data set's own metric, None where there is none."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        metric = result["metric"]
+        baselines = {name: scores[metric] for name, scores in result["baselines"].items()}
+        published = result["published"] or {}
+        random, oracle = baselines["random"], baselines.get("oracle")
+        accuracy = result["metrics"][metric]
+        return {
+            "dataset": result["dataset"],
+            "patch_size": int(result["patch_size"]),
+            "stage": int(result["stage"]),
+            "metric": metric,
+            "adafocus": accuracy,
+            "random": random,
+            "centre": baselines["centre"],
+            "glancer": baselines["glancer"],
+            "oracle": oracle,
+            "gain": _share(random, accuracy, oracle),
+            "gflops": result["gflops_per_video"],
+            "videos_per_second": result["videos_per_second"],
+            "published": published.get("figure"),
+            "published_gflops": published.get("gflops"),
+            "verified": published.get("verified"),
+            "difference": published.get("difference"),
+            "videos": result["videos"],
+            "device": result["device"],
+            "file": str(path),
+        }
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be read ({error.strerror})") from None
+    except KeyError as error:
+        raise ResultError(f"{path}: not a result of an evaluation: {error} is missing") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ResultError(f"{path}: not a result of an evaluation ({error})") from None
+
+
+def _share(random: float, accuracy: float, oracle: float | None) -> float | None:
+    """How much of the way from random patches to the oracle's the accuracy is, in percent."""
+    if oracle is None or oracle <= random:
+        return None
+    return 100 * (accuracy - random) / (oracle - random)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table that also reads well as plain text; columns without any figure are left out.
+
+    Args:
+        rows: as in the CSV.
+    """
+    columns = [name for name in HEADINGS if any(row[name] is not None for row in rows)]
+    cells = [[HEADINGS[name] for name in columns]]
+    cells += [[_cell(name, row) for name in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    is_text = [name in ("dataset", "metric") for name in columns]
+    rule = [
+        ":" + "-" * (width - 1) if text else "-" * (width - 1) + ":"
+        for width, text in zip(widths, is_text, strict=True)
+    ]
+    padded = [
+        [
+            cell.ljust(width) if text else cell.rjust(width)
+            for cell, width, text in zip(line, widths, is_text, strict=True)
+        ]
+        for line in (cells[0], rule, *cells[1:])
+    ]
+    lines = [f"| {' | '.join(line)} |" for line in padded]
+    return "\n".join(["# Results", "", *lines, "", *_notes(rows, columns)]) + "\n"
+
+
+def _cell(name: str, row: dict[str, Any]) -> str:
+    value = row[name]
+    if value is None:
+        return ""
+    match name:
+        case "dataset" | "patch_size" | "stage":
+            return str(value)
+        case "metric":
+            return METRICS[value]
+        case "gain":
+            return f"{value:.1f}%"
+        case "gflops":
+            return f"{value:.2f}" if value < 1 else f"{value:.1f}"
+        case "published":
+            return f"{value:.1f}" + ("" if row["verified"] else "*")
+        case "difference":
+            return f"{value:+.1f}"
+        case _:
+            return f"{value:.1f}"
+
+
+def _notes(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[str]:
+    notes = [
+        "Accuracy in percent on the validation videos, the baselines' on the same weights; random"
+        " is the mean of five draws. Patches in pixels, GFLOPs and videos/s of AdaFocus."
+    ]
+    if any(row["stage"] == 1 for row in rows):
+        notes.append("Stage 1 has no policy: its accuracy is that of random patches.")
+    if "gain" in columns:
+        notes.append(
+            "The oracle's patches are centred on the truth. Of oracle's gain: how much of the way"
+            " from random patches to it AdaFocus goes."
+        )
+    if any(row["verified"] is False for row in rows):
+        notes.append("\\* This figure could not be checked against the paper.")
+    return [line for note in notes for line in (note, "")][:-1]
