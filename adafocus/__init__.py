@@ -1,7 +1,7 @@
 """AdaFocus: accurate, cheap video recognition by looking hard only where it matters.
 
-    model = adafocus.load("results/checkpoints/actnet_128_stage3.safetensors")
-    out = model(frames)
+model = adafocus.load("results/checkpoints/actnet_128_stage3.safetensors")
+out = model(frames)
 """
 
 from __future__ import annotations

@@ -175,8 +175,13 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     clip_gradient: Rate | None = None
     """Largest norm of the gradient."""
+
+
+class HeadTraining(Training):
+    """A stage that trains a head: stage 0 the backbones', stages 1 and 3 the classifier."""
+
     dropout: Fraction | None = None
-    """Dropout of the head that is trained, where it differs from the model's."""
+    """Dropout before the head, where it differs from the model's."""
 
 
 class PolicyTraining(Training):
@@ -191,11 +196,11 @@ class PolicyTraining(Training):
 
 
 class Stages(Section):
-    glancer: Training
-    focuser: Training
-    stage1: Training
+    glancer: HeadTraining
+    focuser: HeadTraining
+    stage1: HeadTraining
     stage2: PolicyTraining
-    stage3: Training
+    stage3: HeadTraining
 
     @model_validator(mode="after")
     def _rates_name_what_is_trained(self) -> Self:

@@ -178,7 +178,7 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
     spectrum = np.fft.rfft2(rng.normal(size=(3, size, size))) / np.maximum(frequency, 3) ** 1.7
     clouds = np.fft.irfft2(spectrum, (size, size))
     clouds = (clouds - clouds.mean((1, 2), keepdims=True)) / clouds.std((1, 2), keepdims=True)
-    return np.clip(80 + 35 * clouds, 0, 160).astype(np.float32).transpose(1, 2, 0)
+    return np.clip(60 + 25 * clouds, 0, 120).astype(np.float32).transpose(1, 2, 0)
 
 
 def _draw(ink: np.ndarray, piece: np.ndarray, corners: np.ndarray) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,7 +26,7 @@ class Output(NamedTuple):
 
 
 class AdaFocus(nn.Module):
-    """Adaptive focus (Wang et al., ICCV 2021): a glance at whole frames, a hard look at small patches.
+    """Adaptive focus (Wang et al., ICCV 2021): a glance at frames, a hard look at patches.
 
     Nothing here loops over frames or videos: the glance, all actions, all patches and the focuser
     are one batched call each.
@@ -128,9 +127,7 @@ def build(recipe: Recipe, patch_size: int, with_policy: bool = True) -> AdaFocus
     if shifted:
         classifier = AverageClassifier(focuser.channels, recipe.classes, model.classifier.dropout)
         if with_policy:
-            policy = GaussianPolicy(
-                glancer.channels, map_size, model.glance_frames, model.policy
-            )
+            policy = GaussianPolicy(glancer.channels, map_size, model.glance_frames, model.policy)
     else:
         classifier = RecurrentClassifier(
             glancer.channels,

@@ -1,4 +1,4 @@
-"""The glancer's and the focuser's networks: torchvision's, whole or slimmed, shifted in time or not."""
+"""The glancer's and the focuser's networks: torchvision's, whole or slimmed."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class ShiftedConv2d(nn.Conv2d):
 
 
 def shift_in_time(trunk: nn.Sequential, segments: int) -> None:
-    """Puts a temporal shift inside every residual branch of a trunk, before its first convolution."""
+    """Puts a temporal shift into every residual branch, before its first convolution."""
     for block in trunk.modules():
         if isinstance(block, BasicBlock | Bottleneck):
             block.conv1 = ShiftedConv2d(block.conv1, segments)

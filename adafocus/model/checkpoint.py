@@ -65,7 +65,9 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         "patch_size": json.dumps(checkpoint.patch_size),
         "class_names": json.dumps(checkpoint.class_names),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()
+    }
     with whole(path) as aside:
         safetensors.torch.save_file(tensors, aside, metadata)
 
@@ -113,10 +115,12 @@ def fill(model: AdaFocus, sources: Mapping[Path, Checkpoint], parts: Iterable[st
     """Loads ``parts`` of a model from the checkpoints that hold them.
 
     Raises:
-        CheckpointError: naming the file and the keys that are missing, of the wrong shape or unknown.
+        CheckpointError: naming the file and the keys that are missing, misshapen or unknown.
     """
     for part in parts:
-        expected = {f"{part}.{key}": value for key, value in getattr(model, part).state_dict().items()}
+        expected = {
+            f"{part}.{key}": value for key, value in getattr(model, part).state_dict().items()
+        }
         holders = [path for path, source in sources.items() if part in PARTS[source.stage]]
         if not holders:
             raise CheckpointError(
@@ -136,7 +140,9 @@ def fill(model: AdaFocus, sources: Mapping[Path, Checkpoint], parts: Iterable[st
         if problems:
             more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise CheckpointError(f"{path}: {'; '.join(sorted(problems)[:5])}{more}")
-        getattr(model, part).load_state_dict({k.removeprefix(f"{part}."): v for k, v in given.items()})
+        getattr(model, part).load_state_dict(
+            {k.removeprefix(f"{part}."): v for k, v in given.items()}
+        )
 
 
 def check_fit(checkpoint: Checkpoint, path: Path, recipe: Recipe, patch_size: int | None) -> None:

@@ -23,7 +23,7 @@ def grid_corners(cells: Tensor, grid: int, margin: int) -> Tensor:
 
 
 def unit_corners(positions: Tensor, margin: int) -> Tensor:
-    """Corners of positions (y, x) in [0, 1], where 1 is the last place that fits: int64, same shape."""
+    """Corners of positions (y, x) in [0, 1], 1 being the last that fits: int64, same shape."""
     return (positions * margin).floor().long()
 
 

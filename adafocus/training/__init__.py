@@ -46,8 +46,8 @@ def train(
 ) -> None:
     """Trains one stage and writes its checkpoint.
 
-    Beside ``output`` it leaves ``*.metrics.csv``, one row per epoch, and ``*.resume.pt``, from which
-    a run that was cut off goes on.
+    Beside ``output`` it leaves ``*.metrics.csv``, one row per epoch, and ``*.resume.pt``, from
+    which a run that was cut off goes on.
 
     Args:
         recipe: the data set's recipe.
@@ -77,7 +77,9 @@ def train(
         checkpoint.check_fit(source, path, recipe, patch_size)
     fresh = TRAINED_PARTS[stage]
     held = {part for source in sources.values() for part in PARTS[source.stage]}
-    checkpoint.fill(model, sources, [part for part in PARTS[stage] if part not in fresh or part in held])
+    checkpoint.fill(
+        model, sources, [part for part in PARTS[stage] if part not in fresh or part in held]
+    )
     if stage in ("glancer", "focuser"):
         backbone, section = getattr(model, stage), getattr(recipe.model, stage)
         checkpoint.load_pretrained(backbone, section, key=f"{recipe.name}: model.{stage}")
@@ -88,6 +90,7 @@ def train(
         recipe=recipe.to_dict()["model"],
         augmentation=recipe.to_dict()["augmentation"],
         training=training.model_dump(mode="json"),
+        metric=recipe.metric,
         patch_size=patch_size,
         data=[clips.digest, validation.digest],
         init=[checkpoint.sha256(path) for path in init],
@@ -111,8 +114,20 @@ def train(
 
         progress = fit(
             STAGES[stage](stage, model, training),
-            loader(clips, training.batch_size, EpochSampler(len(clips), seed, shuffle=True), threads, torch_device),
-            loader(validation, training.batch_size, EpochSampler(len(validation), seed, shuffle=False), threads, torch_device),
+            loader(
+                clips,
+                training.batch_size,
+                EpochSampler(len(clips), seed, shuffle=True),
+                threads,
+                torch_device,
+            ),
+            loader(
+                validation,
+                training.batch_size,
+                EpochSampler(len(validation), seed, shuffle=False),
+                threads,
+                torch_device,
+            ),
             metric=recipe.metric,
             seed=seed,
             device=torch_device,

@@ -26,7 +26,7 @@ from adafocus.data.clips import Batch, EpochSampler
 from adafocus.evaluation.metrics import accuracy
 from adafocus.files import whole
 from adafocus.model.adafocus import AdaFocus
-from adafocus.recipe import TRAINED_PARTS, Metric, Training
+from adafocus.recipe import TRAINED_PARTS, HeadTraining, Metric, Training
 
 Losses = Iterator[tuple[Tensor, dict[str, Tensor]]]
 """Losses of one batch, each with what is to be logged; one optimizer step follows each."""
@@ -45,10 +45,9 @@ class Stage(ABC):
         self.model = model
         self.training = training
         self.parts = {part: getattr(model, part) for part in TRAINED_PARTS[name]}
-        self.prepare()
-
-    def prepare(self) -> None:
-        """Sets the model up for this stage."""
+        if isinstance(training, HeadTraining) and training.dropout is not None:
+            for part in self.parts.values():
+                part.dropout.p = training.dropout
 
     @abstractmethod
     def losses(self, batch: Batch) -> Losses:
@@ -257,7 +256,9 @@ def _resumed(
     device = next(stage.model.parameters()).device
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     if state["fingerprint"] != fingerprint:
-        tqdm.write(f"{path} is of another run (recipe, data, seed or checkpoints changed): starting over")
+        tqdm.write(
+            f"{path} is of another run (recipe, data, seed or checkpoints changed): starting over"
+        )
         return None
     stage.model.load_state_dict(state["tensors"], strict=False)
     optimizer.load_state_dict(state["optimizer"])

@@ -96,7 +96,7 @@ def loss(
     value_weight: float,
     entropy_weight: float,
 ) -> Loss:
-    """The clipped surrogate loss, plus the value's error, minus an entropy bonus; means over (B, S).
+    """The clipped surrogate loss plus the value's error less an entropy bonus, means over (B, S).
 
     Args:
         decision: the policy's present view of the rollout's maps.

@@ -13,9 +13,6 @@ from adafocus.training.engine import Losses, Stage
 class GlancerStage(Stage):
     """The glancer, on frames of its own size; logits are averaged over frames."""
 
-    def prepare(self) -> None:
-        self.model.glancer.dropout.p = self.training.dropout or 0.0
-
     def losses(self, batch: Batch) -> Losses:
         loss = functional.cross_entropy(self.predict(batch), batch.target)
         yield loss, {"loss": loss}
@@ -26,9 +23,6 @@ class GlancerStage(Stage):
 
 class FocuserStage(GlancerStage):
     """The focuser, on whole frames; logits are averaged over frames."""
-
-    def prepare(self) -> None:
-        self.model.focuser.dropout.p = self.training.dropout or 0.0
 
     def predict(self, batch: Batch) -> Tensor:
         features = pool(self.model.focuser(batch.frames))

@@ -23,13 +23,16 @@ class Stage2(Stage):
                 value_weight=training.value_weight,
                 entropy_weight=training.entropy_weight,
             )
-            yield loss.total, {
-                "loss": loss.total,
-                "policy_loss": loss.policy,
-                "value_loss": loss.value,
-                "entropy": loss.entropy,
-                "reward": rollout.reward.mean(),
-            }
+            yield (
+                loss.total,
+                {
+                    "loss": loss.total,
+                    "policy_loss": loss.policy,
+                    "value_loss": loss.value,
+                    "entropy": loss.entropy,
+                    "reward": rollout.reward.mean(),
+                },
+            )
 
     def predict(self, batch: Batch) -> Tensor:
         return self.model(batch.frames, batch.glance).logits[:, -1]

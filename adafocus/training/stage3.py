@@ -11,10 +11,6 @@ from adafocus.training.stage1 import every_step
 
 
 class Stage3(Stage):
-    def prepare(self) -> None:
-        if self.training.dropout is not None:
-            self.model.classifier.dropout.p = self.training.dropout
-
     def losses(self, batch: Batch) -> Losses:
         with torch.no_grad():
             glimpse = self.model.glance(batch.glance)

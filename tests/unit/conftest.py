@@ -1,75 +1,13 @@
-"""Tiny recipes of both families, and batches of noise for them."""
-
 from __future__ import annotations
-
-from copy import deepcopy
 
 import pytest
 import torch
+from noise import noise_batch, tiny_recipe
 
 from adafocus.data.clips import Batch
-from adafocus.recipe import Recipe, parse_recipe
+from adafocus.recipe import Recipe
 
 torch.set_num_threads(1)
-
-BATCH, CLASSES, SIZE = 3, 5, 64
-
-GRU = {
-    "name": "tiny",
-    "title": "Tiny",
-    "classes": CLASSES,
-    "videos": {"train": 8, "val": 4},
-    "metric": "top1",
-    "patch_sizes": [32, 48],
-    "source": {"kind": "manual", "homepage": "nowhere"},
-    "annotations": {"train": "train.txt", "val": "val.txt", "classes": "classes.txt"},
-    "model": {
-        "family": "gru",
-        "frames": 4,
-        "frame_size": SIZE,
-        "glance_size": 32,
-        "glancer": {"name": "mobilenet_v2", "width": 0.25, "output_stride": 8},
-        "focuser": {"name": "resnet", "depth": 10, "width": 0.125},
-        "policy": {"channels": 4, "hidden": 16, "grid": 3},
-        "classifier": {"hidden": 16, "dropout": 0.5},
-    },
-    "stages": {
-        "glancer": {"epochs": 2, "batch_size": 2, "learning_rates": {"glancer": 0.05}},
-        "focuser": {"epochs": 2, "batch_size": 2, "learning_rates": {"focuser": 0.05}},
-        "stage1": {
-            "epochs": 2,
-            "batch_size": 2,
-            "learning_rates": {"focuser": 0.05, "classifier": 0.05},
-        },
-        "stage2": {
-            "epochs": 2,
-            "batch_size": 2,
-            "optimizer": "adam",
-            "schedule": "constant",
-            "weight_decay": 0.0,
-            "learning_rates": {"policy": 0.01},
-            "passes": 2,
-        },
-        "stage3": {"epochs": 2, "batch_size": 2, "learning_rates": {"classifier": 0.05}},
-    },
-}
-
-
-def tiny_recipe(family: str) -> Recipe:
-    values = deepcopy(GRU)
-    if family == "tsm":
-        values["model"] |= {"family": "tsm", "glance_frames": 2}
-    return parse_recipe(values, "tiny.yaml")
-
-
-def noise_batch(recipe: Recipe) -> Batch:
-    model = recipe.model
-    frames = torch.randn(BATCH, model.frames, 3, SIZE, SIZE)
-    glance = (
-        torch.randn(BATCH, model.glance_frames, 3, SIZE, SIZE) if model.glance_frames else frames
-    )
-    labels = torch.eye(recipe.classes, dtype=torch.bool)[:BATCH]
-    return Batch(frames, glance, labels.float(), labels, torch.arange(BATCH), None)
 
 
 @pytest.fixture(params=["gru", "tsm"])

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import BATCH, CLASSES
+from noise import BATCH, CLASSES, noise_batch, tiny_recipe
 
 from adafocus.model.adafocus import build
 from adafocus.model.patches import crop, grid_corners
@@ -31,8 +31,6 @@ def test_videos_do_not_see_each_other(recipe, batch):
 
 
 def test_gru_family_equals_a_loop_over_frames():
-    from conftest import noise_batch, tiny_recipe
-
     torch.manual_seed(0)
     recipe = tiny_recipe("gru")
     model, frames = build(recipe, 32).eval(), noise_batch(recipe).frames

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 import torch
-from conftest import CLASSES, SIZE
+from noise import CLASSES, SIZE
 from torchvision.io import write_jpeg
 
 from adafocus.data.clips import Clips, EpochSampler, loader

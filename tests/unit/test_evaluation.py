@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import CLASSES, SIZE, tiny_recipe
 from mlflow import MlflowClient
+from noise import CLASSES, SIZE, tiny_recipe
 from PIL import Image
 from torchvision.io import write_jpeg
 

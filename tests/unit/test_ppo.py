@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from noise import noise_batch, tiny_recipe
 from torch.distributions import Categorical
 
 from adafocus.model.adafocus import build
@@ -95,8 +96,6 @@ def test_one_pass_has_ratio_one(recipe, batch):
 
 
 def test_sampled_positions_are_clamped_and_scored_as_such():
-    from conftest import noise_batch, tiny_recipe
-
     recipe = tiny_recipe("tsm")
     model = build(recipe, 32).eval()
     model.policy.actor.bias.data += torch.tensor([9.0, -9.0])  # means at 1 and 0

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import noise_batch
+from noise import noise_batch
 
 from adafocus.model.adafocus import build
 from adafocus.recipe import TRAINED_PARTS

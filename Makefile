@@ -1,0 +1,53 @@
+# make demo    install, train AdaFocus on generated videos, print the table
+# make test    install, check style and rules, run all tests
+# make ui      open the runs in MLflow
+# make lint    put the code in form
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test ui lint
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Prints MLflow's store, as config/config.yaml names it.
+export STORE := import yaml; from adafocus.recipe import Config; \
+	print(Config(**yaml.safe_load(open("config/config.yaml"))).tracking_uri)
+
+demo: $(BIN)/installed
+	$(BIN)/snakemake --cores all results/demo_40_stage3.json results/summary.md
+	@echo
+	@cat results/summary.md
+	@echo
+	@echo "Where it looked:        results/plots/demo_40_stage3_sheet.png"
+	@echo "How the policy learned: results/plots/demo_40_stage2_curves.svg"
+	@echo "How all stages learned: results/plots/*_curves.svg"
+	@echo "Accuracy after a step:  results/plots/demo_40_stage3_steps.svg"
+	@echo "Accuracy against cost:  results/summary.svg"
+	@echo "All runs in MLflow:     make ui"
+
+test: $(BIN)/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+	$(BIN)/pytest -m "not (slow or integration or gpu)"
+	$(BIN)/pytest -m "slow or integration or gpu"
+
+ui: $(BIN)/installed
+	store=$${MLFLOW_TRACKING_URI:-$$($(BIN)/python -c "$$STORE")}; \
+	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri "$$store"
+
+lint: $(BIN)/installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/snakefmt Snakefile workflow
+
+$(BIN)/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}; name another: make PYTHON=python3.12")'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv. This downloads about 5 GB, once: PyTorch comes with CUDA."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,31 @@
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+# The package of this checkout, also in an environment where it is not installed.
+sys.path.insert(0, workflow.basedir)
+
+
+include: "workflow/rules/configuration.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/training.smk"
+include: "workflow/rules/evaluation.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        chains["all"],
+        "results/summary.md",
+
+
+for dataset in recipes:
+
+    rule:
+        name:
+            dataset
+        input:
+            chains[dataset],
+            "results/summary.md",

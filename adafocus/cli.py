@@ -1,0 +1,146 @@
+"""The command line, `adafocus`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adafocus.recipe import Config, find_recipe, load_recipe, load_recipes
+
+# Each command imports what it needs itself: torch takes seconds, which --help need not.
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Stage = StrEnum("Stage", ["glancer", "focuser", "stage1", "stage2", "stage3"])
+Device = StrEnum("Device", ["auto", "cpu", "cuda"])
+
+RecipeFile = Annotated[Path, typer.Option("--recipe", help="The data set's recipe, a YAML file.")]
+DataFolder = Annotated[Path, typer.Option("--data", help="The data set's folder; holds splits/.")]
+Seed = Annotated[int, typer.Option(help="Fixes the run; on a CPU bit for bit.")]
+DeviceName = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
+TrackingUri = Annotated[
+    str, typer.Option(help="MLflow's store; MLFLOW_TRACKING_URI in the environment goes before it.")
+]
+
+DEFAULT_STORE = Config.model_fields["tracking_uri"].default
+
+
+@app.callback()
+def main() -> None:
+    """AdaFocus: accurate, cheap video recognition by looking hard only where it matters."""
+
+
+@app.command()
+def train(
+    recipe: RecipeFile,
+    stage: Annotated[Stage, typer.Option(help="What to train.")],
+    data: DataFolder,
+    output: Annotated[Path, typer.Option(help="The checkpoint to write, *.safetensors.")],
+    patch_size: Annotated[
+        int | None, typer.Option(help="In pixels; for stage1, stage2 and stage3.")
+    ] = None,
+    init: Annotated[
+        list[Path] | None,
+        typer.Option(help="Checkpoint to start from; give it once for each."),
+    ] = None,
+    curves: Annotated[
+        Path | None,
+        typer.Option(help="Training curves to draw; beside the checkpoint if not given."),
+    ] = None,
+    seed: Seed = 0,
+    device: DeviceName = Device.auto,
+    threads: Threads = 8,
+    tracking_uri: TrackingUri = DEFAULT_STORE,
+) -> None:
+    """Train one stage."""
+    with one_line_errors():
+        checked = load_recipe(recipe)
+        if stage in (Stage.glancer, Stage.focuser):
+            if patch_size is not None:
+                raise ValueError(f"--patch-size is not for {stage}: all patch sizes share it")
+        elif patch_size is None:
+            sizes = ", ".join(map(str, checked.patch_sizes))
+            raise ValueError(f"{stage} needs --patch-size; {recipe} allows: {sizes}")
+        else:
+            checked.check_patch_size(patch_size)
+
+        from adafocus import training
+
+        training.train(
+            checked,
+            stage.value,
+            patch_size,
+            data=data,
+            init=init or [],
+            output=output,
+            curves=curves or output.with_suffix(".curves.svg"),
+            seed=seed,
+            device=device.value,
+            threads=threads,
+            tracking_uri=tracking_uri,
+        )
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Of stage 1, 2 or 3.")],
+    data: DataFolder,
+    output: Annotated[Path, typer.Option(help="The result to write, *.json.")],
+    plots: Annotated[Path, typer.Option(help="Folder to draw figures in.")],
+    seed: Seed = 0,
+    device: DeviceName = Device.auto,
+    threads: Threads = 8,
+    tracking_uri: TrackingUri = DEFAULT_STORE,
+) -> None:
+    """Measure a checkpoint and its baselines on the validation videos."""
+    with one_line_errors():
+        from adafocus import evaluation
+
+        evaluation.evaluate(
+            checkpoint,
+            data=data,
+            output=output,
+            plots=plots,
+            seed=seed,
+            device=device.value,
+            threads=threads,
+            tracking_uri=tracking_uri,
+        )
+
+
+@app.command()
+def flops(
+    dataset: Annotated[str, typer.Option(help="Name of a recipe in config/recipes.")],
+    patch_size: Annotated[int, typer.Option(help="In pixels.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count the multiply-adds of one video, part by part."""
+    with one_line_errors():
+        recipe = find_recipe(load_recipes("config/recipes"), dataset)
+        recipe.check_patch_size(patch_size)
+
+        from adafocus.evaluation.flops import count
+
+        gflops = count(recipe, patch_size)
+    if as_json:
+        print(json.dumps(gflops))
+        return
+    for part, value in {**gflops["parts"], "total": gflops["total"]}.items():
+        print(f"{part:<12} {value:8.3f} GFLOPs")
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Errors that a person can mend, all of them `ValueError`s, end the program in one line."""
+    try:
+        yield
+    except ValueError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from None

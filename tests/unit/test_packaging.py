@@ -1,0 +1,81 @@
+"""pyproject.toml, requirements.lock and environment.yml name the same packages and versions."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines()]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+CONDA_PYTHON = next(entry for entry in CONDA if str(entry).startswith("python=")).split("=")[1]
+
+
+def locked(python: str) -> dict[str, str]:
+    """Version of each package on Linux by its name."""
+    machine = {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "sys_platform": "linux",
+        "platform_machine": "x86_64",
+    }
+    return {
+        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+        for pin in LOCK
+        if pin.marker is None or pin.marker.evaluate(machine)
+    }
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_the_lock_meets_pyproject(python):
+    pins = locked(python)
+    wanted = PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
+
+
+def test_the_lock_pins_and_names_no_registry():
+    text = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"://|^\s*-", text, flags=re.MULTILINE)
+    for pin in LOCK:
+        assert re.fullmatch(r"==[^*]+", str(pin.specifier)), pin
+
+
+def test_the_conda_environment_has_the_locks_pins():
+    (pip,) = (entry["pip"] for entry in CONDA if isinstance(entry, dict))
+    given = {r.name: (str(r.specifier), r.extras) for r in map(Requirement, pip)}
+    pins = locked(CONDA_PYTHON)
+    assert given == {
+        r.name: (f"=={pins[canonicalize_name(r.name)]}", r.extras)
+        for r in map(Requirement, PROJECT["dependencies"])
+    }
+    assert {"ffmpeg", "pip"} <= set(map(str, CONDA))
+
+
+def test_what_is_imported_is_required():
+    scripts = [*ROOT.glob("workflow/scripts/*.py")]
+    own = {"adafocus", *(path.stem for path in scripts)}
+    files = [*ROOT.glob("adafocus/**/*.py"), *scripts]
+    imported = set()
+    for node in (node for path in files for node in ast.walk(ast.parse(path.read_text()))):
+        if isinstance(node, ast.Import):
+            imported.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            imported.add(node.module.split(".")[0])
+    imported -= own | sys.stdlib_module_names
+    packages = packages_distributions()
+    required = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+    missing = {
+        module
+        for module in imported
+        if not required & {canonicalize_name(name) for name in packages[module]}
+    }
+    assert not missing

@@ -1,0 +1,70 @@
+"""The real Snakefile, run in a folder of its own with a configuration of its own."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Project:
+    """A working directory that holds config/, and later data/ and results/."""
+
+    folder: Path
+    snakefile = ROOT / "Snakefile"
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--directory", self.folder]
+        command += ["--snakefile", self.snakefile, *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Number of jobs of each rule in a dry run."""
+        run = self.snakemake("--dry-run", *arguments)
+        assert run.returncode == 0, run.stdout + run.stderr
+        table = re.search(r"^Job stats:\n.*\n.*\n((?:\S+ +\d+\n)+)", run.stdout, re.MULTILINE)
+        rows = table[1].splitlines() if table else []
+        return {rule: int(count) for rule, count in map(str.split, rows) if rule != "total"}
+
+    def refused(self, *arguments: str) -> str:
+        """The one line in which a run was refused before any job."""
+        run = self.snakemake(*arguments)
+        assert run.returncode == 1, run.stdout + run.stderr
+        assert not (self.folder / "results").exists()
+        assert not (self.folder / "data").exists()
+        output = run.stdout + run.stderr
+        assert "Traceback" not in output and "Exception" not in output, output
+        (line,) = (line for line in output.splitlines() if line.startswith("Error: "))
+        assert output.endswith(line + "\n")
+        return line
+
+    def edit(self, file: str, *path: str, value: object) -> None:
+        """Sets one value of a YAML file."""
+        file_ = self.folder / "config" / file
+        values = section = yaml.safe_load(file_.read_text())
+        for key in path[:-1]:
+            section = section[key]
+        section[path[-1]] = value
+        file_.write_text(yaml.safe_dump(values))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """The configuration and recipes that are shipped."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    return Project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A folder without any configuration yet, for the tests of one file together."""
+    return Project(tmp_path_factory.mktemp("tiny"))

@@ -1,0 +1,207 @@
+"""The real chain on tiny real videos: both model families, both sources, all stages."""
+
+import csv
+import json
+import sqlite3
+from contextlib import closing
+
+import pytest
+import yaml
+
+from adafocus.data.digits import write_videos
+from adafocus.recipe import GenerateSource
+
+pytestmark = pytest.mark.slow
+
+STAGE = {"epochs": 1, "batch_size": 6}
+POLICY = {"optimizer": "adam", "schedule": "constant", "weight_decay": 0.0}
+DIGITS = {
+    "name": "digits",
+    "title": "Tiny digits",
+    "classes": 10,
+    "videos": {"train": 12, "val": 6},
+    "metric": "top1",
+    "patch_sizes": [16, 24],
+    "source": {
+        "kind": "generate",
+        "train": 12,
+        "val": 6,
+        "frames": 8,
+        "size": 48,
+        "digit": 16,
+        "fragments": 2,
+        "backgrounds": 2,
+    },
+    "annotations": {
+        "train": "train.txt",
+        "val": "val.txt",
+        "classes": "classes.txt",
+        "positions": "positions.csv",
+    },
+    "frames": {"height": 48, "shards": 2},
+    "augmentation": {"scales": [1.0], "flip": False},
+    "model": {
+        "family": "gru",
+        "frames": 4,
+        "frame_size": 48,
+        "glance_size": 16,
+        "glancer": {"name": "mobilenet_v2", "width": 0.1, "output_stride": 8},
+        "focuser": {"name": "resnet", "depth": 10, "width": 0.125},
+        "policy": {"channels": 4, "hidden": 16, "grid": 5},
+        "classifier": {"hidden": 16},
+    },
+    "stages": {
+        "glancer": {**STAGE, "learning_rates": {"glancer": 0.01}},
+        "focuser": {**STAGE, "learning_rates": {"focuser": 0.01}},
+        "stage1": {**STAGE, "learning_rates": {"focuser": 0.01, "classifier": 0.05}},
+        "stage2": {**STAGE, **POLICY, "learning_rates": {"policy": 0.001}},
+        "stage3": {**STAGE, "learning_rates": {"classifier": 0.01}},
+    },
+}
+# Videos that a person puts there, with the authors' split files in their spaced form.
+GIVEN = DIGITS | {
+    "name": "given",
+    "title": "Videos on request",
+    "patch_sizes": [16],
+    "source": {"kind": "manual", "homepage": "https://example.org"},
+    "annotations": {
+        "train": "train_videofolder.txt",
+        "val": "val_videofolder.txt",
+        "classes": "category.txt",
+        "separator": " ",
+    },
+    "frames": {"height": 48, "shards": 1},
+    "augmentation": {"flip": False},
+    "model": DIGITS["model"] | {"family": "tsm", "glance_frames": 3, "frame_size": 32},
+}
+RESULTS = ["digits_16_stage3", "given_16_stage3"]
+
+
+@pytest.fixture(scope="module")
+def chain(tiny_project):
+    """Both chains, run once; what the tests look at."""
+    recipes = tiny_project.folder / "config" / "recipes"
+    recipes.mkdir(parents=True)
+    for recipe in (DIGITS, GIVEN):
+        (recipes / f"{recipe['name']}.yaml").write_text(yaml.safe_dump(recipe))
+    config = {"datasets": {"digits": [16], "given": [16]}, "device": "cpu", "threads": 1}
+    (recipes.parent / "config.yaml").write_text(yaml.safe_dump(config))
+    _put_given_videos(tiny_project.folder / "data" / "given")
+    run = tiny_project.snakemake()
+    assert run.returncode == 0, run.stdout + run.stderr
+    return tiny_project
+
+
+def _put_given_videos(folder):
+    source = GenerateSource(**DIGITS["source"] | {"frames": 6})
+    write_videos(source, folder, workers=2)
+    annotations = folder / "annotations"
+    for split in ("train", "val"):
+        lines = []
+        for line in (annotations / f"{split}.txt").read_text().splitlines():
+            video, frames, label = line.split(",")
+            spaced = f"a video {video}"
+            (folder / "videos" / f"{video}.mp4").rename(folder / "videos" / f"{spaced}.mp4")
+            lines.append(f"{spaced} {frames} {label}\n")
+        (annotations / f"{split}_videofolder.txt").write_text("".join(lines))
+    (annotations / "classes.txt").rename(annotations / "category.txt")
+    broken = folder / "videos" / "broken.mp4"
+    broken.write_text("no video")
+    with (annotations / "train_videofolder.txt").open("a") as file:
+        file.write("broken 6 0\n")
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_the_result(chain, name):
+    result = json.loads((chain.folder / "results" / f"{name}.json").read_text())
+    assert set(result["metrics"]) == {"top1", "top5", "mAP"}
+    assert all(0 <= value <= 100 for value in result["metrics"].values())
+    oracle = {"oracle"} if name.startswith("digits") else set()
+    assert set(result["baselines"]) == {"random", "centre", "glancer"} | oracle
+    assert len(result["metrics_per_step"]) == (4 if name.startswith("digits") else 1)
+    assert result["gflops_per_video"] > 0
+    assert result["seed"] == 0
+
+
+def test_what_could_not_be_read_is_reported_and_left_out(chain):
+    splits = chain.folder / "data" / "given" / "splits"
+    with (splits / "train.csv").open() as file:
+        videos = [row["video"] for row in csv.DictReader(file)]
+    assert len(videos) == 12
+    assert all(video.startswith("a video ") for video in videos)
+    report = json.loads((splits / "report.json").read_text())
+    assert list(report["train"]["missing"]) == ["broken"]
+
+
+def test_the_summary_holds_all_results(chain):
+    with (chain.folder / "results" / "summary.csv").open() as file:
+        rows = [(row["dataset"], row["patch_size"]) for row in csv.DictReader(file)]
+    assert rows == [("digits", "16"), ("given", "16")]
+    assert "digits" in (chain.folder / "results" / "summary.md").read_text()
+    assert (chain.folder / "results" / "summary.svg").stat().st_size > 1000
+
+
+def test_every_job_leaves_a_log_a_benchmark_and_a_run(chain):
+    results = chain.folder / "results"
+    stages = ("glancer_stage0", "focuser_stage0", "16_stage1", "16_stage2", "16_stage3")
+    jobs = {f"{name}_{stage}" for name in ("digits", "given") for stage in stages}
+    jobs |= {f"{name}_evaluation" for name in RESULTS}
+    others = {"digits_download", "given_download", "digits_splits", "given_splits", "summary"}
+    others |= {"digits_frames_0", "digits_frames_1", "given_frames_0"}
+    assert {path.stem for path in (results / "logs").iterdir()} == jobs | others
+    assert {path.stem for path in (results / "benchmarks").iterdir()} == jobs | others
+    with closing(sqlite3.connect(results / "mlflow.db")) as store:
+        runs = {name for (name,) in store.execute("select name from runs")}
+    assert runs == jobs
+
+
+def test_nothing_is_done_twice(chain):
+    for targets in ([], ["results/given_16_stage3.json"]):
+        assert "Nothing to be done" in chain.snakemake(*targets).stderr
+    # As `make demo` does it: one result, and all results in the table.
+    targets = ["results/digits_16_stage3.json", "results/summary.md"]
+    assert chain.snakemake(*targets).returncode == 0
+    test_the_summary_holds_all_results(chain)
+    assert "Nothing to be done" in chain.snakemake(*targets).stderr
+
+
+def test_a_changed_rate_runs_its_stage_and_what_follows(chain):
+    change = ("recipes/digits.yaml", "stages", "stage3", "learning_rates", "classifier")
+    chain.edit(*change, value=0.02)
+    try:
+        planned = chain.planned()
+    finally:
+        chain.edit(*change, value=0.01)
+    assert planned == {"stage3": 1, "evaluate": 1, "summary": 1, "all": 1}
+
+
+def test_another_patch_size_shares_the_data_and_both_backbones(chain):
+    assert chain.planned("results/digits_24_stage3.json") == {
+        "stage1": 1,
+        "stage2": 1,
+        "stage3": 1,
+        "evaluate": 1,
+    }
+
+
+def test_the_summary_alone_does_not_train(chain):
+    """Results of earlier calls are taken as they are, whatever became of their recipe."""
+    change = ("recipes/digits.yaml", "stages", "glancer", "epochs")
+    chain.edit(*change, value=2)
+    try:
+        assert chain.planned("results/given_16_stage3.json", "summary") == {"summary": 1}
+    finally:
+        chain.edit(*change, value=1)
+
+
+def test_a_failed_job_is_one_line_that_names_its_log(chain):
+    (chain.folder / "data" / "given" / "annotations" / "category.txt").rename(
+        chain.folder / "data" / "given" / "annotations" / "categories.txt"
+    )
+    run = chain.snakemake("--forcerun", "download", "--", "data/given/videos.csv")
+    assert run.returncode == 1
+    (line,) = (line for line in run.stderr.splitlines() if line.startswith("Error: "))
+    assert "annotations/category.txt" in line and "https://example.org" in line
+    assert "results/logs/given_download.log" in line
+    log = (chain.folder / "results" / "logs" / "given_download.log").read_text()
+    assert "DataError" in log

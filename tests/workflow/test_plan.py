@@ -1,0 +1,127 @@
+"""What the workflow plans to do, and what it refuses before it does anything."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+CHAIN = {
+    "download": 1,
+    "splits": 1,
+    "train_glancer": 1,
+    "train_focuser": 1,
+    "stage1": 1,
+    "stage2": 1,
+    "stage3": 1,
+    "evaluate": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "frames"),
+    [
+        ("actnet_128", 64),
+        ("fcvid_192", 128),
+        ("minik_160", 128),
+        ("sthv1_144", 64),
+        ("sthv2_176", 128),
+    ],
+)
+def test_one_result_takes_the_whole_chain(project, target, frames):
+    planned = project.planned(f"results/{target}_stage3.json")
+    assert planned == CHAIN | {"frames": frames}
+
+
+def test_earlier_stages_can_be_evaluated(project):
+    planned = project.planned("results/actnet_128_stage1.json")
+    assert planned == {k: n for k, n in CHAIN.items() if k not in ("stage2", "stage3")} | {
+        "frames": 64
+    }
+
+
+def test_all_is_five_data_sets_times_three_patch_sizes(project):
+    planned = project.planned()
+    assert planned == {
+        "download": 5,
+        "frames": 64 + 128 + 128 + 64 + 128,
+        "splits": 5,
+        "train_glancer": 5,
+        "train_focuser": 5,
+        "stage1": 15,
+        "stage2": 15,
+        "stage3": 15,
+        "evaluate": 15,
+        "summary": 1,
+        "all": 1,
+    }
+
+
+@pytest.mark.parametrize(("dataset", "sizes"), [("demo", 3), ("actnet", 3)])
+def test_a_data_sets_name_is_a_target(project, dataset, sizes):
+    """Patch sizes are the configuration's, or the recipe's where the configuration has none."""
+    planned = project.planned(dataset)
+    assert (planned["train_glancer"], planned["stage3"], planned["evaluate"]) == (1, sizes, sizes)
+    assert planned["summary"] == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("results/foo_128_stage3.json", ["'foo'", "actnet, demo, fcvid, minik, sthv1, sthv2"]),
+        ("results/checkpoints/foo_glancer_stage0.safetensors", ["'foo'", "actnet"]),
+        ("results/actnet_100_stage3.json", ["100", "actnet", "96, 128, 160, 192"]),
+        ("results/checkpoints/sthv1_128_stage1.safetensors", ["128", "sthv1", "144, 160, 176"]),
+    ],
+)
+def test_a_target_without_recipe_is_one_line(project, target, expected):
+    line = project.refused(target)
+    assert all(part in line for part in expected), line
+
+
+@pytest.mark.parametrize(
+    ("edit", "value", "expected"),
+    [
+        (("config.yaml", "sede"), 1, ["config/config.yaml", "'sede'", "seed"]),
+        (("config.yaml", "datasets", "foo"), [128], ["datasets.foo", "allowed: actnet"]),
+        (("config.yaml", "datasets", "sthv2"), [128], ["datasets.sthv2", "144, 160, 176"]),
+        (
+            ("recipes/actnet.yaml", "stages", "stage2", "dicsount"),
+            0.7,
+            ["config/recipes/actnet.yaml", "stages.stage2", "'dicsount'", "discount"],
+        ),
+        (
+            ("recipes/sthv1.yaml", "model", "frames"),
+            "twelve",
+            ["config/recipes/sthv1.yaml", "model.frames", "integer"],
+        ),
+    ],
+)
+def test_a_wrong_entry_is_one_line(project, edit, value, expected):
+    project.edit(*edit, value=value)
+    line = project.refused("results/actnet_128_stage3.json")
+    assert all(part in line for part in expected), line
+
+
+def test_a_configuration_that_is_no_yaml(project):
+    (project.folder / "config" / "config.yaml").write_text("datasets: [")
+    assert "YAML" in project.refused()
+
+
+def test_a_machines_gpus_are_what_its_jobs_share(project, monkeypatch):
+    program = project.folder / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho GPU-aa\necho GPU-bb\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{project.folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    run = project.snakemake("data/actnet/videos.csv")
+    (resources,) = (line for line in run.stderr.splitlines() if "Provided resources" in line)
+    assert "gpu" in resources and "2" in resources
+
+
+def test_reading_the_workflow_does_not_load_torch(project):
+    code = "import sys\nfrom snakemake.cli import main\ntry:\n main()\nexcept SystemExit as done:\n"
+    code += " assert not done.code\nassert 'torch' not in sys.modules\n"
+    command = [sys.executable, "-c", code, "--dry-run", "--directory", project.folder]
+    command += ["--snakefile", project.snakefile, "results/actnet_128_stage3.json"]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ)

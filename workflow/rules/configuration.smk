@@ -1,0 +1,106 @@
+"""What the configuration, the recipes and this call's targets ask for."""
+
+import os
+import sys
+from contextlib import contextmanager
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from adafocus.gpus import visible_gpus
+from adafocus.recipe import RecipeError, find_recipe, load_recipes, parse_config
+
+
+@contextmanager
+def one_line_errors():
+    try:
+        yield
+    except (RecipeError, WorkflowError) as error:
+        sys.exit(f"Error: {error}")
+
+
+def recipe_of(wildcards):
+    """The data set's recipe, where there is one and it allows the patch size."""
+    with one_line_errors():
+        recipe = find_recipe(recipes, wildcards.dataset)
+        if "patch_size" in wildcards.keys():
+            recipe.check_patch_size(int(wildcards.patch_size))
+        return recipe
+
+
+def recipe_entries(*names):
+    """Function of the wildcards for `params`: these entries of the data set's recipe.
+
+    What depends on them is made again when they change, and not when the rest of the recipe does.
+    """
+
+    def entries(wildcards):
+        recipe = recipe_of(wildcards).to_dict()
+        return {name: reduce(getitem, name.split("."), recipe) for name in names}
+
+    return entries
+
+
+def manifests_of(wildcards):
+    """What each shard of the frame extraction leaves."""
+    shards = range(recipe_of(wildcards).frames.shards)
+    return expand("{data}/{{dataset}}/manifests/{shard}.csv", data=config["data"], shard=shards)
+
+
+def splits_of(wildcards):
+    """The split files that training and evaluation read."""
+    names = ("train.csv", "val.csv", "classes.txt")
+    folder = f"{config['data']}/{recipe_of(wildcards).name}/splits"
+    return [f"{folder}/{name}" for name in names]
+
+
+def results_asked_for():
+    """Results that the targets of this call of snakemake name or stand for."""
+    targets = {os.path.normpath(target) for target in workflow.dag_settings.targets} or {"all"}
+    named = {target for target in targets if Path(target).match("results/*_stage[123].json")}
+    return sorted(named.union(*(chains.get(target, ()) for target in targets)))
+
+
+def results_made_before():
+    """Other results on disk, which this call leaves as they are, and when they were made."""
+    found = map(str, Path("results").glob("*_stage[123].json"))
+    return {path: os.stat(path).st_mtime for path in sorted(set(found) - set(results_asked_for()))}
+
+
+with one_line_errors():
+
+    configfile: "config/config.yaml"
+
+    recipes = load_recipes("config/recipes")
+    settings = parse_config(config, recipes, source="config/config.yaml")
+
+
+# Scripts find the configuration as it was checked, defaults filled in, in `snakemake.config`.
+config.update(settings.model_dump(mode="json"))
+config["recipes"] = {name: recipe.to_dict() for name, recipe in recipes.items()}
+
+# Results that the targets `all` and `{dataset}` stand for.
+chains = {
+    name: [
+        f"results/{name}_{patch_size}_stage3.json"
+        for patch_size in settings.datasets.get(name, recipe.patch_sizes)
+    ]
+    for name, recipe in recipes.items()
+}
+chains["all"] = [path for name in settings.datasets for path in chains[name]]
+
+# One job at a time on each GPU of this machine. A cluster's scheduler, for which the number of
+# jobs is given instead of cores, looks after its own.
+gpus = visible_gpus() if settings.device != "cpu" else []
+gpus_per_job = int(settings.device == "cuda" or bool(gpus))
+if gpus and workflow.nodes is None and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", len(gpus))
+
+
+wildcard_constraints:
+    dataset=r"[\w-]+",
+    patch_size=r"\d+",
+    shard=r"\d+",
+    stage="[123]",

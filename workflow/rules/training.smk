@@ -1,0 +1,104 @@
+# One rule per stage; each starts from the checkpoints that the ones before it left.
+
+
+rule train_glancer:
+    input:
+        splits=splits_of,
+    output:
+        checkpoint="results/checkpoints/{dataset}_glancer_stage0.safetensors",
+        curves="results/plots/{dataset}_glancer_stage0_curves.svg",
+    log:
+        "results/logs/{dataset}_glancer_stage0.log",
+    benchmark:
+        "results/benchmarks/{dataset}_glancer_stage0.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["threads"]
+    resources:
+        mem_mb=32000,
+        runtime=2880,
+        gpu=gpus_per_job,
+    params:
+        stage="glancer",
+        seed=config["seed"],
+        recipe=recipe_entries("classes", "metric", "augmentation", "model", "stages.glancer"),
+    message:
+        "{wildcards.dataset}: pretraining the glancer on whole frames (stage 0)"
+    script:
+        "../scripts/train.py"
+
+
+use rule train_glancer as train_focuser with:
+    output:
+        checkpoint="results/checkpoints/{dataset}_focuser_stage0.safetensors",
+        curves="results/plots/{dataset}_focuser_stage0_curves.svg",
+    log:
+        "results/logs/{dataset}_focuser_stage0.log",
+    benchmark:
+        "results/benchmarks/{dataset}_focuser_stage0.tsv"
+    params:
+        stage="focuser",
+        seed=config["seed"],
+        recipe=recipe_entries("classes", "metric", "augmentation", "model", "stages.focuser"),
+    message:
+        "{wildcards.dataset}: pretraining the focuser on whole frames (stage 0)"
+
+
+use rule train_glancer as stage1 with:
+    input:
+        splits=splits_of,
+        init=[rules.train_glancer.output.checkpoint, rules.train_focuser.output.checkpoint],
+    output:
+        checkpoint="results/checkpoints/{dataset}_{patch_size}_stage1.safetensors",
+        curves="results/plots/{dataset}_{patch_size}_stage1_curves.svg",
+    log:
+        "results/logs/{dataset}_{patch_size}_stage1.log",
+    benchmark:
+        "results/benchmarks/{dataset}_{patch_size}_stage1.tsv"
+    params:
+        stage="stage1",
+        seed=config["seed"],
+        recipe=recipe_entries("classes", "metric", "augmentation", "model", "stages.stage1"),
+    message:
+        "{wildcards.dataset}: training focuser and classifier on random patches of"
+        " {wildcards.patch_size} pixels (stage 1)"
+
+
+use rule stage1 as stage2 with:
+    input:
+        splits=splits_of,
+        init=[rules.stage1.output.checkpoint],
+    output:
+        checkpoint="results/checkpoints/{dataset}_{patch_size}_stage2.safetensors",
+        curves="results/plots/{dataset}_{patch_size}_stage2_curves.svg",
+    log:
+        "results/logs/{dataset}_{patch_size}_stage2.log",
+    benchmark:
+        "results/benchmarks/{dataset}_{patch_size}_stage2.tsv"
+    params:
+        stage="stage2",
+        seed=config["seed"],
+        recipe=recipe_entries("classes", "metric", "augmentation", "model", "stages.stage2"),
+    message:
+        "{wildcards.dataset}: training the policy that picks patches of"
+        " {wildcards.patch_size} pixels (stage 2)"
+
+
+use rule stage1 as stage3 with:
+    input:
+        splits=splits_of,
+        init=[rules.stage2.output.checkpoint],
+    output:
+        checkpoint="results/checkpoints/{dataset}_{patch_size}_stage3.safetensors",
+        curves="results/plots/{dataset}_{patch_size}_stage3_curves.svg",
+    log:
+        "results/logs/{dataset}_{patch_size}_stage3.log",
+    benchmark:
+        "results/benchmarks/{dataset}_{patch_size}_stage3.tsv"
+    params:
+        stage="stage3",
+        seed=config["seed"],
+        recipe=recipe_entries("classes", "metric", "augmentation", "model", "stages.stage3"),
+    message:
+        "{wildcards.dataset}: training the classifier on the policy's patches of"
+        " {wildcards.patch_size} pixels (stage 3)"
