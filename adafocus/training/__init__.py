@@ -14,7 +14,7 @@ from adafocus.data.clips import Clips, EpochSampler, class_names, loader
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import PARTS, Checkpoint
-from adafocus.recipe import TRAINED_PARTS, Recipe
+from adafocus.recipe import Recipe
 from adafocus.training.engine import Stage, fit, write_history
 from adafocus.training.stage0 import FocuserStage, GlancerStage
 from adafocus.training.stage1 import Stage1
@@ -28,6 +28,14 @@ STAGES: dict[str, type[Stage]] = {
     "stage2": Stage2,
     "stage3": Stage3,
 }
+STARTS_FROM = {
+    "glancer": (),
+    "focuser": (),
+    "stage1": ("glancer", "focuser"),
+    "stage2": ("glancer", "focuser", "classifier"),
+    "stage3": ("glancer", "focuser", "classifier", "policy"),
+}
+"""Parts of the model that each stage takes from the checkpoints it is given."""
 
 
 def train(
@@ -54,7 +62,7 @@ def train(
         stage: ``glancer``, ``focuser``, ``stage1``, ``stage2`` or ``stage3``.
         patch_size: in pixels; None for stage 0, which is shared by all patch sizes.
         data: the data set's folder, with its splits.
-        init: checkpoints of the stages before.
+        init: checkpoints of the stages before, see `STARTS_FROM`.
         output: the checkpoint to write.
         curves: the figure of training curves to write.
         seed: fixes the run; on a CPU bit for bit, for one number of threads.
@@ -75,11 +83,7 @@ def train(
     sources = {path: checkpoint.read(path) for path in init}
     for path, source in sources.items():
         checkpoint.check_fit(source, path, recipe, patch_size)
-    fresh = TRAINED_PARTS[stage]
-    held = {part for source in sources.values() for part in PARTS[source.stage]}
-    checkpoint.fill(
-        model, sources, [part for part in PARTS[stage] if part not in fresh or part in held]
-    )
+    checkpoint.fill(model, sources, STARTS_FROM[stage])
     if stage in ("glancer", "focuser"):
         backbone, section = getattr(model, stage), getattr(recipe.model, stage)
         checkpoint.load_pretrained(backbone, section, key=f"{recipe.name}: model.{stage}")

@@ -1,0 +1,91 @@
+"""One stage from its checkpoints to its checkpoint, on noise."""
+
+import csv
+
+import pytest
+import torch
+from noise import CLASSES, SIZE, tiny_recipe
+from torchvision.io import write_jpeg
+
+from adafocus.model import checkpoint
+from adafocus.model.adafocus import build
+from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError
+from adafocus.training import STARTS_FROM, train
+
+RECIPE = tiny_recipe("gru")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "splits").mkdir()
+    (folder / "splits" / "classes.txt").write_text("".join(f"class {i}\n" for i in range(CLASSES)))
+    for split in ("train", "val"):
+        with (folder / "splits" / f"{split}.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["video", "path", "frames", "labels"])
+            for i in range(2):
+                video = folder / f"{split}{i}"
+                video.mkdir()
+                noise = torch.randint(256, (3, SIZE, SIZE), dtype=torch.uint8)
+                write_jpeg(noise, str(video / "1.jpg"))
+                table.writerow([video.name, video.name, 1, i])
+    return folder
+
+
+def write(path, stage, patch_size):
+    model = build(RECIPE, 32)
+    tensors = {k: v for k, v in model.state_dict().items() if k.split(".")[0] in PARTS[stage]}
+    checkpoint.write(path, Checkpoint(tensors, RECIPE, stage, patch_size, ("a",) * CLASSES))
+    return path
+
+
+def run(stage, init, data, folder, patch_size=32):
+    output = folder / f"{stage}.safetensors"
+    train(
+        RECIPE,
+        stage,
+        patch_size,
+        data=data,
+        init=init,
+        output=output,
+        curves=folder / "curves.svg",
+        seed=0,
+        device="cpu",
+        threads=1,
+        tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
+    )
+    return checkpoint.read(output)
+
+
+def test_a_stage_keeps_what_it_starts_from_but_for_what_it_trains(data, tmp_path):
+    glancer = write(tmp_path / "g.safetensors", "glancer", None)
+    focuser = write(tmp_path / "f.safetensors", "focuser", None)
+    trained = run("stage1", [glancer, focuser], data, tmp_path)
+    assert trained.stage == "stage1"
+    assert trained.class_names == tuple(f"class {i}" for i in range(CLASSES))
+    for key, value in checkpoint.read(glancer).tensors.items():
+        assert torch.equal(trained.tensors[key], value)
+    stem = trained.tensors["focuser.trunk.conv1.weight"]
+    start = checkpoint.read(focuser).tensors["focuser.trunk.conv1.weight"]
+    assert not torch.equal(stem, start)
+    assert torch.allclose(stem, start, atol=0.5)
+    with (tmp_path / "stage1.metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert (tmp_path / "stage1.resume.pt").exists()
+    assert (tmp_path / "curves.svg").exists()
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
+def test_a_part_that_no_checkpoint_holds_is_an_error(stage, data, tmp_path):
+    glancer = write(tmp_path / "g.safetensors", "glancer", None)
+    assert STARTS_FROM[stage][1] == "focuser"
+    with pytest.raises(CheckpointError, match="g.safetensors: holds no focuser"):
+        run(stage, [glancer], data, tmp_path)
+    assert not (tmp_path / f"{stage}.safetensors").exists()
+
+
+def test_a_checkpoint_of_another_patch_size_is_an_error(data, tmp_path):
+    init = write(tmp_path / "c.safetensors", "stage2", 48)
+    with pytest.raises(CheckpointError, match="another patch size than the recipe's: 48, not 32"):
+        run("stage3", [init], data, tmp_path)

@@ -1,0 +1,27 @@
+"""The demo as `make demo` runs it, with the figures that README promises."""
+
+import json
+import re
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.mark.slow
+def test_the_learned_patches_beat_random_ones(project):
+    plan = subprocess.run(
+        ["make", "--dry-run", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    (targets,) = re.findall(r"/snakemake --cores all (.*)", plan.stdout)
+    run = project.snakemake(*targets.split())
+    assert run.returncode == 0, run.stdout + run.stderr
+    (name,) = re.findall(r"results/(demo_\d+_stage3)\.json", targets)
+    result = json.loads((project.folder / "results" / f"{name}.json").read_text())
+    policy = result["metrics"]["top1"]
+    random, oracle = (result["baselines"][place]["top1"] for place in ("random", "oracle"))
+    assert policy - random >= 20
+    assert policy - random >= 0.8 * (oracle - random)
+    assert "demo" in (project.folder / "results" / "summary.md").read_text()
+    assert (project.folder / "results" / "plots" / f"{name}_sheet.png").stat().st_size < 300_000
+    assert "Nothing to be done" in project.snakemake(*targets.split()).stderr

@@ -1,0 +1,101 @@
+"""Every command of the README, run as it stands in a folder where a tiny demo has been made."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+from test_chain import DIGITS
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    command
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for command in block.splitlines()
+]
+ELSEWHERE = {
+    "make demo": "test_demo.py",
+    "make test": "runs this test",
+    "make ui": "test_make_ui_opens_mlflow",
+    "source .venv/bin/activate": "the environment that these tests run in",
+}
+ON_REQUEST = "snakemake --cores all results/actnet_128_stage3.json"
+"""Ends in what a person without ActivityNet is told."""
+
+
+@pytest.fixture(scope="module")
+def demo(tiny_project):
+    """The shipped configuration with a demo that takes seconds."""
+    import shutil
+
+    shutil.copytree(ROOT / "config", tiny_project.folder / "config")
+    recipe = DIGITS | {"name": "demo", "patch_sizes": [24, 32, 40]}
+    recipe_file = tiny_project.folder / "config" / "recipes" / "demo.yaml"
+    recipe_file.write_text(yaml.safe_dump(recipe))
+    return tiny_project
+
+
+def run(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
+    programs = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_commands_run_as_they_stand(demo):
+    (demo.folder / "Snakefile").symlink_to(ROOT / "Snakefile")
+    (demo.folder / "workflow").symlink_to(ROOT / "workflow")
+    (demo.folder / "profiles").symlink_to(ROOT / "profiles")
+    for command in COMMANDS:
+        if command in ELSEWHERE:
+            continue
+        done = run(demo.folder, shlex.split(command))
+        output = done.stdout + done.stderr
+        if command == ON_REQUEST:
+            assert done.returncode == 1
+            assert "http://activity-net.org/download.html" in output
+        else:
+            assert done.returncode == 0, f"{command}\n{output}"
+    assert (demo.folder / "again.json").exists()
+    assert (demo.folder / "mine.safetensors").exists()
+
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    done = run(demo.folder, [sys.executable, "-c", example])
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_run_elsewhere_is_in_the_readme():
+    assert set(ELSEWHERE) | {ON_REQUEST} <= set(COMMANDS)
+
+
+@pytest.mark.integration
+def test_make_ui_opens_mlflow(tmp_path):
+    if not (ROOT / ".venv" / "bin" / "installed").exists():
+        pytest.skip("make has not made .venv in this checkout")
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    server = subprocess.Popen(
+        ["make", "ui"], cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert "MLflow" in _page("http://127.0.0.1:5000", server)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def _page(address: str, server: subprocess.Popen) -> str:
+    for _ in range(90):
+        assert server.poll() is None, "make ui ended"
+        try:
+            return urllib.request.urlopen(address, timeout=5).read().decode()
+        except OSError:
+            time.sleep(1)
+    raise AssertionError(f"nothing answers on {address}")
