@@ -33,7 +33,7 @@ test: $(BIN)/installed
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/pytest -m "not (slow or integration or gpu)"
-	$(BIN)/pytest -m "slow or integration or gpu"
+	$(BIN)/pytest -m "slow or integration"
 
 ui: $(BIN)/installed
 	store=$${MLFLOW_TRACKING_URI:-$$($(BIN)/python -c "$$STORE")}; \
