@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -19,6 +20,17 @@ from adafocus.files import whole
 from adafocus.recipe import Frames, Recipe
 
 
+class Video(NamedTuple):
+    """A video to extract: its name and its file, or folder of JPEG files."""
+
+    name: str
+    source: Path
+
+    def store(self, folder: Path) -> Path:
+        """Where its frames will be."""
+        return self.source if self.source.is_dir() else folder / "frames" / f"{self.name}.zip"
+
+
 class Extracted(NamedTuple):
     """A row of a manifest."""
 
@@ -27,10 +39,14 @@ class Extracted(NamedTuple):
     """Frame store or folder of JPEG files, relative to the data set's folder."""
     status: str
     """``ok`` or ``failed``."""
-    frames: int = 0
-    height: int = 0
-    width: int = 0
-    error: str = ""
+    frames: int
+    height: int
+    width: int
+    error: str
+
+
+GROUP = 8
+"""Videos that one ffmpeg takes at a time: for short ones it starts longer than it works."""
 
 
 def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
@@ -38,54 +54,76 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
 
     Each video becomes ``frames/{video}.zip``; a video that is a folder of JPEG files is used where
     it is. What was extracted before at the same settings is left alone. A video that fails is a
-    row of the manifest with its error. ``threads`` videos are decoded at a time.
+    row of the manifest with its error. ``threads`` processes of ffmpeg run at a time.
     """
     with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
-        videos = list(csv.DictReader(file))[shard :: recipe.frames.shards]
+        videos = [Video(row["video"], folder / row["path"]) for row in csv.DictReader(file)][
+            shard :: recipe.frames.shards
+        ]
+    groups = [videos[start : start + GROUP] for start in range(0, len(videos), GROUP)]
 
-    def extracted(video: dict[str, str]) -> Extracted:
-        return _extract(recipe.frames, folder, video["video"], video["path"])
+    def extracted(group: list[Video]) -> list[Extracted]:
+        # Where one video fails all of its group do, so each is then tried by itself.
+        with suppress(DataError):
+            _fill_stores(recipe.frames, folder, group)
+        return [_extract(recipe.frames, folder, video) for video in group]
 
     manifest = folder / "manifests" / f"{shard}.csv"
     with (
         whole(manifest) as unfinished,
         unfinished.open("w", newline="", encoding="utf-8") as file,
         ThreadPoolExecutor(threads) as pool,
+        tqdm(desc=f"frames {shard}", total=len(videos), unit="video") as progress,
     ):
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(Extracted._fields)
-        done = pool.map(extracted, videos)
-        rows.writerows(tqdm(done, f"frames {shard}", len(videos), unit="video"))
+        for done in pool.map(extracted, groups):
+            rows.writerows(done)
+            progress.update(len(done))
     return manifest
 
 
-def _extract(settings: Frames, folder: Path, video: str, source: str) -> Extracted:
-    in_place = (folder / source).is_dir()
-    path = source if in_place else f"frames/{video}.zip"
+def _extract(settings: Frames, folder: Path, video: Video) -> Extracted:
+    path = video.store(folder)
     try:
-        if not in_place:
-            _fill_store(settings, folder / source, folder / path)
-        height, width = read_frames(folder / path, [0]).shape[-2:]
-        return Extracted(video, path, "ok", count_frames(folder / path), height, width)
+        _fill_stores(settings, folder, [video])
+        height, width = read_frames(path, [0]).shape[-2:]
+        status = ("ok", count_frames(path), height, width, "")
     except DataError as error:
-        return Extracted(video, path, "failed", error=str(error))
+        status = ("failed", 0, 0, 0, str(error))
+    return Extracted(video.name, path.relative_to(folder).as_posix(), *status)
 
 
-def _fill_store(settings: Frames, source: Path, store: Path) -> None:
+def _fill_stores(settings: Frames, folder: Path, videos: list[Video]) -> None:
+    """Extracts those of the videos that have no store made with these settings."""
     made_with = f"height {settings.height} quality {settings.quality}"
-    if _is_current(store, source, made_with):
+    stores = {
+        video.source: video.store(folder)
+        for video in videos
+        if not video.source.is_dir()
+        and not _is_current(video.store(folder), video.source, made_with)
+    }
+    if not stores:
         return
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".", dir=store.parent) as jpegs:
-        # An absolute file: address and a bare pattern in the working directory, so that no
-        # character of a video's name means anything to ffmpeg.
-        video = ffmpeg.input(f"file:{source.absolute()}", threads=1)
-        scaled = video.filter("scale", -1, f"min({settings.height},ih)")
-        images = scaled.output(
-            "%06d.jpg", fps_mode="passthrough", threads=1, **{"q:v": settings.quality}
-        )
-        run(images, Path(jpegs))
-        write_store(store, Path(jpegs), made_with)
+    with TemporaryDirectory(prefix=".frames.", dir=folder) as jpegs:
+        images = []
+        for number, source in enumerate(stores):
+            Path(jpegs, str(number)).mkdir()
+            # An absolute file: address and a bare pattern in the working directory, so that no
+            # character of a video's name means anything to ffmpeg.
+            decoded = ffmpeg.input(f"file:{source.absolute()}", threads=1)
+            scaled = decoded.filter("scale", -1, f"min({settings.height},ih)")
+            images.append(
+                scaled.output(
+                    f"{number}/%06d.jpg",
+                    fps_mode="passthrough",
+                    threads=1,
+                    **{"q:v": settings.quality},
+                )
+            )
+        run(ffmpeg.merge_outputs(*images), Path(jpegs))
+        for number, store in enumerate(stores.values()):
+            write_store(store, Path(jpegs, str(number)), made_with)
 
 
 def _is_current(store: Path, source: Path, made_with: str) -> bool:
