@@ -29,7 +29,7 @@ from adafocus.model.classifier import Glimpse
 from adafocus.model.patches import centred_corners
 from adafocus.plots import SheetClip, contact_sheet, step_curve
 from adafocus.recipe import Recipe
-from adafocus.training import pick_device
+from adafocus.training import pick_device, share_threads
 from adafocus.training.engine import autocast
 
 DRAWS = 5
@@ -78,9 +78,9 @@ def evaluate(
         CheckpointError: where the checkpoint cannot be used.
         DataError: where the data cannot be read.
     """
-    torch.set_num_threads(threads)
     torch.manual_seed(seed)
     torch_device = pick_device(device)
+    workers = share_threads(threads, torch_device)
     source = read(checkpoint)
     recipe, patch_size, stage = source.recipe, source.patch_size, source.stage
     model = assemble(source, checkpoint).eval().to(torch_device)
@@ -99,7 +99,7 @@ def evaluate(
         recipe=recipe,
     ) as run:
         measured = measure(
-            model, loader(clips, batch_size, sampler, threads, torch_device), torch_device
+            model, loader(clips, batch_size, sampler, workers, torch_device), torch_device
         )
         scores = measured.scores()
         chosen = scores.pop("chosen")

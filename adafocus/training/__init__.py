@@ -74,9 +74,9 @@ def train(
         CheckpointError: where ``init`` does not fit the recipe or lacks a part.
         DataError: where the data cannot be read.
     """
-    torch.set_num_threads(threads)
     torch.manual_seed(seed)
     torch_device = pick_device(device)
+    workers = share_threads(threads, torch_device)
     training = recipe.stages[stage]
     model = build(recipe, patch_size or recipe.patch_sizes[0])
 
@@ -122,14 +122,14 @@ def train(
                 clips,
                 training.batch_size,
                 EpochSampler(len(clips), seed, shuffle=True),
-                threads,
+                workers,
                 torch_device,
             ),
             loader(
                 validation,
                 training.batch_size,
                 EpochSampler(len(validation), seed, shuffle=False),
-                threads,
+                workers,
                 torch_device,
             ),
             metric=recipe.metric,
@@ -156,6 +156,19 @@ def pick_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
+
+
+def share_threads(threads: int, device: torch.device) -> int:
+    """Gives torch its threads and returns how many processes are left to load clips.
+
+    On a GPU all threads load. On a CPU one does, beside those that compute: more would take the
+    cores from them.
+    """
+    if device.type == "cuda":
+        torch.set_num_threads(1)
+        return threads
+    torch.set_num_threads(max(1, threads - 1))
+    return min(1, threads - 1)
 
 
 def _fingerprint(**facts: object) -> str:

@@ -13,10 +13,6 @@ from typing import Any
 from adafocus.gpus import claim_gpus
 from adafocus.recipe import Recipe, parse_recipe
 
-# Before torch is imported. Threads that wait by spinning take the cores from the processes that
-# load the clips, and from other jobs: on two cores that made training many times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
