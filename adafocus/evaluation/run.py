@@ -251,10 +251,11 @@ def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def _sheet(clips: Clips, measured: Measurement, names: Sequence[str]) -> list[SheetClip]:
-    """Clips spread evenly over the validation videos."""
+    """The same few clips for every model, drawn at random, as classes may alternate."""
     last = measured.logits["chosen"][0, :, -1].softmax(-1)
     rows = []
-    for video in torch.linspace(0, len(clips) - 1, min(len(clips), SHEET_CLIPS)).long().tolist():
+    drawn = torch.randperm(len(clips), generator=torch.Generator().manual_seed(0))
+    for video in drawn[:SHEET_CLIPS].tolist():
         predicted = last[video].argmax().item()
         truth = measured.labels[video].nonzero().flatten().tolist()
         frames = clips[0, video]["frames"].numpy()
