@@ -16,14 +16,14 @@ export STORE := import yaml; from adafocus.recipe import Config; \
 	print(Config(**yaml.safe_load(open("config/config.yaml"))).tracking_uri)
 
 demo: $(BIN)/installed
-	$(BIN)/snakemake --cores all results/demo_24_stage3.json results/summary.md
+	$(BIN)/snakemake --cores all results/demo_28_stage3.json results/summary.md
 	@echo
 	@cat results/summary.md
 	@echo
-	@echo "Where it looked:        results/plots/demo_24_stage3_sheet.png"
-	@echo "How the policy learned: results/plots/demo_24_stage2_curves.svg"
+	@echo "Where it looked:        results/plots/demo_28_stage3_sheet.png"
+	@echo "How the policy learned: results/plots/demo_28_stage2_curves.svg"
 	@echo "How all stages learned: results/plots/*_curves.svg"
-	@echo "Accuracy after a step:  results/plots/demo_24_stage3_steps.svg"
+	@echo "Accuracy after a step:  results/plots/demo_28_stage3_steps.svg"
 	@echo "Accuracy against cost:  results/summary.svg"
 	@echo "All runs in MLflow:     make ui"
 

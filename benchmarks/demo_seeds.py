@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[1]
-RESULT = "results/demo_24_stage3.json"
+RESULT = "results/demo_28_stage3.json"
 SEEDS = (0, 1, 2)
 
 

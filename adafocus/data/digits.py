@@ -157,7 +157,7 @@ def _scans(rng: np.random.Generator, side: int) -> dict[str, list[np.ndarray]]:
 
     images, digits = load_digits(return_X_y=True)
     images = zoom(images.reshape(-1, 8, 8) / 16, (1, side / 8, side / 8), order=3, mode="nearest")
-    images = np.clip(1.6 * images - 0.3, 0, 1).astype(np.float32)
+    images = np.clip(2 * images - 0.3, 0, 1).astype(np.float32)
     by_digit = [rng.permutation(images[digits == digit]) for digit in range(DIGITS)]
     return {
         "train": [scans[len(scans) // 4 :] for scans in by_digit],

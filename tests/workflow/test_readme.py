@@ -37,7 +37,7 @@ def demo(tiny_project):
     import shutil
 
     shutil.copytree(ROOT / "config", tiny_project.folder / "config")
-    recipe = DIGITS | {"name": "demo", "patch_sizes": [24, 32, 40]}
+    recipe = DIGITS | {"name": "demo", "patch_sizes": [20, 28, 36]}
     recipe_file = tiny_project.folder / "config" / "recipes" / "demo.yaml"
     recipe_file.write_text(yaml.safe_dump(recipe))
     return tiny_project
