@@ -31,7 +31,7 @@ def test_help_does_not_wait_for_torch():
 
 
 def test_flops_as_json_and_as_text(adafocus):
-    asked = ("flops", "--dataset", "demo", "--patch-size", 40)
+    asked = ("flops", "--dataset", "demo", "--patch-size", 28)
     gflops = json.loads(adafocus(*asked, "--json").stdout)
     assert gflops["total"] == pytest.approx(sum(gflops["parts"].values()))
     lines = adafocus(*asked).stdout.splitlines()
@@ -51,10 +51,10 @@ def test_flops_of_what_no_recipe_allows(adafocus, dataset, patch_size, expected)
 @pytest.mark.parametrize(
     ("stage", "patch", "expected"),
     [
-        ("stage1", [], "needs --patch-size; config/recipes/demo.yaml allows: 32, 40, 48"),
-        ("stage1", ["--patch-size", 41], "allowed: 32, 40, 48"),
-        ("glancer", ["--patch-size", 40], "not for glancer"),
-        ("stage1", ["--patch-size", 40, "--init", "no.safetensors"], "no.safetensors"),
+        ("stage1", [], "needs --patch-size; config/recipes/demo.yaml allows: 20, 28, 36"),
+        ("stage1", ["--patch-size", 41], "allowed: 20, 28, 36"),
+        ("glancer", ["--patch-size", 28], "not for glancer"),
+        ("stage1", ["--patch-size", 28, "--init", "no.safetensors"], "no.safetensors"),
     ],
 )
 def test_training_that_cannot_begin(adafocus, tmp_path, stage, patch, expected):

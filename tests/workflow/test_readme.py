@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,8 +35,6 @@ ON_REQUEST = "snakemake --cores all results/actnet_128_stage3.json"
 @pytest.fixture(scope="module")
 def demo(tiny_project):
     """The shipped configuration with a demo that takes seconds."""
-    import shutil
-
     shutil.copytree(ROOT / "config", tiny_project.folder / "config")
     recipe = DIGITS | {"name": "demo", "patch_sizes": [20, 28, 36]}
     recipe_file = tiny_project.folder / "config" / "recipes" / "demo.yaml"
@@ -51,9 +50,8 @@ def run(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_commands_run_as_they_stand(demo):
-    (demo.folder / "Snakefile").symlink_to(ROOT / "Snakefile")
-    (demo.folder / "workflow").symlink_to(ROOT / "workflow")
-    (demo.folder / "profiles").symlink_to(ROOT / "profiles")
+    for name in ("Snakefile", "workflow", "profiles", "adafocus"):
+        (demo.folder / name).symlink_to(ROOT / name)
     for command in COMMANDS:
         if command in ELSEWHERE:
             continue
