@@ -1,15 +1,17 @@
 """The demo as `make demo` runs it.
 
 The aim on every seed is 20 points above random patches and 80% of the way to the oracle's; what is
-asserted is a floor below the weakest seed seen, see benchmarks/demo_seeds.py.
+asserted is only a floor: seed 0, the one run so far, reached 18.8 points and 74.4%.
 """
 
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
