@@ -23,10 +23,6 @@ from adafocus.data import DataError
 from adafocus.data.store import read_frames
 from adafocus.recipe import Augmentation, Recipe
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
 # --- sampling ---------------------------------------------------------------------------------
 
 
@@ -89,13 +85,6 @@ def crop_centre(frames: Tensor, size: int) -> tuple[Tensor, Tensor]:
     if frames.shape[-2:] != (size, size):
         frames = F.resize(frames, [round(size * 256 / 224)], antialias=True)
     return F.center_crop(frames, [size, size]), torch.tensor(frames.shape[-2:]) / size
-
-
-def normalize(frames: Tensor) -> Tensor:
-    """uint8 frames ``(..., 3, H, W)`` as float32 with ImageNet's mean and std, on their device."""
-    mean = torch.tensor(IMAGENET_MEAN, device=frames.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=frames.device).view(3, 1, 1)
-    return (frames / 255 - mean) / std
 
 
 # --- the data set -----------------------------------------------------------------------------
@@ -190,7 +179,7 @@ class Batch(NamedTuple):
     """B clips on the device that computes."""
 
     frames: Tensor
-    """float32 (B, T, 3, S, S), normalised."""
+    """uint8 (B, T, 3, S, S)."""
     glance: Tensor
     """What the glancer sees, likewise; in the GRU family the same tensor."""
     target: Tensor
@@ -204,10 +193,10 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(cls, clips: dict[str, Tensor], device: torch.device) -> Batch:
-        """Collated clips; frames cross to the device as bytes and are normalised there."""
+        """Collated clips; frames stay bytes until a backbone sees them."""
         on_device = {key: value.to(device, non_blocking=True) for key, value in clips.items()}
-        frames = normalize(on_device["frames"])
-        glance = normalize(on_device["glance"]) if "glance" in clips else frames
+        frames = on_device["frames"]
+        glance = on_device.get("glance", frames)
         labels = on_device["labels"]
         target = labels / labels.sum(-1, keepdim=True)
         positions = on_device.get("positions")

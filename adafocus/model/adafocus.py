@@ -72,7 +72,7 @@ class AdaFocus(nn.Module):
         """Classifies videos.
 
         Args:
-            frames: float (B, T, 3, H, W), normalised with ImageNet's mean and std.
+            frames: (B, T, 3, H, W), float normalised with ImageNet's mean and std, or uint8 RGB.
             glance: the frames the glancer sees where they are others (TSM family).
             corners: int64 (B, S, 2), patches to look at instead of the policy's choice.
         """

@@ -14,6 +14,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 if TYPE_CHECKING:
     from adafocus.recipe import BackboneRecipe
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 RESNET_BLOCKS = {
     10: (BasicBlock, [1, 1, 1, 1]),
     18: (BasicBlock, [2, 2, 2, 2]),
@@ -26,7 +28,8 @@ RESNET_BLOCKS = {
 class Backbone(nn.Module):
     """A convolutional trunk and a linear head.
 
-    Frames (B, T, 3, H, W) become maps (B, T, C, h, w), with h = H / output stride, rounded up.
+    Frames (B, T, 3, H, W), bytes or normalised floats, become maps (B, T, C, h, w), with h = H /
+    output stride, rounded up.
     """
 
     def __init__(self, trunk: nn.Sequential, channels: int, classes: int) -> None:
@@ -37,11 +40,24 @@ class Backbone(nn.Module):
         self.channels = channels
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self.trunk(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return self.trunk(normalize(frames.flatten(0, 1))).unflatten(0, frames.shape[:2])
 
     def classify(self, features: Tensor) -> Tensor:
         """Pooled features (..., C) -> logits (..., K)."""
         return self.head(self.dropout(features))
+
+
+def normalize(frames: Tensor) -> Tensor:
+    """uint8 frames (..., 3, H, W) as float32 with ImageNet's mean and std; floats as they are.
+
+    Bytes are taken as far as this so that only what a backbone sees is ever turned into floats:
+    shrunk frames and patches, not whole frames.
+    """
+    if frames.dtype != torch.uint8:
+        return frames
+    mean = torch.tensor(IMAGENET_MEAN, device=frames.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=frames.device).view(3, 1, 1)
+    return (frames / 255).sub_(mean).div_(std)
 
 
 def pool(maps: Tensor) -> Tensor:

@@ -3,6 +3,7 @@ import torch
 from noise import BATCH, CLASSES, noise_batch, tiny_recipe
 
 from adafocus.model.adafocus import build
+from adafocus.model.backbones import normalize
 from adafocus.model.patches import crop, grid_corners
 from adafocus.recipe import RecipeError
 
@@ -57,6 +58,17 @@ def test_given_corners_replace_the_policys(recipe, batch):
     glimpse = model.glance(batch.glance)
     expected = model.classifier(glimpse, model.focus(batch.frames, corners))
     assert torch.allclose(out.logits, expected)
+
+
+def test_bytes_give_what_normalised_floats_give(recipe, batch):
+    model = build(recipe, 32).eval()
+    frames, glance = (
+        torch.randint(256, clips.shape, dtype=torch.uint8) for clips in (batch.frames, batch.glance)
+    )
+    out = model(frames, glance=glance)
+    expected = model(normalize(frames), glance=normalize(glance))
+    assert torch.equal(out.corners, expected.corners)
+    assert torch.allclose(out.logits, expected.logits, atol=1e-5)
 
 
 def test_a_model_without_policy_says_so(recipe, batch):

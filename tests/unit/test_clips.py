@@ -16,7 +16,6 @@ from adafocus.data.clips import (
     crop_centre,
     draw_crop,
     loader,
-    normalize,
 )
 from adafocus.data.frames import extract
 from adafocus.data.sources import fetch
@@ -116,14 +115,6 @@ def test_centre_crop():
     assert torch.equal(out, expected)
     same, extent = crop_centre(frames[..., :64], 64)
     assert torch.equal(same, frames[..., :64]) and extent.tolist() == [1, 1]
-
-
-def test_normalize():
-    frames = torch.tensor([0, 128, 255], dtype=torch.uint8).view(3, 1, 1).expand(2, 3, 4, 5)
-    out = normalize(frames)
-    assert out.dtype == torch.float32 and out.shape == frames.shape
-    expected = [(0 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (1 - 0.406) / 0.225]
-    assert out[1, :, 2, 3].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 # --- clips ------------------------------------------------------------------------------------
@@ -231,7 +222,8 @@ def test_batch(recipe, folder):
     items = next(iter(loader(clips, 3, EpochSampler(len(clips), 0, shuffle=False), 0, CPU)))
     items["labels"][1, 9] = True
     batch = Batch.of(items, CPU)
-    assert torch.equal(batch.frames, normalize(items["frames"]))
+    assert batch.frames.dtype == torch.uint8
+    assert torch.equal(batch.frames, items["frames"])
     assert batch.glance is batch.frames
     assert batch.target[:, [0, 1, 2, 9]].tolist() == [[1, 0, 0, 0], [0, 0.5, 0, 0.5], [0, 0, 1, 0]]
     assert batch.index.tolist() == [0, 1, 2]
