@@ -18,10 +18,10 @@ from torchvision.models import get_model_weights
 
 from adafocus.files import whole
 from adafocus.model.adafocus import AdaFocus, build
+from adafocus.model.backbones import Backbone, backbone
 from adafocus.recipe import RecipeError, parse_recipe
 
 if TYPE_CHECKING:
-    from adafocus.model.backbones import Backbone
     from adafocus.recipe import BackboneRecipe, Recipe
 
 PARTS = {
@@ -159,7 +159,7 @@ def check_fit(checkpoint: Checkpoint, path: Path, recipe: Recipe, patch_size: in
             )
 
 
-def load_pretrained(backbone: Backbone, recipe: BackboneRecipe, key: str) -> None:
+def load_pretrained(network: Backbone, recipe: BackboneRecipe, key: str) -> None:
     """Fills a backbone's trunk with the weights that its recipe's ``pretrained`` names.
 
     Args:
@@ -185,13 +185,34 @@ def load_pretrained(backbone: Backbone, recipe: BackboneRecipe, key: str) -> Non
     state = {k.removeprefix("features."): v for k, v in state.items()}
     state = {k: v for k, v in state.items() if not k.startswith(("fc.", "classifier."))}
     try:
-        backbone.trunk.load_state_dict(state)
+        network.trunk.load_state_dict(state)
     except RuntimeError as error:
         lines = " ".join(str(error).split())
         raise CheckpointError(
             f"{key}.pretrained: {recipe.pretrained} does not fit {name} of width {recipe.width}"
             f" ({lines[:300]}); {advice}"
         ) from None
+
+
+def check_pretrained(recipe: Recipe, output: Path) -> None:
+    """Makes sure that a recipe's pretrained backbones can be had, before hours go into its data.
+
+    ImageNet weights are downloaded to torch's cache, where `load_pretrained` finds them again.
+
+    Args:
+        recipe: the data set's recipe.
+        output: JSON to write, what each backbone's weights are.
+
+    Raises:
+        CheckpointError: where the weights cannot be had or do not fit.
+    """
+    found = {}
+    for part in ("glancer", "focuser"):
+        section = getattr(recipe.model, part)
+        load_pretrained(backbone(section, recipe.classes), section, f"{recipe.name}: model.{part}")
+        found[part] = section.model_dump(mode="json")
+    with whole(output) as aside:
+        aside.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_weights(path: Path, key: str) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 CHAIN = {
+    "pretrained": 1,
     "download": 1,
     "splits": 1,
     "train_glancer": 1,
@@ -43,6 +44,7 @@ def test_earlier_stages_can_be_evaluated(project):
 def test_all_is_five_data_sets_times_three_patch_sizes(project):
     planned = project.planned()
     assert planned == {
+        "pretrained": 5,
         "download": 5,
         "frames": 64 + 128 + 128 + 64 + 128,
         "splits": 5,
@@ -106,6 +108,16 @@ def test_a_wrong_entry_is_one_line(project, edit, value, expected):
 def test_a_configuration_that_is_no_yaml(project):
     (project.folder / "config" / "config.yaml").write_text("datasets: [")
     assert "YAML" in project.refused()
+
+
+def test_an_offline_machine_is_refused_before_it_extracts_frames(project, monkeypatch):
+    # An empty cache and a proxy that is not there: the download fails as it does offline.
+    monkeypatch.setenv("TORCH_HOME", str(project.folder))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    run = project.snakemake("--cores", "1", "results/actnet_128_stage3.json")
+    assert run.returncode != 0
+    assert "Error: actnet: model.glancer.pretrained: cannot get ImageNet weights" in run.stderr
+    assert "getting the videos" not in run.stderr
 
 
 def test_a_machines_gpus_are_what_its_jobs_share(project, monkeypatch):

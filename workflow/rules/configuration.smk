@@ -56,6 +56,14 @@ def splits_of(wildcards):
     return [f"{folder}/{name}" for name in names]
 
 
+def pretrained_of(wildcards):
+    """What says that the backbones' pretrained weights are there, where the recipe names any."""
+    model = recipe_of(wildcards).model
+    if model.glancer.pretrained or model.focuser.pretrained:
+        return f"{config['data']}/{wildcards.dataset}/pretrained.json"
+    return []
+
+
 def results_asked_for():
     """Results that the targets of this call of snakemake name or stand for."""
     targets = {os.path.normpath(target) for target in workflow.dag_settings.targets} or {"all"}

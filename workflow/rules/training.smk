@@ -1,9 +1,35 @@
 # One rule per stage; each starts from the checkpoints that the ones before it left.
 
 
+# First of all: who is offline should not learn it when the frames are extracted.
+rule pretrained:
+    output:
+        f"{data}/pretrained.json",
+    log:
+        "results/logs/{dataset}_pretrained.log",
+    benchmark:
+        "results/benchmarks/{dataset}_pretrained.tsv"
+    priority: 100
+    localrule: True
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=0,
+    params:
+        recipe=recipe_entries("model.glancer", "model.focuser"),
+    message:
+        "{wildcards.dataset}: getting the backbones' pretrained weights"
+    script:
+        "../scripts/pretrained.py"
+
+
 rule train_glancer:
     input:
         splits=splits_of,
+        pretrained=pretrained_of,
     output:
         checkpoint="results/checkpoints/{dataset}_glancer_stage0.safetensors",
         curves="results/plots/{dataset}_glancer_stage0_curves.svg",
