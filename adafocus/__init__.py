@@ -6,6 +6,7 @@ out = model(frames)
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from adafocus.recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"
+
+# Before torch is loaded: threads that wait would else spin, and take a core from the process that
+# loads clips or from another job.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _HOMES = {
     "AdaFocus": "adafocus.model.adafocus",

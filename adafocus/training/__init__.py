@@ -159,16 +159,16 @@ def pick_device(device: str) -> torch.device:
 
 
 def share_threads(threads: int, device: torch.device) -> int:
-    """Gives torch its threads and returns how many processes are left to load clips.
+    """Gives torch its threads and returns how many processes load clips.
 
-    On a GPU all threads load. On a CPU one does, beside those that compute: more would take the
-    cores from them.
+    On a GPU as many as there are threads. On a CPU one, beside the threads that compute: more would
+    take the cores from them.
     """
     if device.type == "cuda":
         torch.set_num_threads(1)
         return threads
-    torch.set_num_threads(max(1, threads - 1))
-    return min(1, threads - 1)
+    torch.set_num_threads(threads)
+    return 1
 
 
 def _fingerprint(**facts: object) -> str:
