@@ -29,7 +29,7 @@ def measure(seed: int, folder: Path, data: Path) -> dict[str, float]:
     shutil.copytree(ROOT / "config", folder / "config")
     (folder / "data").symlink_to(data)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(folder), "--cores", "all", "--quiet", "all", RESULT]
+    command += [RESULT, "--directory", str(folder), "--cores", "all", "--quiet", "all"]
     started = time.monotonic()
     subprocess.run([*command, "--config", f"seed={seed}"], check=True)
     minutes = (time.monotonic() - started) / 60
