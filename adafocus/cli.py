@@ -18,6 +18,7 @@ from adafocus.recipe import Config, find_recipe, load_recipe, load_recipes
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Stage = StrEnum("Stage", ["glancer", "focuser", "stage1", "stage2", "stage3"])
+PolicyStage = StrEnum("PolicyStage", ["stage2", "stage3"])
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])
 
 RecipeFile = Annotated[Path, typer.Option("--recipe", help="The data set's recipe, a YAML file.")]
@@ -113,6 +114,41 @@ def evaluate(
             threads=threads,
             tracking_uri=tracking_uri,
         )
+
+
+@app.command("import-checkpoint")
+def import_checkpoint(
+    source: Annotated[Path, typer.Argument(help="A checkpoint that the authors published.")],
+    output: Annotated[Path, typer.Argument(help="Ours to write, *.safetensors.")],
+    dataset: Annotated[str, typer.Option(help="Name of a recipe in config/recipes.")],
+    patch_size: Annotated[
+        int | None, typer.Option(help="In pixels; all patch sizes share stage 0's, which has none.")
+    ] = None,
+    stage: Annotated[
+        PolicyStage, typer.Option(help="What a file with a policy is; others tell themselves.")
+    ] = PolicyStage.stage3,
+    classes: Annotated[
+        Path | None, typer.Option(help="Class names, one a line; numbers if not given.")
+    ] = None,
+) -> None:
+    """Turn a checkpoint of the authors into one of ours."""
+    with one_line_errors():
+        recipe = find_recipe(load_recipes("config/recipes"), dataset)
+        if patch_size is not None:
+            recipe.check_patch_size(patch_size)
+        try:
+            names = classes and tuple(classes.read_text("utf-8").splitlines())
+        except OSError as error:
+            raise ValueError(f"{classes}: cannot be read ({error.strerror})") from None
+
+        from adafocus.model import checkpoint
+        from adafocus.model.published import import_published
+
+        imported = import_published(
+            source, recipe, patch_size, class_names=names, policy_stage=stage.value
+        )
+        checkpoint.write(output, imported)
+    print(f"{output}: {imported.stage} of {dataset}, {len(imported.tensors)} tensors")
 
 
 @app.command()

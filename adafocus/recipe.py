@@ -7,11 +7,14 @@ type or a value out of range is one line that names the file and the key and say
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -295,6 +298,8 @@ class Config(Section):
     """Most CPU threads that one job uses."""
     tracking_uri: str = "sqlite:///results/mlflow.db"
     """MLflow's store; the environment's MLFLOW_TRACKING_URI overrides it."""
+    pretrained: dict[str, str] = {}
+    """Checkpoints to use instead of training them, by their name in results/checkpoints."""
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -328,7 +333,44 @@ def parse_config(values: Any, recipes: dict[str, Recipe], source: str) -> Config
                 find_recipe(recipes, dataset).check_patch_size(patch_size)
         except RecipeError as error:
             raise RecipeError(f"{source}: datasets.{dataset}: {error}") from None
+    for name, path in config.pretrained.items():
+        try:
+            _check_pretrained(name, path, recipes)
+        except RecipeError as error:
+            raise RecipeError(f"{source}: pretrained.{name}: {error}") from None
     return config
+
+
+CHECKPOINT_NAME = re.compile(
+    r"(?P<dataset>.+)_((?P<part>glancer|focuser)_stage0|(?P<patch_size>\d+)_(?P<stage>stage[123]))"
+)
+
+
+def _check_pretrained(name: str, path: str, recipes: dict[str, Recipe]) -> None:
+    """Raises `RecipeError` unless the checkpoint at ``path`` may stand for the one named."""
+    match = CHECKPOINT_NAME.fullmatch(name)
+    if match is None:
+        raise RecipeError(
+            "not a checkpoint's name; it must be like actnet_glancer_stage0,"
+            " actnet_focuser_stage0 or actnet_128_stage1, stage2 or stage3"
+        )
+    recipe = find_recipe(recipes, match["dataset"])
+    patch_size = match["patch_size"] and recipe.check_patch_size(int(match["patch_size"]))
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        made_by = parse_recipe(json.loads(metadata["recipe"]), source="its recipe")
+        theirs = (metadata["stage"], json.loads(metadata["patch_size"]))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise RecipeError(f"{path} is not a checkpoint of AdaFocus ({error})") from None
+    for what, its, ours in (
+        ("stage and patch size", theirs, (match["part"] or match["stage"], patch_size)),
+        ("data set", made_by.name, recipe.name),
+        ("number of classes", made_by.classes, recipe.classes),
+        ("model", made_by.model, recipe.model),
+    ):
+        if its != ours:
+            raise RecipeError(f"{path} is of another {what}: {its}, not {ours}")
 
 
 def find_recipe(recipes: dict[str, Recipe], dataset: str) -> Recipe:

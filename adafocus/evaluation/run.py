@@ -117,6 +117,7 @@ def evaluate(
             "videos_per_second": len(clips) / measured.seconds,
             "published": _published(recipe, patch_size, stage, per_step[-1]),
             "videos": len(clips),
+            "classes_left_out_of_mAP": int((~measured.labels.any(0)).sum()),
             "seed": seed,
             "git_commit": tracking.git_commit(),
             "checkpoint": {"path": str(checkpoint), "sha256": digest},

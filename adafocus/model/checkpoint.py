@@ -138,11 +138,16 @@ def fill(model: AdaFocus, sources: Mapping[Path, Checkpoint], parts: Iterable[st
             ),
         ]
         if problems:
-            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-            raise CheckpointError(f"{path}: {'; '.join(sorted(problems)[:5])}{more}")
+            raise CheckpointError(f"{path}: {list_some(problems)}")
         getattr(model, part).load_state_dict(
             {k.removeprefix(f"{part}."): v for k, v in given.items()}
         )
+
+
+def list_some(problems: list[str]) -> str:
+    """The first few of many problems, in one line."""
+    more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return f"{'; '.join(sorted(problems)[:5])}{more}"
 
 
 def check_fit(checkpoint: Checkpoint, path: Path, recipe: Recipe, patch_size: int | None) -> None:

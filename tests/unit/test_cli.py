@@ -4,9 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from published import sections
 from typer.testing import CliRunner
 
 from adafocus.cli import app
+from adafocus.model import checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,8 +68,29 @@ def test_training_that_cannot_begin(adafocus, tmp_path, stage, patch, expected):
     assert expected in one_line(result)
 
 
+def test_a_published_checkpoint_becomes_ours(adafocus, tmp_path):
+    glancer = {"glancer": sections("actnet_128")["glancer"]}
+    torch.save(glancer, tmp_path / "published.pth.tar")
+    (tmp_path / "names.txt").write_text("".join(f"class {i}\n" for i in range(200)))
+    files = (tmp_path / "published.pth.tar", tmp_path / "ours.safetensors")
+    names = ("--classes", tmp_path / "names.txt")
+    result = adafocus("import-checkpoint", *files, "--dataset", "actnet", *names)
+    assert result.exit_code == 0, result.output
+    assert "glancer of actnet" in result.stdout
+    ours = checkpoint.read(tmp_path / "ours.safetensors")
+    assert (ours.stage, ours.class_names[3]) == ("glancer", "class 3")
+
+    patch = ("--patch-size", 128)
+    wrong = adafocus("import-checkpoint", *files, "--dataset", "actnet", *patch)
+    assert "all patch sizes share" in one_line(wrong)
+    missing = adafocus(
+        "import-checkpoint", *files, "--dataset", "actnet", "--classes", tmp_path / "no"
+    )
+    assert "no: cannot be read" in one_line(missing)
+
+
 def test_evaluation_of_what_is_no_checkpoint(adafocus, tmp_path):
-    checkpoint = tmp_path / "some.safetensors"
-    checkpoint.write_bytes(b"no weights")
+    file = tmp_path / "some.safetensors"
+    file.write_bytes(b"no weights")
     files = ("--data", tmp_path, "--output", tmp_path / "out.json", "--plots", tmp_path)
-    assert str(checkpoint) in one_line(adafocus("evaluate", checkpoint, *files))
+    assert str(file) in one_line(adafocus("evaluate", file, *files))

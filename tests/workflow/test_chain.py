@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 
@@ -182,6 +183,33 @@ def test_another_patch_size_shares_the_data_and_both_backbones(chain):
         "stage3": 1,
         "evaluate": 1,
     }
+
+
+def test_a_chain_starts_from_given_checkpoints(chain):
+    """Here from stage 2 of the same patch size, under another configuration's results."""
+    given = chain.folder / "elsewhere.safetensors"
+    shutil.copy(chain.folder / "results/checkpoints/digits_16_stage2.safetensors", given)
+    for checkpoint in (chain.folder / "results/checkpoints").glob("digits_16_stage*.safetensors"):
+        checkpoint.rename(checkpoint.with_suffix(".aside"))
+    (chain.folder / "results/digits_16_stage3.json").rename(chain.folder / "stage3.json")
+    chain.edit("config.yaml", "pretrained", value={"digits_16_stage2": str(given)})
+    try:
+        target = "results/digits_16_stage3.json"
+        assert chain.planned(target) == {"stage3": 1, "evaluate": 1}
+        assert chain.snakemake(target).returncode == 0
+        result = json.loads((chain.folder / target).read_text())
+        expected = json.loads((chain.folder / "stage3.json").read_text())
+        assert result["metrics_per_step"] == expected["metrics_per_step"]
+
+        assert chain.planned("results/digits_16_stage2.json") == {"evaluate": 1}
+        chain.edit("config.yaml", "pretrained", value={"digits_24_stage3": str(given)})
+        run = chain.snakemake("results/digits_24_stage3.json")
+        (line,) = (line for line in run.stderr.splitlines() if line.startswith("Error: "))
+        assert "pretrained.digits_24_stage3" in line and "another stage and patch size" in line
+    finally:
+        chain.edit("config.yaml", "pretrained", value={})
+        for checkpoint in (chain.folder / "results/checkpoints").glob("*.aside"):
+            checkpoint.rename(checkpoint.with_suffix(".safetensors"))
 
 
 def test_the_summary_alone_does_not_train(chain):

@@ -93,6 +93,16 @@ def test_a_target_without_recipe_is_one_line(project, target, expected):
             ["config/recipes/actnet.yaml", "stages.stage2", "'dicsount'", "discount"],
         ),
         (
+            ("config.yaml", "pretrained"),
+            {"actnet_128_stage4": "x"},
+            ["pretrained.actnet_128_stage4", "actnet_glancer_stage0"],
+        ),
+        (
+            ("config.yaml", "pretrained"),
+            {"actnet_128_stage2": "missing.safetensors"},
+            ["pretrained.actnet_128_stage2", "missing.safetensors", "not a checkpoint"],
+        ),
+        (
             ("recipes/sthv1.yaml", "model", "frames"),
             "twelve",
             ["config/recipes/sthv1.yaml", "model.frames", "integer"],

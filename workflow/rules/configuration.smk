@@ -56,6 +56,18 @@ def splits_of(wildcards):
     return [f"{folder}/{name}" for name in names]
 
 
+def checkpoints_of(*names):
+    """Function of the wildcards for `input`: these checkpoints, those that the configuration has
+    pretrained or else those that the workflow trains."""
+
+    def paths(wildcards):
+        filled = [name.format_map(dict(wildcards.items())) for name in names]
+        trained = "results/checkpoints/{}.safetensors"
+        return [settings.pretrained.get(name, trained.format(name)) for name in filled]
+
+    return paths
+
+
 def pretrained_of(wildcards):
     """What says that the backbones' pretrained weights are there, where the recipe names any."""
     model = recipe_of(wildcards).model

@@ -1,7 +1,7 @@
 rule evaluate:
     input:
         splits=splits_of,
-        checkpoint="results/checkpoints/{dataset}_{patch_size}_stage{stage}.safetensors",
+        checkpoint=checkpoints_of("{dataset}_{patch_size}_stage{stage}"),
     output:
         result="results/{dataset}_{patch_size}_stage{stage}.json",
         sheet="results/plots/{dataset}_{patch_size}_stage{stage}_sheet.png",

@@ -73,7 +73,7 @@ use rule train_glancer as train_focuser with:
 use rule train_glancer as stage1 with:
     input:
         splits=splits_of,
-        init=[rules.train_glancer.output.checkpoint, rules.train_focuser.output.checkpoint],
+        init=checkpoints_of("{dataset}_glancer_stage0", "{dataset}_focuser_stage0"),
     output:
         checkpoint="results/checkpoints/{dataset}_{patch_size}_stage1.safetensors",
         curves="results/plots/{dataset}_{patch_size}_stage1_curves.svg",
@@ -93,7 +93,7 @@ use rule train_glancer as stage1 with:
 use rule stage1 as stage2 with:
     input:
         splits=splits_of,
-        init=[rules.stage1.output.checkpoint],
+        init=checkpoints_of("{dataset}_{patch_size}_stage1"),
     output:
         checkpoint="results/checkpoints/{dataset}_{patch_size}_stage2.safetensors",
         curves="results/plots/{dataset}_{patch_size}_stage2_curves.svg",
@@ -113,7 +113,7 @@ use rule stage1 as stage2 with:
 use rule stage1 as stage3 with:
     input:
         splits=splits_of,
-        init=[rules.stage2.output.checkpoint],
+        init=checkpoints_of("{dataset}_{patch_size}_stage2"),
     output:
         checkpoint="results/checkpoints/{dataset}_{patch_size}_stage3.safetensors",
         curves="results/plots/{dataset}_{patch_size}_stage3_curves.svg",
