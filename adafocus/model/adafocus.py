@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -101,6 +102,10 @@ class AdaFocus(nn.Module):
         """The focuser's features (B, T, C) of one patch per frame."""
         return pool(self.focuser(crop(frames, corners, self.patch_size)))
 
+    def stream(self) -> Stream:
+        """A new video of which the frames come one by one (GRU family)."""
+        return Stream(self)
+
     def random_corners(self, frames: Tensor) -> Tensor:
         """Uniform corners (B, S, 2): anew for every frame, or for every video in the TSM family,
         where one patch position serves all frames."""
@@ -113,6 +118,41 @@ class AdaFocus(nn.Module):
                 f"frames must be (B, T, 3, {self.frame_size}, {self.frame_size}); "
                 f"they are {tuple(frames.shape)}"
             )
+
+
+class Stream:
+    """The running prediction of videos whose frames come one by one.
+
+    After t frames it has given what `AdaFocus.forward` gives for those t frames at once. Only the
+    GRU family can: the TSM family looks at the whole video before it chooses its patch.
+
+    Args:
+        model: with a policy, in eval mode.
+
+    Raises:
+        ValueError: where the model cannot decide frame by frame.
+    """
+
+    def __init__(self, model: AdaFocus) -> None:
+        if not isinstance(model.policy, GridPolicy):
+            raise ValueError(
+                "a stream needs a model of the GRU family with a policy, of stage 2 or 3"
+            )
+        self.model = model
+        self.choosing: Tensor | None = None
+        self.classifying: Tensor | None = None
+
+    @torch.inference_mode()
+    def __call__(self, frames: Tensor) -> Output:
+        """The next frame of each of B videos, (B, 3, H, W) as in `AdaFocus.forward` -> one step."""
+        model, frames = self.model, frames.unsqueeze(1)
+        model._check(frames)
+        glimpse = model.glance(frames)
+        decision, self.choosing = model.policy.advance(glimpse.maps, self.choosing)
+        corners = model.policy.corners(decision.actions.mode, model.margin)
+        local = model.focus(frames, corners)
+        logits, self.classifying = model.classifier.advance(glimpse, local, self.classifying)
+        return Output(logits, corners)
 
 
 def build(recipe: Recipe, patch_size: int, with_policy: bool = True) -> AdaFocus:

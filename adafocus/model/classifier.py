@@ -40,8 +40,14 @@ class RecurrentClassifier(nn.Module):
 
     def forward(self, glimpse: Glimpse, local: Tensor) -> Tensor:
         """Local features (B, T, C) -> logits (B, T, K)."""
-        hidden, _ = self.gru(torch.cat((glimpse.features, local), dim=-1))
-        return self.fc(self.dropout(hidden)).float()
+        return self.advance(glimpse, local, None)[0]
+
+    def advance(
+        self, glimpse: Glimpse, local: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of T more steps from where the GRU's ``state`` was left, and the state after."""
+        hidden, state = self.gru(torch.cat((glimpse.features, local), dim=-1), state)
+        return self.fc(self.dropout(hidden)).float(), state
 
     def counterfactual(self, glimpse: Glimpse, local: Tensor, other: Tensor) -> Tensor:
         """Logits of each step had that step's patch alone been another one.

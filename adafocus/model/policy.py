@@ -50,11 +50,14 @@ class GridPolicy(nn.Module):
 
     def forward(self, maps: Tensor) -> Decision:
         """(B, T, C, h, w) -> T steps; actions are int64 (B, T)."""
-        state, _ = self.gru(self.encoder(maps.flatten(0, 1)).unflatten(0, maps.shape[:2]))
-        logits = self.actor(state).float()
-        return Decision(
-            Categorical(logits=logits, validate_args=False), self.critic(state).squeeze(-1).float()
-        )
+        return self.advance(maps, None)[0]
+
+    def advance(self, maps: Tensor, state: Tensor | None) -> tuple[Decision, Tensor]:
+        """T more steps from where the GRU's ``state`` was left, and the state that they leave."""
+        encoded = self.encoder(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+        hidden, state = self.gru(encoded, state)
+        actions = Categorical(logits=self.actor(hidden).float(), validate_args=False)
+        return Decision(actions, self.critic(hidden).squeeze(-1).float()), state
 
     def sample(self, actions: Categorical) -> Tensor:
         return actions.sample()

@@ -50,6 +50,28 @@ def test_gru_family_equals_a_loop_over_frames():
     assert torch.allclose(out.logits, torch.stack(seen, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["floats", "bytes"])
+def test_a_stream_gives_what_the_batch_gives(kind):
+    torch.manual_seed(0)
+    recipe = tiny_recipe("gru")
+    model, frames = build(recipe, 32).eval(), noise_batch(recipe).frames
+    if kind == "bytes":
+        frames = (frames * 40 + 128).clamp(0, 255).byte()
+    stream = model.stream()
+    steps = [stream(frame) for frame in frames.unbind(1)]
+    out = model(frames)
+    assert torch.equal(torch.cat([step.corners for step in steps], 1), out.corners)
+    assert torch.allclose(torch.cat([step.logits for step in steps], 1), out.logits, atol=1e-5)
+    # Another stream begins anew.
+    assert torch.equal(model.stream()(frames[:, 0]).logits, steps[0].logits)
+
+
+def test_what_cannot_stream_says_so():
+    for model in (build(tiny_recipe("tsm"), 32), build(tiny_recipe("gru"), 32, with_policy=False)):
+        with pytest.raises(ValueError, match="GRU family with a policy"):
+            model.stream()
+
+
 def test_given_corners_replace_the_policys(recipe, batch):
     model = build(recipe, 32).eval()
     corners = torch.full((BATCH, steps(recipe), 2), 7)

@@ -1,0 +1,71 @@
+"""Models for other runtimes."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from adafocus.files import whole
+from adafocus.model.adafocus import AdaFocus
+from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD
+from adafocus.model.checkpoint import CheckpointError, assemble, read
+
+
+class _Exported(nn.Module):
+    """The model as plain tensors in and out."""
+
+    def __init__(self, model: AdaFocus) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor, glance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        logits, corners = self.model(frames, glance)
+        return logits, corners
+
+
+def export_onnx(checkpoint: Path, output: Path) -> None:
+    """Writes a checkpoint's model as ONNX, for batches of any size.
+
+    Inputs: ``frames``, float32 (B, T, 3, S, S) normalised with ImageNet's mean and std, and in the
+    TSM family ``glance``, likewise. Outputs: ``logits`` (B, S, K) and ``corners`` (B, S, 2), as
+    `Output`. Class names, patch size and normalisation are the file's metadata.
+
+    Raises:
+        CheckpointError: where the checkpoint cannot be used or has no policy.
+    """
+    source = read(checkpoint)
+    model = assemble(source, checkpoint).eval()
+    if model.policy is None:
+        raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to export")
+    recipe = source.recipe.model
+    image = (3, recipe.frame_size, recipe.frame_size)
+    # Two videos, as the exporter takes a batch of one for a constant.
+    inputs = {"frames": torch.randn(2, recipe.frames, *image)}
+    if recipe.glance_frames:
+        inputs["glance"] = torch.randn(2, recipe.glance_frames, *image)
+    batch = Dim("batch", min=1)
+    with warnings.catch_warnings():
+        # The exporter's, about its own workings.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Exported(model).eval(),
+            kwargs=inputs,
+            input_names=list(inputs),
+            output_names=["logits", "corners"],
+            dynamic_shapes={name: {0: batch} for name in inputs},
+            dynamo=True,
+            verbose=False,
+        )
+    program.model.metadata_props.update(
+        class_names=json.dumps(source.class_names),
+        patch_size=str(source.patch_size),
+        mean=json.dumps(IMAGENET_MEAN),
+        std=json.dumps(IMAGENET_STD),
+    )
+    with whole(output) as aside:
+        program.save(aside)
