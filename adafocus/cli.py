@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -114,6 +115,78 @@ def evaluate(
             threads=threads,
             tracking_uri=tracking_uri,
         )
+
+
+@app.command()
+def predict(
+    videos: Annotated[list[Path], typer.Argument(help="Video files, or folders of them.")],
+    checkpoint: Annotated[Path, typer.Option(help="Of stage 2 or 3.")],
+    top: Annotated[int, typer.Option(min=1, help="Labels to name, likeliest first.")] = 5,
+    json_: Annotated[
+        Path | None, typer.Option("--json", help="File to write, one line of JSON per video.")
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="MP4 to write: the video with patch and prediction drawn.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="PNG to write: the looks side by side.")
+    ] = None,
+    device: DeviceName = Device.auto,
+) -> None:
+    """Name what videos show, and where the model looked."""
+    with one_line_errors():
+        from tqdm import tqdm
+
+        from adafocus import predict
+        from adafocus.data import DataError
+        from adafocus.data.sources import find_videos
+        from adafocus.data.store import holds_frames
+        from adafocus.files import whole
+
+        files = []
+        for path in videos:
+            is_folder = path.is_dir() and not holds_frames(path)
+            files += sorted(find_videos(path)) if is_folder else [path]
+        if not files:
+            raise ValueError(f"{', '.join(map(str, videos))}: holds no video")
+        if len(files) > 1 and (overlay or sheet):
+            raise ValueError(f"--overlay and --sheet are for one video, not {len(files)}")
+        predictor = predict.Predictor(checkpoint, device.value)
+        failed = 0
+        with ExitStack() as stack:
+            lines = None
+            if json_ is not None:
+                lines = stack.enter_context(stack.enter_context(whole(json_)).open("w"))
+            for path in tqdm(files, unit="video", disable=len(files) == 1):
+                try:
+                    prediction = predictor(path, top)
+                    if overlay:
+                        predict.overlay(prediction, overlay)
+                    if sheet:
+                        predictor.sheet(prediction, sheet)
+                except DataError as error:
+                    failed += 1
+                    tqdm.write(f"Error: {path}: {error}", file=sys.stderr)
+                    continue
+                guesses = (f"{guess.label} {guess.probability:.1%}" for guess in prediction.guesses)
+                tqdm.write(f"{path}: {', '.join(guesses)}", file=sys.stdout)
+                if lines:
+                    lines.write(json.dumps(prediction.to_dict()) + "\n")
+        if failed:
+            raise ValueError(f"{failed} of {len(files)} videos could not be read")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="Of stage 2 or 3.")],
+    onnx: Annotated[Path, typer.Option(help="File to write, *.onnx.")],
+) -> None:
+    """Write a model for other runtimes."""
+    with one_line_errors():
+        from adafocus.export import export_onnx
+
+        export_onnx(checkpoint, onnx)
+    print(f"{onnx}: takes batches of any size")
 
 
 @app.command("import-checkpoint")

@@ -24,6 +24,7 @@ from PIL import Image
 from adafocus.files import whole
 
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
+YELLOW = "#F0E442"
 SERIES = (
     {"color": BLUE, "marker": "o", "linestyle": "-"},
     {"color": VERMILLION, "marker": "s", "linestyle": "--"},
@@ -151,7 +152,8 @@ class SheetClip(NamedTuple):
     """uint8 (T, 3, H, W)"""
     corners: np.ndarray
     """(T, 2), top and left of each patch in pixels"""
-    truth: str
+    truth: str | None
+    """None where it is not known"""
     prediction: str
     right: bool
     probability: float
@@ -163,7 +165,8 @@ def contact_sheet(
 ) -> None:
     """Clips as rows and frames as columns, each frame with its patch as a box.
 
-    Right predictions are green, solid and ticked; wrong ones red, dashed and crossed.
+    Right predictions are green, solid and ticked; wrong ones red, dashed and crossed; where the
+    truth is not known, blue.
     """
     time, _, height, width = clips[0].frames.shape
     shown = np.linspace(0, time - 1, min(time, columns)).round().astype(int)
@@ -178,11 +181,13 @@ def contact_sheet(
         axes.text(across / 2, 0, title, ha="center", va="top", fontsize=12)
         for row, clip in enumerate(clips):
             y = down - (len(clips) - row) * (line + tall) + line
-            colour, mark, dashes = (GREEN, "✓", "-") if clip.right else (VERMILLION, "✗", "--")
-            text = (
-                f"{mark} truth: {_short(clip.truth)}, "
-                f"prediction: {_short(clip.prediction)} ({clip.probability:.0%})"
-            )
+            text = f"prediction: {_short(clip.prediction)} ({clip.probability:.0%})"
+            if clip.truth is None:
+                colour, dashes = BLUE, "-"
+            else:
+                right = (GREEN, "✓", "-"), (VERMILLION, "✗", "--")
+                colour, mark, dashes = right[0] if clip.right else right[1]
+                text = f"{mark} truth: {_short(clip.truth)}, {text}"
             axes.text(0, y - 0.05, text, color=colour, weight="bold")
             for column, step in enumerate(shown):
                 x = column * (1 + gap)

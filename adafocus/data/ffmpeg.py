@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import Any, NamedTuple
 
 import ffmpeg
+import numpy as np
 
 from adafocus.data import DataError
 
@@ -33,7 +37,79 @@ def ffmpeg_path() -> str:
         raise DataError("ffmpeg is neither on the PATH nor in imageio-ffmpeg; install it") from None
 
 
-def run(graph: Any, folder: Path, piped: bytes | memoryview = b"") -> None:
+class Timeline(NamedTuple):
+    """When the frames of a video are shown, and how large they are."""
+
+    times: np.ndarray
+    """float64 (frames,): seconds from the first frame"""
+    end: float
+    """Seconds until the last frame has been shown."""
+    height: int
+    width: int
+
+
+def timeline(video: Path) -> Timeline:
+    """Reads a video's timeline. Raises `DataError` where it holds no frames that can be decoded."""
+    source = ffmpeg.input(f"file:{video.absolute()}", threads=1)
+    with TemporaryDirectory() as folder:
+        run(source.video.output("frames.txt", format="framecrc", fps_mode="passthrough"), folder)
+        text = Path(folder, "frames.txt").read_text()
+    tick = re.search(r"^#tb 0: (\d+)/(\d+)", text, re.MULTILINE)
+    size = re.search(r"^#dimensions 0: (\d+)x(\d+)", text, re.MULTILINE)
+    # Each line is: stream, decoding time, time shown, duration, bytes, checksum.
+    rows = [line.split(",") for line in text.splitlines() if not line.startswith("#")]
+    if not (tick and size and rows):
+        raise DataError(f"{video}: holds no frames")
+    shown = np.array([[int(row[2]), int(row[3])] for row in rows]) * int(tick[1]) / int(tick[2])
+    times = shown[:, 0] - shown[0, 0]
+    return Timeline(times, times[-1] + shown[-1, 1], int(size[2]), int(size[1]))
+
+
+def decode(video: Path, height: int, width: int) -> Iterator[np.ndarray]:
+    """Every frame of a video in its own size, uint8 (height, width, 3), one at a time."""
+    source = ffmpeg.input(f"file:{video.absolute()}", threads=1)
+    raw = source.video.output("pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough")
+    size = height * width * 3
+    with _started(raw, stdout=subprocess.PIPE) as process:
+        while len(frame := process.stdout.read(size)) == size:
+            yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
+
+
+def encode(frames: Iterator[bytes], path: Path, height: int, width: int, rate: float) -> None:
+    """Writes frames, height · width · 3 bytes each, as an H.264 MP4 that any player shows."""
+    raw = ffmpeg.input(
+        "pipe:", format="rawvideo", pix_fmt="rgb24", video_size=(width, height), framerate=rate
+    )
+    # H.264 with colours at half resolution wants even sides.
+    even = raw.filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
+    encoded = even.output(
+        f"file:{path.absolute()}", vcodec="libx264", pix_fmt="yuv420p", crf=20, format="mp4"
+    )
+    with _started(encoded, stdin=subprocess.PIPE) as process, suppress(BrokenPipeError):
+        for frame in frames:
+            process.stdin.write(frame)
+
+
+@contextmanager
+def _started(graph: Any, **pipes: int) -> Iterator[subprocess.Popen[bytes]]:
+    """An ffmpeg that runs beside the block and has to end well after it."""
+    command = ffmpeg.compile(graph.global_args(*GLOBAL), cmd=ffmpeg_path(), overwrite_output=True)
+    # Its complaints go to a file, as a full pipe would stop it.
+    with TemporaryFile() as errors:
+        with subprocess.Popen(command, stderr=errors, **pipes) as process:
+            try:
+                yield process
+            except BaseException:
+                process.kill()
+                raise
+            if process.stdin:
+                with suppress(BrokenPipeError):
+                    process.stdin.close()
+        errors.seek(0)
+        _check(process.returncode, errors.read())
+
+
+def run(graph: Any, folder: Path | str, piped: bytes | memoryview = b"") -> None:
     """Runs an ffmpeg-python graph in ``folder``, with ``piped`` on its standard input.
 
     Raises `DataError` with the first thing that ffmpeg complained about.
@@ -41,6 +117,10 @@ def run(graph: Any, folder: Path, piped: bytes | memoryview = b"") -> None:
     graph = graph.global_args(*GLOBAL)
     command = ffmpeg.compile(graph, cmd=ffmpeg_path(), overwrite_output=True)
     done = subprocess.run(command, cwd=folder, input=piped, capture_output=True)
-    if done.returncode:
-        said = re.sub(r"\[[^]]* @ \w+\] ", "", done.stderr.decode(errors="replace")).strip()
-        raise DataError(said.partition("\n")[0] or f"ffmpeg ended with status {done.returncode}")
+    _check(done.returncode, done.stderr)
+
+
+def _check(status: int, complaints: bytes) -> None:
+    if status:
+        said = re.sub(r"\[[^]]* @ \w+\] ", "", complaints.decode(errors="replace")).strip()
+        raise DataError(said.partition("\n")[0] or f"ffmpeg ended with status {status}")

@@ -83,6 +83,17 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
     return manifest
 
 
+def extract_alone(settings: Frames, source: Path, folder: Path) -> Path:
+    """Extracts one video as `extract` does, to a store in ``folder``; returns the store.
+
+    A folder of JPEG files is its own store. Raises `DataError` where ffmpeg cannot read the video.
+    """
+    video = Video("video", source)
+    if not source.is_dir():
+        _fill_stores(settings, folder, [video])
+    return video.store(folder)
+
+
 def _extract(settings: Frames, folder: Path, video: Video) -> Extracted:
     path = video.store(folder)
     try:

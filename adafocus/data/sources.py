@@ -40,7 +40,7 @@ def _check_present(recipe: Recipe, source: ManualSource, folder: Path) -> None:
 
 def _write_listing(folder: Path) -> None:
     videos: dict[str, str] = {}
-    for path in _videos(folder / "videos"):
+    for path in find_videos(folder / "videos"):
         named = path if path.is_dir() else path.with_suffix("")
         name = named.relative_to(folder / "videos").as_posix()
         other = videos.setdefault(name, path.relative_to(folder).as_posix())
@@ -54,11 +54,12 @@ def _write_listing(folder: Path) -> None:
         listing.writerows(sorted(videos.items()))
 
 
-def _videos(folder: Path) -> Iterator[Path]:
+def find_videos(folder: Path) -> Iterator[Path]:
+    """Every video under a folder: files that are not hidden, and folders of JPEG files."""
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
         if path.is_dir() and not holds_frames(path):
-            yield from _videos(path)
+            yield from find_videos(path)
         else:
             yield path

@@ -33,10 +33,12 @@ def make_recipe(**changes: Any) -> Recipe:
     return parse_recipe(values, "miniature")
 
 
-def make_video(path: Path, frames: int = 10, size: str = "64x48", *options: str) -> Path:
-    """Encodes ffmpeg's test pattern at 25 frames a second."""
+def make_video(
+    path: Path, frames: int = 10, size: str = "64x48", *options: str, rate: int = 25
+) -> Path:
+    """Encodes ffmpeg's test pattern."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pattern = ["-f", "lavfi", "-i", f"testsrc=size={size}:rate=25", "-frames:v", str(frames)]
+    pattern = ["-f", "lavfi", "-i", f"testsrc=size={size}:rate={rate}", "-frames:v", str(frames)]
     command = [ffmpeg_path(), "-nostdin", "-v", "error", *pattern, *options, f"file:{path}"]
     subprocess.run(command, check=True)
     return path

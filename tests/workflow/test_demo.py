@@ -1,8 +1,4 @@
-"""The demo as `make demo` runs it.
-
-The aim on every seed is 20 points above random patches and 80% of the way to the oracle's; what is
-asserted is only a floor: seed 0, the one run so far, reached 18.8 points and 74.4%.
-"""
+"""The demo as `make demo` runs it, on seed 0; benchmarks/demo_seeds.py repeats it on three."""
 
 import json
 import re
@@ -26,8 +22,8 @@ def test_the_learned_patches_beat_random_ones(project):
     result = json.loads((project.folder / "results" / f"{name}.json").read_text())
     policy = result["metrics"]["top1"]
     random, oracle = (result["baselines"][place]["top1"] for place in ("random", "oracle"))
-    assert policy - random >= 12
-    assert policy - random >= 0.6 * (oracle - random)
+    assert policy - random >= 20
+    assert policy - random >= 0.8 * (oracle - random)
     assert "demo" in (project.folder / "results" / "summary.md").read_text()
     assert (project.folder / "results" / "plots" / f"{name}_sheet.png").stat().st_size < 300_000
     assert "Nothing to be done" in project.snakemake(*targets.split()).stderr

@@ -1,0 +1,201 @@
+"""Predictions of single videos, from the file to names, times and boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from adafocus.data import DataError
+from adafocus.data.clips import crop_centre, sample_val
+from adafocus.data.ffmpeg import Timeline, decode, encode, timeline
+from adafocus.data.frames import extract_alone
+from adafocus.data.store import count_frames, read_frames
+from adafocus.files import whole
+from adafocus.model.checkpoint import CheckpointError, assemble, read
+from adafocus.plots import YELLOW, SheetClip, contact_sheet
+from adafocus.training import pick_device
+from adafocus.training.engine import autocast
+
+
+@dataclass(frozen=True)
+class Guess:
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One look at the video."""
+
+    time: float
+    """Seconds from the first frame to the one looked at."""
+    box: tuple[float, float, float, float]
+    """Left, top, right and bottom of the patch in the video's own pixels."""
+    label: str | None
+    """The running prediction after this look; None where only the last look predicts (TSM)."""
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    video: str
+    guesses: tuple[Guess, ...]
+    """The likeliest labels, likeliest first."""
+    steps: tuple[Step, ...]
+    clip: Tensor = field(repr=False, compare=False)
+    """uint8 (T, 3, S, S): the frames looked at, as the model sees them."""
+    corners: Tensor = field(repr=False, compare=False)
+    """int64 (T, 2): top and left of each patch on them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is fit for JSON."""
+        return {
+            "video": self.video,
+            "predictions": [asdict(guess) for guess in self.guesses],
+            "steps": [asdict(step) for step in self.steps],
+        }
+
+
+class Predictor:
+    """Classifies video files with a checkpoint's model.
+
+    A video becomes frames as in the data set that the checkpoint was trained on, so that a
+    validation video gets the logits that its evaluation gave it.
+
+    Args:
+        checkpoint: of stage 2 or 3.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        CheckpointError: where the checkpoint cannot be used.
+    """
+
+    def __init__(self, checkpoint: Path, device: str = "auto") -> None:
+        source = read(checkpoint)
+        self.recipe, self.class_names = source.recipe, source.class_names
+        self.device = pick_device(device)
+        self.model = assemble(source, checkpoint).eval().to(self.device)
+        if self.model.policy is None:
+            raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to look with")
+
+    @torch.inference_mode()
+    def __call__(self, video: Path, top: int = 5) -> Prediction:
+        """Predicts one video, a file or a folder of JPEG files, which is taken as 25 per second.
+
+        Raises:
+            DataError: where it cannot be read.
+        """
+        shape = self.recipe.model
+        with TemporaryDirectory() as folder:
+            store = extract_alone(self.recipe.frames, video, Path(folder))
+            count = count_frames(store)
+            looked_at, glanced_at = (
+                sample_val(count, segments, shape.family) if segments else []
+                for segments in (shape.frames, shape.glance_frames)
+            )
+            frames = read_frames(store, [*looked_at, *glanced_at])
+        clip, extent = crop_centre(frames, shape.frame_size)
+        clip, glance = clip[: shape.frames], clip[shape.frames :]
+        with autocast(self.device):
+            out = self.model(
+                clip[None].to(self.device), glance[None].to(self.device) if len(glance) else None
+            )
+        probabilities = out.logits[0].softmax(-1).cpu()
+        corners = out.corners[0].expand(shape.frames, 2).cpu()
+
+        best = probabilities[-1].topk(min(top, len(self.class_names)))
+        running = probabilities if len(probabilities) == shape.frames else [None] * shape.frames
+        times = self._timeline(video, count, frames)
+        boxes = self._boxes(corners, extent, times)
+        return Prediction(
+            str(video),
+            tuple(
+                Guess(self.class_names[label], probability)
+                for probability, label in zip(*map(Tensor.tolist, best), strict=True)
+            ),
+            tuple(
+                Step(float(times.times[frame]), tuple(box), *self._likeliest(step))
+                for frame, box, step in zip(looked_at, boxes, running, strict=True)
+            ),
+            clip,
+            corners,
+        )
+
+    def _timeline(self, video: Path, count: int, frames: Tensor) -> Timeline:
+        if video.is_dir():
+            return Timeline(np.arange(count) / 25, count / 25, *frames.shape[-2:])
+        times = timeline(video)
+        if len(times.times) != count:
+            raise DataError(f"{video}: {count} frames were extracted, of {len(times.times)}")
+        return times
+
+    def _boxes(self, corners: Tensor, extent: Tensor, times: Timeline) -> list[list[float]]:
+        """Patches in pixels of the video, from corners on the centre crop of shrunk frames."""
+        size = self.model.frame_size
+        edges = torch.stack((corners, corners + self.model.patch_size), 1).double() / size
+        of_frame = 0.5 + (edges - 0.5) / extent
+        pixels = of_frame * torch.tensor([times.height, times.width])
+        return pixels.flip(-1).flatten(1).round(decimals=2).tolist()
+
+    def _likeliest(self, probabilities: Tensor | None) -> tuple[str | None, float | None]:
+        if probabilities is None:
+            return None, None
+        return self.class_names[int(probabilities.argmax())], float(probabilities.max())
+
+    def sheet(self, prediction: Prediction, path: Path) -> None:
+        """Draws the frames looked at with their patches."""
+        guess = prediction.guesses[0]
+        row = SheetClip(
+            prediction.clip.numpy(),
+            prediction.corners.numpy(),
+            truth=None,
+            prediction=guess.label,
+            right=False,
+            probability=guess.probability,
+        )
+        contact_sheet([row], self.model.patch_size, path, Path(prediction.video).name)
+
+
+def overlay(prediction: Prediction, path: Path) -> None:
+    """Writes the video as H.264 with the patch and the running prediction drawn on it.
+
+    Each frame shows the look that is nearest in time. Frames are shown at the video's mean rate.
+
+    Raises:
+        DataError: where the video cannot be read again or ``path`` not be written.
+    """
+    times = timeline(Path(prediction.video))
+    rate = len(times.times) / times.end if times.end else 25
+    looks = np.array([step.time for step in prediction.steps])
+    nearest = np.abs(times.times[:, None] - looks).argmin(1)
+
+    def drawn() -> Iterator[bytes]:
+        frames = decode(Path(prediction.video), times.height, times.width)
+        for frame, look in zip(frames, nearest, strict=True):
+            image = Image.fromarray(frame)
+            _draw(image, prediction.steps[look], prediction.guesses[0])
+            yield image.tobytes()
+
+    with whole(path) as aside:
+        encode(drawn(), aside, times.height, times.width, rate)
+
+
+def _draw(image: Image.Image, step: Step, final: Guess) -> None:
+    """Draws the patch as a box and the prediction as a line of text at the top."""
+    canvas = ImageDraw.Draw(image)
+    thickness = max(1, image.height // 120)
+    left, top, right, bottom = step.box
+    canvas.rectangle((left, top, right - 1, bottom - 1), outline=YELLOW, width=thickness)
+    text = f"{step.label or final.label} {step.probability or final.probability:.0%}"
+    font = ImageFont.truetype(findfont("DejaVu Sans"), max(9, image.height // 20))
+    canvas.rectangle(canvas.textbbox((2, 1), text, font), fill="black")
+    canvas.text((2, 1), text, fill="white", font=font)

@@ -1,0 +1,149 @@
+"""Predictions of real video files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from miniature import make_video
+from noise import CLASSES, tiny_recipe
+from typer.testing import CliRunner
+
+from adafocus.cli import app
+from adafocus.data import DataError
+from adafocus.data.clips import crop_centre, sample_val
+from adafocus.data.ffmpeg import Timeline, decode, timeline
+from adafocus.data.frames import extract_alone
+from adafocus.data.store import read_frames
+from adafocus.model import checkpoint
+from adafocus.model.adafocus import build
+from adafocus.model.checkpoint import Checkpoint, CheckpointError
+from adafocus.predict import Predictor, overlay
+
+FRAMES = 10
+NAMES = tuple(f"class {i}" for i in range(CLASSES))
+
+
+@pytest.fixture(params=["gru", "tsm"])
+def weights(request, tmp_path):
+    return write_weights(tiny_recipe(request.param), tmp_path, "stage3")
+
+
+def write_weights(recipe, folder, stage):
+    torch.manual_seed(0)
+    model = build(recipe, 32, with_policy=stage != "stage1")
+    file = folder / f"{stage}.safetensors"
+    checkpoint.write(file, Checkpoint(model.state_dict(), recipe, stage, 32, NAMES))
+    return file
+
+
+@pytest.fixture
+def video(tmp_path):
+    return make_video(tmp_path / "a video.mp4", FRAMES, "146x73", rate=10)
+
+
+def test_it_predicts_what_the_model_does_on_the_same_frames(weights, video, tmp_path):
+    predictor = Predictor(weights, "cpu")
+    prediction = predictor(video, top=3)
+    recipe = predictor.recipe
+    shape = recipe.model
+    store = extract_alone(recipe.frames, video, tmp_path)
+    frames, glance = (
+        crop_centre(read_frames(store, sample_val(FRAMES, n or shape.frames, shape.family)), 64)[0]
+        for n in (shape.frames, shape.glance_frames)
+    )
+    with torch.inference_mode():
+        out = checkpoint.load(weights)(frames[None], glance=glance[None])
+    expected = out.logits[0, -1].softmax(-1)
+    assert [guess.label for guess in prediction.guesses] == [
+        NAMES[k] for k in expected.topk(3).indices
+    ]
+    assert prediction.guesses[0].probability == pytest.approx(expected.max().item(), abs=1e-5)
+    assert len(prediction.steps) == shape.frames
+    assert prediction.steps[0].time == pytest.approx(0.1 * sample_val(FRAMES, 4, "gru")[0])
+    # One prediction per step, or a single one after all of them.
+    if shape.family == "gru":
+        assert prediction.steps[-1].probability == prediction.guesses[0].probability
+        assert prediction.steps[-1].label == prediction.guesses[0].label
+    else:
+        assert {step.label for step in prediction.steps} == {None}
+    assert json.loads(json.dumps(prediction.to_dict()))["video"] == str(video)
+
+
+def test_boxes_are_in_the_videos_own_pixels(tmp_path):
+    predictor = Predictor(write_weights(tiny_recipe("gru"), tmp_path, "stage3"), "cpu")
+    corners = torch.tensor([[0, 0], [32, 16]])
+    # A square video, of which the crop shows all.
+    whole = predictor._boxes(corners, torch.tensor([1.0, 1.0]), Timeline(None, 0, 128, 128))
+    assert whole == [[0, 0, 64, 64], [32, 64, 96, 128]]
+    # Shrunk by half to 73 x 146, of which the crop shows the 64 x 64 in the middle.
+    extent = torch.tensor([73 / 64, 146 / 64])
+    shown = predictor._boxes(corners[:1], extent, Timeline(None, 0, 146, 292))
+    assert shown == [[82, 9, 146, 73]]
+
+
+def test_the_overlay_is_the_video_with_boxes_and_words(weights, tmp_path):
+    black = ("-vf", "lutrgb=r=0:g=0:b=0")
+    video = make_video(tmp_path / "black.mp4", FRAMES, "146x73", *black, rate=10)
+    prediction = Predictor(weights, "cpu")(video)
+    overlay(prediction, tmp_path / "overlay.mp4")
+    before, after = timeline(video), timeline(tmp_path / "overlay.mp4")
+    assert np.allclose(after.times, before.times, atol=1e-3)
+    assert (after.height, after.width) == (74, 146)  # even, as H.264 has it
+    bright = next(decode(tmp_path / "overlay.mp4", 74, 146)).max(-1) > 100
+    left, top, right, bottom = (round(edge) for edge in prediction.steps[0].box)
+    assert bright[bottom - 1, left:right].all()
+    assert bright[20:bottom, [left, right - 1]].all()
+    assert bright[:14, :60].any()  # the words
+    bright[top:bottom, left:right] = False
+    assert not bright[20:].any()
+
+
+def test_a_timeline_by_hand(tmp_path):
+    times = timeline(make_video(tmp_path / "v.mp4", 4, "64x48", rate=8))
+    assert times.times.tolist() == pytest.approx([0, 1 / 8, 2 / 8, 3 / 8])
+    assert times.end == pytest.approx(4 / 8)
+    assert (times.height, times.width) == (48, 64)
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(DataError):
+        timeline(tmp_path / "text.mp4")
+
+
+def test_stage_1_cannot_predict(tmp_path):
+    with pytest.raises(CheckpointError, match="no policy"):
+        Predictor(write_weights(tiny_recipe("gru"), tmp_path, "stage1"), "cpu")
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+def predict(*arguments):
+    return CliRunner().invoke(app, ["predict", *map(str, arguments), "--device", "cpu"])
+
+
+def test_a_folder_with_a_bad_file(weights, tmp_path):
+    folder = tmp_path / "videos"
+    for name in ("a", "c", "d; $(touch gone)"):
+        make_video(folder / f"{name}.mp4", 5)
+    (folder / "b.mp4").write_text("no video")
+    lines = tmp_path / "out.jsonl"
+    done = predict(folder, "--checkpoint", weights, "--json", lines, "--top", 2)
+    assert done.exit_code == 1
+    assert "1 of 4 videos could not be read" in done.stderr
+    assert f"Error: {folder / 'b.mp4'}: " in done.stderr
+    assert f"{folder / 'c.mp4'}: class " in done.stdout
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [row["video"] for row in rows] == [
+        str(folder / f"{name}.mp4") for name in ("a", "c", "d; $(touch gone)")
+    ]
+    assert all(len(row["predictions"]) == 2 and len(row["steps"]) == 4 for row in rows)
+
+
+def test_pictures_are_of_one_video(weights, video, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    done = predict(video, "--checkpoint", weights, "--sheet", sheet)
+    assert done.exit_code == 0, done.output
+    assert sheet.read_bytes()[:4] == b"\x89PNG"
+    done = predict(video, video, "--checkpoint", weights, "--sheet", sheet)
+    assert done.exit_code == 1
+    assert "--overlay and --sheet are for one video, not 2" in done.stderr
