@@ -209,11 +209,16 @@ def contact_sheet(
         _save(figure, path)
 
 
-def accuracy_against_gflops(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Our accuracy and the published one by cost, one panel per data set.
+def accuracy_against_gflops(
+    rows: Sequence[Mapping[str, Any]],
+    figures: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: Path,
+) -> None:
+    """Our accuracy and the published ones by cost, one panel per data set.
 
     Args:
         rows: those of the summary; of each patch size the latest stage is drawn.
+        figures: published figures by data set: ``model``, ``published`` and ``published_gflops``.
     """
     latest: dict[str, dict[int, Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["stage"]):
@@ -224,11 +229,17 @@ def accuracy_against_gflops(rows: Sequence[Mapping[str, Any]], path: Path) -> No
         figure = Figure(figsize=(max(5.4, 4.0 * columns), 3.6 * lines), layout="constrained")
         for place, (dataset, by_size) in enumerate(sorted(latest.items()), start=1):
             axes = figure.add_subplot(lines, columns, place)
-            _draw_data_set(axes, dataset, [by_size[size] for size in sorted(by_size)])
+            drawn = [by_size[size] for size in sorted(by_size)]
+            _draw_data_set(axes, dataset, drawn, figures.get(dataset, ()))
         _save(figure, path)
 
 
-def _draw_data_set(axes: Axes, dataset: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw_data_set(
+    axes: Axes,
+    dataset: str,
+    rows: Sequence[Mapping[str, Any]],
+    figures: Sequence[Mapping[str, Any]],
+) -> None:
     metric = METRICS[rows[0]["metric"]]
     axes.set(title=dataset, xlabel="GFLOPs per video", ylabel=f"{metric} (%)")
     gflops = [row["gflops"] for row in rows]
@@ -247,19 +258,25 @@ def _draw_data_set(axes: Axes, dataset: str, rows: Sequence[Mapping[str, Any]]) 
         values = [row[name] for row in rows]
         if None not in values:
             axes.plot(gflops, values, **look, marker=marker, fillstyle="none", label=label)
-    published = [row for row in rows if row["published"] is not None]
-    if published:
-        axes.plot(
-            [row["published_gflops"] for row in published],
-            [row["published"] for row in published],
-            color="black",
-            linestyle="none",
-            marker="*",
-            markersize=10,
-            fillstyle="none",
-            label="AdaFocus, published",
-        )
-    axes.set_xlim(0.85 * min(gflops), 1.15 * max(gflops))
+    costs = list(gflops)
+    families = {"AdaFocus": "*", "AdaFocus+": "P"}
+    for figure in figures:
+        costs.append(figure["published_gflops"])
+        place = (figure["published_gflops"], figure["published"])
+        if figure["model"] not in families:
+            axes.plot(*place, color=GREY, marker="x", linestyle="none")
+            axes.annotate(figure["model"], place, (5, 3), textcoords="offset points", color=GREY)
+    for model, marker in families.items():
+        points = [
+            (figure["published_gflops"], figure["published"])
+            for figure in figures
+            if figure["model"] == model
+        ]
+        if points:
+            look = {"color": "black", "linestyle": "none", "markersize": 9, "fillstyle": "none"}
+            label = f"{model}, published"
+            axes.plot(*zip(*points, strict=True), **look, marker=marker, label=label)
+    axes.set_xlim(0.85 * min(costs), 1.15 * max(costs))
     axes.margins(y=0.15)
     axes.legend()
 

@@ -240,6 +240,17 @@ class Published(Section):
     """False where the figure could not be checked against the paper."""
 
 
+class Peer(Section):
+    """A published figure of another model, or of AdaFocus in another variant."""
+
+    name: str
+    patch_size: Positive | None = None
+    """In pixels, for variants of AdaFocus."""
+    top1: float | None = None
+    mAP: float | None = None
+    gflops: float
+
+
 class Videos(Section):
     train: Positive
     val: Positive
@@ -262,6 +273,8 @@ class Recipe(Section):
     model: ModelRecipe
     stages: Stages
     published: dict[Positive, Published] = {}
+    peers: tuple[Peer, ...] = ()
+    """Figures to compare with, in the same metric."""
 
     @model_validator(mode="after")
     def _patches_fit_the_frame(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from adafocus.files import whole
 from adafocus.plots import METRICS, accuracy_against_gflops
+from adafocus.recipe import Recipe, parse_recipe
 
 HEADINGS = {
     "dataset": "data set",
@@ -25,10 +26,22 @@ HEADINGS = {
     "gain": "of oracle's gain",
     "gflops": "GFLOPs",
     "videos_per_second": "videos/s",
-    "published": "published",
-    "difference": "difference",
 }
 """Columns of the table that a person reads, and their headings."""
+
+
+PUBLISHED_HEADINGS = {
+    "dataset": "data set",
+    "model": "model",
+    "patch_size": "patch",
+    "metric": "metric",
+    "published": "published",
+    "adafocus": "measured",
+    "difference": "difference",
+    "published_gflops": "GFLOPs published",
+    "gflops": "counted",
+}
+"""Columns of the table of published figures."""
 
 
 class ResultError(ValueError):
@@ -44,11 +57,13 @@ def write_summary(results: Sequence[Path], stem: Path) -> None:
     if not results:
         raise ResultError("no results to summarise; make one: snakemake --cores all demo")
     rows = sorted((_row(path) for path in results), key=_order)
+    figures = {row["dataset"]: _figures(row.pop("recipe")) for row in rows}
+    beside = _beside(rows, figures)
     with whole(stem.with_name(f"{stem.name}.csv")) as aside:
         pd.DataFrame(rows).to_csv(aside, index=False)
     with whole(stem.with_name(f"{stem.name}.md")) as aside:
-        aside.write_text(table(rows), encoding="utf-8")
-    accuracy_against_gflops(rows, stem.with_name(f"{stem.name}.svg"))
+        aside.write_text(table(rows) + published_table(beside), encoding="utf-8")
+    accuracy_against_gflops(rows, figures, stem.with_name(f"{stem.name}.svg"))
 
 
 def _order(row: dict[str, Any]) -> tuple[str, int, int]:
@@ -84,6 +99,7 @@ def _row(path: Path) -> dict[str, Any]:
             "videos": result["videos"],
             "device": result["device"],
             "file": str(path),
+            "recipe": parse_recipe(result["recipe"], source=f"{path}: recipe"),
         }
     except OSError as error:
         raise ResultError(f"{path}: cannot be read ({error.strerror})") from None
@@ -91,6 +107,49 @@ def _row(path: Path) -> dict[str, Any]:
         raise ResultError(f"{path}: not a result of an evaluation: {error} is missing") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise ResultError(f"{path}: not a result of an evaluation ({error})") from None
+
+
+def _figures(recipe: Recipe) -> list[dict[str, Any]]:
+    """Published figures of a data set in its own metric: AdaFocus's by patch size, then others'."""
+    ours = [
+        {"model": "AdaFocus", "patch_size": size, "verified": published.verified, "of": published}
+        for size, published in recipe.published.items()
+    ]
+    others = [
+        {"model": peer.name, "patch_size": peer.patch_size, "verified": True, "of": peer}
+        for peer in recipe.peers
+    ]
+    for figure in ours + others:
+        of = figure.pop("of")
+        figure |= {"published": getattr(of, recipe.metric), "published_gflops": of.gflops}
+    return [figure for figure in ours + others if figure["published"] is not None]
+
+
+def _beside(
+    rows: Sequence[dict[str, Any]], figures: dict[str, list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Every published figure of AdaFocus beside what was measured, None where nothing was."""
+    measured = {(row["dataset"], row["patch_size"]): row for row in rows if row["stage"] == 3}
+    metrics = {row["dataset"]: row["metric"] for row in rows}
+    beside = []
+    for dataset in sorted(figures):
+        for figure in figures[dataset]:
+            if figure["patch_size"] is None:
+                continue
+            plain = figure["model"] == "AdaFocus"
+            row = measured.get((dataset, figure["patch_size"]), {}) if plain else {}
+            accuracy = row.get("adafocus")
+            beside.append(
+                {
+                    "dataset": dataset,
+                    "metric": metrics[dataset],
+                    **figure,
+                    "adafocus": accuracy,
+                    "gflops": row.get("gflops"),
+                    "difference": None if accuracy is None else accuracy - figure["published"],
+                }
+            )
+    return beside
 
 
 def _share(random: float, accuracy: float, oracle: float | None) -> float | None:
@@ -101,16 +160,33 @@ def _share(random: float, accuracy: float, oracle: float | None) -> float | None
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table that also reads well as plain text; columns without any figure are left out.
+    """All results, with notes on what the columns mean.
 
     Args:
         rows: as in the CSV.
     """
     columns = [name for name in HEADINGS if any(row[name] is not None for row in rows)]
-    cells = [[HEADINGS[name] for name in columns]]
-    cells += [[_cell(name, row) for name in columns] for row in rows]
+    lines = _markdown({name: HEADINGS[name] for name in columns}, rows)
+    return "\n".join(["# Results", "", *lines, "", *_notes(rows, columns)]) + "\n"
+
+
+def published_table(beside: Sequence[dict[str, Any]]) -> str:
+    """AdaFocus's published figures beside those measured; nothing where none are published."""
+    if not beside:
+        return ""
+    notes = ["A blank was not measured. Measured figures are of stage 3."]
+    if any(not row["verified"] for row in beside):
+        notes.append("\\* This figure could not be checked against the paper.")
+    title = ["", "## Published and measured", ""]
+    return "\n".join([*title, *_markdown(PUBLISHED_HEADINGS, beside), "", " ".join(notes)]) + "\n"
+
+
+def _markdown(headings: Mapping[str, str], rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A Markdown table that also reads well as plain text, line by line."""
+    cells = [list(headings.values())]
+    cells += [[_cell(name, row) for name in headings] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    is_text = [name in ("dataset", "metric") for name in columns]
+    is_text = [name in ("dataset", "metric", "model") for name in headings]
     rule = [
         ":" + "-" * (width - 1) if text else "-" * (width - 1) + ":"
         for width, text in zip(widths, is_text, strict=True)
@@ -122,8 +198,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         ]
         for line in (cells[0], rule, *cells[1:])
     ]
-    lines = [f"| {' | '.join(line)} |" for line in padded]
-    return "\n".join(["# Results", "", *lines, "", *_notes(rows, columns)]) + "\n"
+    return [f"| {' | '.join(line)} |" for line in padded]
 
 
 def _cell(name: str, row: dict[str, Any]) -> str:
@@ -131,13 +206,13 @@ def _cell(name: str, row: dict[str, Any]) -> str:
     if value is None:
         return ""
     match name:
-        case "dataset" | "patch_size" | "stage":
+        case "dataset" | "patch_size" | "stage" | "model":
             return str(value)
         case "metric":
             return METRICS[value]
         case "gain":
             return f"{value:.1f}%"
-        case "gflops":
+        case "gflops" | "published_gflops":
             return f"{value:.2f}" if value < 1 else f"{value:.1f}"
         case "published":
             return f"{value:.1f}" + ("" if row["verified"] else "*")
@@ -159,6 +234,4 @@ def _notes(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[str]:
             "The oracle's patches are centred on the truth. Of oracle's gain: how much of the way"
             " from random patches to it AdaFocus goes."
         )
-    if any(row["verified"] is False for row in rows):
-        notes.append("\\* This figure could not be checked against the paper.")
     return [line for note in notes for line in (note, "")][:-1]

@@ -75,19 +75,26 @@ def test_step_curve_names_the_baselines_that_are_known(tmp_path, texts, steps):
 
 
 def test_accuracy_against_gflops_draws_the_latest_stage_of_each_data_set(tmp_path, texts):
-    published = {"dataset": "actnet", "metric": "mAP", "published": 75.0, "published_gflops": 26.6}
     rows = [
         ROW,
         ROW | {"patch_size": 48, "stage": 1},
         ROW | {"stage": 2, "adafocus": 1.0},
-        ROW | published | {"patch_size": 128, "gflops": 26.5, "oracle": None},
+        ROW
+        | {"dataset": "actnet", "metric": "mAP", "patch_size": 128, "gflops": 26.5}
+        | {"oracle": None},
     ]
-    plots.accuracy_against_gflops(rows, tmp_path / "summary.svg")
+    published = [
+        {"model": "AdaFocus", "published": 75.0, "published_gflops": 26.6},
+        {"model": "AdaFocus+", "published": 74.2, "published_gflops": 19.6},
+        {"model": "AR-Net", "published": 73.8, "published_gflops": 33.5},
+    ]
+    plots.accuracy_against_gflops(rows, {"actnet": published, "demo": []}, tmp_path / "summary.svg")
     said = texts(tmp_path / "summary.svg")
     assert said.count("GFLOPs per video") == 2
     assert said.count("40 px") == said.count("48 px") == said.count("128 px") == 1
     assert said.count("true position") == 1
-    assert said.count("AdaFocus, published") == 1
+    assert said.count("AdaFocus, published") == said.count("AdaFocus+, published") == 1
+    assert said.count("AR-Net") == 1
 
 
 def test_the_same_data_give_the_same_file(tmp_path):
