@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adafocus.model.adafocus import AdaFocus, Output
     from adafocus.model.checkpoint import load
+    from adafocus.predict import Prediction, Predictor
     from adafocus.recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"
@@ -24,11 +25,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 _HOMES = {
     "AdaFocus": "adafocus.model.adafocus",
     "Output": "adafocus.model.adafocus",
+    "Prediction": "adafocus.predict",
+    "Predictor": "adafocus.predict",
     "load": "adafocus.model.checkpoint",
     "Recipe": "adafocus.recipe",
     "load_recipe": "adafocus.recipe",
 }
-__all__ = ["AdaFocus", "Output", "Recipe", "load", "load_recipe"]
+__all__ = ["AdaFocus", "Output", "Prediction", "Predictor", "Recipe", "load", "load_recipe"]
 
 
 def __getattr__(name: str) -> Any:

@@ -79,7 +79,8 @@ class Predictor:
         CheckpointError: where the checkpoint cannot be used.
     """
 
-    def __init__(self, checkpoint: Path, device: str = "auto") -> None:
+    def __init__(self, checkpoint: str | Path, device: str = "auto") -> None:
+        checkpoint = Path(checkpoint)
         source = read(checkpoint)
         self.recipe, self.class_names = source.recipe, source.class_names
         self.device = pick_device(device)
@@ -88,13 +89,13 @@ class Predictor:
             raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to look with")
 
     @torch.inference_mode()
-    def __call__(self, video: Path, top: int = 5) -> Prediction:
+    def __call__(self, video: str | Path, top: int = 5) -> Prediction:
         """Predicts one video, a file or a folder of JPEG files, which is taken as 25 per second.
 
         Raises:
             DataError: where it cannot be read.
         """
-        shape = self.recipe.model
+        video, shape = Path(video), self.recipe.model
         with TemporaryDirectory() as folder:
             store = extract_alone(self.recipe.frames, video, Path(folder))
             count = count_frames(store)

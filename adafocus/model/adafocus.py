@@ -42,6 +42,9 @@ class AdaFocus(nn.Module):
         patch_size: side of a patch in pixels.
     """
 
+    class_names: tuple[str, ...] = ()
+    """Name of each class in the order of the logits, where a checkpoint told them."""
+
     def __init__(
         self,
         glancer: Backbone,

@@ -18,7 +18,7 @@ from torchvision.models import get_model_weights
 
 from adafocus.files import whole
 from adafocus.model.adafocus import AdaFocus, build
-from adafocus.model.backbones import Backbone, backbone
+from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, backbone
 from adafocus.recipe import RecipeError, parse_recipe
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         "stage": checkpoint.stage,
         "patch_size": json.dumps(checkpoint.patch_size),
         "class_names": json.dumps(checkpoint.class_names),
+        # For other programs that read the file.
+        "normalization": json.dumps({"mean": IMAGENET_MEAN, "std": IMAGENET_STD}),
     }
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()
@@ -95,8 +97,20 @@ def load(path: str | Path) -> AdaFocus:
     """The model of a stage 1, 2 or 3 checkpoint, in eval mode on the CPU.
 
     A stage-1 model has no policy: its forward needs ``corners``.
+
+    Args:
+        path: the file, or a folder that holds no other checkpoint.
+
+    Raises:
+        CheckpointError: where there is not one checkpoint, or it cannot be used.
     """
     path = Path(path)
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files) or "none"
+            raise CheckpointError(f"{path}: holds not one checkpoint but {names}; name the file")
+        (path,) = files
     return assemble(read(path), path).eval()
 
 
@@ -108,6 +122,7 @@ def assemble(checkpoint: Checkpoint, path: Path) -> AdaFocus:
         checkpoint.recipe, checkpoint.patch_size, with_policy="policy" in PARTS[checkpoint.stage]
     )
     fill(model, {path: checkpoint}, PARTS[checkpoint.stage])
+    model.class_names = checkpoint.class_names
     return model
 
 

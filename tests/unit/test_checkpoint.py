@@ -92,6 +92,18 @@ def test_a_checkpoint_of_another_recipe_does_not_fit(recipe, tmp_path):
         checkpoint.check_fit(read, tmp_path, recipe.model_copy(update={"model": model}), 32)
 
 
+def test_a_folder_with_one_checkpoint_is_that_checkpoint(recipe, tmp_path):
+    with pytest.raises(CheckpointError, match="holds not one checkpoint but none"):
+        checkpoint.load(tmp_path)
+    write(tmp_path / "c.safetensors", build(recipe, 32), recipe)
+    model = checkpoint.load(tmp_path)
+    assert model.patch_size == 32
+    assert model.class_names == checkpoint.read(tmp_path / "c.safetensors").class_names
+    write(tmp_path / "d.safetensors", build(recipe, 32), recipe)
+    with pytest.raises(CheckpointError, match="c.safetensors, d.safetensors; name the file"):
+        checkpoint.load(tmp_path)
+
+
 # --- pretrained backbones ---------------------------------------------------------------------
 
 

@@ -12,7 +12,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from published import sections
 from test_chain import DIGITS
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +54,7 @@ def run(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
 def test_commands_run_as_they_stand(demo):
     for name in ("Snakefile", "workflow", "profiles", "adafocus"):
         (demo.folder / name).symlink_to(ROOT / name)
+    torch.save(sections("actnet_128"), demo.folder / "published.pth.tar")
     for command in COMMANDS:
         if command in ELSEWHERE:
             continue
@@ -62,8 +65,9 @@ def test_commands_run_as_they_stand(demo):
             assert "http://activity-net.org/download.html" in output
         else:
             assert done.returncode == 0, f"{command}\n{output}"
-    assert (demo.folder / "again.json").exists()
-    assert (demo.folder / "mine.safetensors").exists()
+    made = ("again.json", "mine.safetensors", "look.jsonl", "look.png", "look.mp4", "demo.onnx")
+    for name in (*made, "actnet_128.safetensors"):
+        assert (demo.folder / name).exists(), name
 
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     done = run(demo.folder, [sys.executable, "-c", example])
