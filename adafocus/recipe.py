@@ -72,15 +72,95 @@ class GenerateSource(Section):
     seed: int = 0
 
 
-class Annotations(Section):
-    """Split files in the authors' form, relative to the data set's ``annotations`` folder."""
+class AnnotationFiles(Section):
+    """Files of one form, relative to the data set's ``annotations`` folder."""
 
+    positions: str | None = None
+    """CSV of where the truth is in every frame (`adafocus.data.digits`), where it is known."""
+
+    @property
+    def files(self) -> list[str]:
+        """What has to be there, whoever brings it."""
+        named = self.model_dump(exclude={"format", "separator", "positions"})
+        return [file for file in named.values() if file is not None]
+
+
+class SplitFiles(AnnotationFiles):
+    """The authors' form: ``video,frames,label[,label...]`` or ``video frames label``."""
+
+    format: Literal["split_files"]
     train: str
     val: str
     classes: str
     separator: Literal[",", " "] = ","
-    positions: str | None = None
-    """CSV of where the truth is in every frame (`adafocus.data.digits`), where it is known."""
+
+
+class ActivityNetFiles(AnnotationFiles):
+    """ActivityNet's JSON; videos are called ``v_`` and their id, as in the organisers' archives."""
+
+    format: Literal["activitynet"]
+    file: str
+    classes: str | None = None
+    """One class a line, for the order of the logits; alphabetical if not given."""
+
+
+class FcvidFiles(AnnotationFiles):
+    """FCVID's list of ``video train|test`` and its table of zeros and ones, line by line alike."""
+
+    format: Literal["fcvid"]
+    splits: str
+    labels: str
+    classes: str
+
+
+class KineticsFiles(AnnotationFiles):
+    """Kinetics' CSV files, of which the listed classes are used; videos are called as in the
+    public archives, ``{youtube_id}_{start:06d}_{end:06d}``."""
+
+    format: Literal["kinetics"]
+    train: str
+    val: str
+    classes: str
+
+
+class SomethingV1Files(AnnotationFiles):
+    """Something-Something V1: ``id;label`` and a list of labels."""
+
+    format: Literal["something_v1"]
+    train: str
+    val: str
+    classes: str
+
+
+class SomethingV2Files(AnnotationFiles):
+    """Something-Something V2: JSON lists of ``id`` and ``template``, and the labels' indices."""
+
+    format: Literal["something_v2"]
+    train: str
+    val: str
+    classes: str
+
+
+class TableFile(AnnotationFiles):
+    """One's own videos: a CSV with the columns ``video,split,labels``, labels joined by ``;``.
+
+    Splits are ``train`` and ``val``; classes are in alphabetical order.
+    """
+
+    format: Literal["table"]
+    file: str
+
+
+Annotations = Annotated[
+    SplitFiles
+    | ActivityNetFiles
+    | FcvidFiles
+    | KineticsFiles
+    | SomethingV1Files
+    | SomethingV2Files
+    | TableFile,
+    Field(discriminator="format"),
+]
 
 
 class Frames(Section):

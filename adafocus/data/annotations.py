@@ -1,14 +1,30 @@
-"""Which video is in which split and shows which classes, as the split files say it."""
+"""Which video is in which split and shows which classes, from every form in which that is said.
+
+A parser reads one form and yields its entries; what is wrong with an entry whatever its form, a
+video listed twice or a label that there is not, is found in one place.
+"""
 
 from __future__ import annotations
 
+import csv
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adafocus.data import DataError
-from adafocus.recipe import Recipe
+from adafocus.recipe import (
+    ActivityNetFiles,
+    FcvidFiles,
+    KineticsFiles,
+    Recipe,
+    SomethingV1Files,
+    SomethingV2Files,
+    SplitFiles,
+    TableFile,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,48 +32,110 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val")
 
 
-def read_annotations(recipe: Recipe, folder: Path) -> pd.DataFrame:
-    """The table ``video, split, labels`` of split files in the authors' form.
+class Entry(NamedTuple):
+    """A video as a file lists it."""
 
-    ``folder`` is the data set's. A line is ``video,frames,label[,label...]``, or with spaces
-    ``video frames label``, where the video's name may hold spaces too. ``labels`` are lists of
-    class indices; the number of frames is not used, since the frames are counted once extracted.
-    Raises `DataError` with file and line.
+    where: str
+    """File and line, or what else tells a person where it stands."""
+    video: str
+    split: str
+    labels: set[str] | set[int]
+    """Names or indices of classes"""
+
+
+class Annotated(NamedTuple):
+    table: pd.DataFrame
+    """``video, split, labels``, a row per video; labels are sorted lists of class indices"""
+    classes: list[str]
+    """Names by index"""
+
+
+def read_annotations(recipe: Recipe, folder: Path) -> Annotated:
+    """Reads the annotations of a data set, in whichever form its recipe names.
+
+    ``folder`` is the data set's. The number of frames that a file may tell is not used, since the
+    frames are counted once extracted. Raises `DataError` with file and line.
     """
     import pandas as pd
 
+    given = recipe.annotations
+    listed = list(PARSERS[given.format](given, folder / "annotations"))
+    for split in SPLITS:
+        if not any(entry.split == split for entry in listed):
+            files = ", ".join(str(folder / "annotations" / name) for name in given.files)
+            raise DataError(f"{files}: no video of {split} is listed")
+    classes = _classes(recipe, folder / "annotations", listed)
+    index = {name: number for number, name in enumerate(classes)}
     seen: dict[str, str] = {}
     rows = []
-    for split in SPLITS:
-        path = folder / "annotations" / getattr(recipe.annotations, split)
-        before = len(rows)
-        for where, line in _lines(path):
-            video, labels = _parse(line, recipe.annotations.separator, where)
-            if not all(0 <= label < recipe.classes for label in labels):
-                raise DataError(f"{where}: a label is not one of 0 to {recipe.classes - 1}: {line}")
-            if video in seen:
-                raise DataError(f"{where}: video {video!r} is listed before, in {seen[video]}")
-            seen[video] = where
-            rows.append((video, split, labels))
-        if len(rows) == before:
-            raise DataError(f"{path}: lists no video")
-    return pd.DataFrame(rows, columns=["video", "split", "labels"])
+    for where, video, split, labels in listed:
+        if video in seen:
+            raise DataError(f"{where}: video {video!r} is listed before, in {seen[video]}")
+        seen[video] = where
+        for label in labels:
+            if not (label in index if isinstance(label, str) else 0 <= label < len(classes)):
+                raise DataError(
+                    f"{where}: label {label!r} of video {video!r} is not one of the"
+                    f" {len(classes)} classes"
+                )
+        numbers = sorted(index[label] if isinstance(label, str) else label for label in labels)
+        rows.append((video, split, numbers))
+    return Annotated(pd.DataFrame(rows, columns=["video", "split", "labels"]), classes)
 
 
-def read_classes(recipe: Recipe, folder: Path) -> list[str]:
-    """Names of the classes by index, from a list with or without a leading number on each line."""
-    path = folder / "annotations" / recipe.annotations.classes
+# --- classes ----------------------------------------------------------------------------------
+
+
+def _classes(recipe: Recipe, folder: Path, listed: list[Entry]) -> list[str]:
+    """Names of the classes by index: those that a file lists, or all that occur, sorted."""
+    given = recipe.annotations
+    name = getattr(given, "classes", None)
+    if name is None:
+        names = sorted({label for entry in listed for label in entry.labels})
+        source = ", ".join(str(folder / file) for file in given.files)
+    else:
+        source = str(folder / name)
+        names = (_indexed if name.endswith(".json") else _list)(folder / name)
+    if len(names) != recipe.classes:
+        raise DataError(
+            f"{source}: lists {len(names)} classes, but the recipe has {recipe.classes}"
+        )
+    return names
+
+
+def _list(path: Path) -> list[str]:
+    """Names from a list with or without a leading number on each line."""
     names = [line for _, line in _lines(path)]
     numbered = [re.fullmatch(r"(\d+)[\s,]+(.+)", name) for name in names]
     by_number = {int(match[1]): match[2] for match in numbered if match}
     if len(by_number) == len(names) == max(by_number, default=0) - min(by_number, default=0) + 1:
         names = [name for _, name in sorted(by_number.items())]
-    if len(names) != recipe.classes:
-        raise DataError(f"{path}: lists {len(names)} classes, but the recipe has {recipe.classes}")
     return names
 
 
-def _parse(line: str, separator: str, where: str) -> tuple[str, list[int]]:
+def _indexed(path: Path) -> list[str]:
+    """Names from a JSON object that gives each its index."""
+    try:
+        index = {str(name): int(number) for name, number in _json(path).items()}
+    except (AttributeError, TypeError, ValueError):
+        raise DataError(f"{path}: is not an object of class names and their numbers") from None
+    if sorted(index.values()) != list(range(len(index))):
+        raise DataError(f"{path}: the numbers are not 0 to {len(index) - 1}")
+    return sorted(index, key=index.__getitem__)
+
+
+# --- one parser per form ----------------------------------------------------------------------
+
+
+def _split_files(given: SplitFiles, folder: Path) -> Iterator[Entry]:
+    for split in SPLITS:
+        for where, line in _lines(folder / getattr(given, split)):
+            yield Entry(where, *_video_and_labels(line, given.separator, where, split))
+
+
+def _video_and_labels(
+    line: str, separator: str, where: str, split: str
+) -> tuple[str, str, set[int]]:
     fields = line.split(",") if separator == "," else line.rsplit(maxsplit=2)
     try:
         video, _, *labels = fields[0].strip(), int(fields[1]), *map(int, fields[2:])
@@ -66,15 +144,155 @@ def _parse(line: str, separator: str, where: str) -> tuple[str, list[int]]:
     if not video or not labels:
         form = separator.join(("video", "frames", "label"))
         raise DataError(f"{where}: is not of the form {form}: {line}")
-    return video, sorted(set(labels))
+    return video, split, set(labels)
+
+
+def _activitynet(given: ActivityNetFiles, folder: Path) -> Iterator[Entry]:
+    path = folder / given.file
+    splits = {"training": "train", "validation": "val", "testing": None}
+    for video, entry in _mapping(_json(path), "database", path).items():
+        where = f"{path}, database.{video}"
+        try:
+            split = splits[entry["subset"]]
+            labels = {str(annotation["label"]) for annotation in entry["annotations"]}
+        except (KeyError, TypeError):
+            raise DataError(f"{where}: lacks a known subset or annotations with labels") from None
+        if split is None:
+            continue
+        if not labels:
+            raise DataError(f"{where}: has no label")
+        yield Entry(where, f"v_{video}", split, labels)
+
+
+def _fcvid(given: FcvidFiles, folder: Path) -> Iterator[Entry]:
+    names, tables = (list(_lines(folder / name)) for name in (given.splits, given.labels))
+    if len(names) != len(tables):
+        raise DataError(
+            f"{folder / given.splits}: lists {len(names)} videos, but {folder / given.labels}"
+            f" has {len(tables)} lines"
+        )
+    for (where, line), (where_labels, flags) in zip(names, tables, strict=True):
+        video, _, split = line.rpartition(" ") if " " in line else line.rpartition("\t")
+        if not video or split not in ("train", "test"):
+            raise DataError(f"{where}: is not of the form 'video train' or 'video test': {line}")
+        marks = flags.replace(",", " ").split()
+        if not set(marks) <= {"0", "1"} or "1" not in marks:
+            raise DataError(f"{where_labels}: is not a line of zeros and at least a one")
+        labels = {number for number, mark in enumerate(marks) if mark == "1"}
+        name = Path(video.strip().replace("\\", "/")).with_suffix("").as_posix()
+        yield Entry(where, name, "train" if split == "train" else "val", labels)
+
+
+def _kinetics(given: KineticsFiles, folder: Path) -> Iterator[Entry]:
+    used = set(_list(folder / given.classes))
+    columns = ("label", "youtube_id", "time_start", "time_end", "split")
+    for split in SPLITS:
+        for where, row in _table_rows(folder / getattr(given, split), columns):
+            if row["label"] not in used:
+                continue
+            try:
+                start, end = int(row["time_start"]), int(row["time_end"])
+            except ValueError:
+                raise DataError(f"{where}: time_start and time_end are not seconds") from None
+            yield Entry(where, f"{row['youtube_id']}_{start:06d}_{end:06d}", split, {row["label"]})
+
+
+def _something_v1(given: SomethingV1Files, folder: Path) -> Iterator[Entry]:
+    for split in SPLITS:
+        for where, line in _lines(folder / getattr(given, split)):
+            video, semicolon, label = line.partition(";")
+            if not (video and semicolon and label):
+                raise DataError(f"{where}: is not of the form id;label: {line}")
+            yield Entry(where, video.strip(), split, {label.strip()})
+
+
+def _something_v2(given: SomethingV2Files, folder: Path) -> Iterator[Entry]:
+    for split in SPLITS:
+        path = folder / getattr(given, split)
+        entries = _json(path)
+        if not isinstance(entries, list):
+            raise DataError(f"{path}: is not a list of videos")
+        for number, entry in enumerate(entries, 1):
+            where = f"{path}, entry {number}"
+            try:
+                video, template = str(entry["id"]), str(entry["template"])
+            except (KeyError, TypeError):
+                raise DataError(f"{where}: has no id or no template") from None
+            yield Entry(where, video, split, {template.replace("[", "").replace("]", "")})
+
+
+def _table(given: TableFile, folder: Path) -> Iterator[Entry]:
+    for where, row in _table_rows(folder / given.file, ("video", "split", "labels")):
+        labels = {label.strip() for label in row["labels"].split(";")}
+        if row["split"] not in SPLITS:
+            raise DataError(f"{where}: split is {row['split']!r}; it must be train or val")
+        if not row["video"] or "" in labels:
+            raise DataError(f"{where}: the video's name or a label is empty")
+        yield Entry(where, row["video"], row["split"], labels)
+
+
+PARSERS: dict[str, Callable[[Any, Path], Iterator[Entry]]] = {
+    "split_files": _split_files,
+    "activitynet": _activitynet,
+    "fcvid": _fcvid,
+    "kinetics": _kinetics,
+    "something_v1": _something_v1,
+    "something_v2": _something_v2,
+    "table": _table,
+}
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def _text(path: Path) -> str:
+    """What a file holds, without the mark that some programs put before it."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """File and line number, and the line, of all lines that are not blank."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
             yield f"{path}, line {number}", line.strip()
+
+
+def _table_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+    """File and line number, and the row, of a CSV with these columns and perhaps others."""
+    rows = csv.DictReader(StringIO(_text(path), newline=""), strict=True)
+    try:
+        missing = [name for name in columns if name not in (rows.fieldnames or ())]
+        if missing:
+            raise DataError(f"{path}, line 1: lacks the column {', '.join(missing)}")
+        for row in rows:
+            where = f"{path}, line {rows.line_num}"
+            if None in row or None in row.values():
+                raise DataError(f"{where}: has not the {len(rows.fieldnames)} fields of line 1")
+            yield where, {name: row[name].strip() for name in columns}
+    except csv.Error as error:
+        raise DataError(f"{path}, line {rows.line_num}: is not CSV ({error})") from None
+
+
+def _json(path: Path) -> Any:
+    def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise DataError(f"{path}: {twice!r} is listed twice")
+        return mapping
+
+    try:
+        return json.loads(_text(path), object_pairs_hook=without_doubles)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: is not JSON ({error.msg})") from None
+
+
+def _mapping(values: Any, key: str, path: Path) -> dict[str, Any]:
+    found = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: has no object {key!r}")
+    return found

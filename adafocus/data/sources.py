@@ -28,8 +28,7 @@ def fetch(recipe: Recipe, folder: Path, workers: int) -> None:
 
 
 def _check_present(recipe: Recipe, source: ManualSource, folder: Path) -> None:
-    files = recipe.annotations
-    annotations = [f"annotations/{name}" for name in (files.train, files.val, files.classes)]
+    annotations = [f"annotations/{name}" for name in recipe.annotations.files]
     missing = [path for path in ("videos", *annotations) if not (folder / path).exists()]
     if missing:
         raise DataError(

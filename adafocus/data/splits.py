@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adafocus.data import DataError
-from adafocus.data.annotations import SPLITS, read_annotations, read_classes
+from adafocus.data.annotations import SPLITS, read_annotations
 from adafocus.files import whole
 from adafocus.recipe import Recipe
 
@@ -20,10 +20,10 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
 
     The tables have the columns ``video, path, frames, labels``: ``path`` relative to ``folder``,
     ``labels`` joined by ``;``. A video without frames is left out and listed in the report with
-    the reason. Raises `DataError` where a split ends empty.
+    the reason. ``train_split.txt`` and ``val_split.txt`` say the same in the authors' form,
+    ``video,frames,label[,label...]``. Raises `DataError` where a split ends empty.
     """
-    classes = read_classes(recipe, folder)
-    annotated = read_annotations(recipe, folder)
+    annotated, classes = read_annotations(recipe, folder)
     table = annotated.merge(_read_manifests(recipe, folder), on="video", how="left")
     table["error"] = table["error"].fillna("is not among the videos")
 
@@ -37,6 +37,7 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
                 video, error = missing.iloc[0][["video", "error"]]
                 raise DataError(f"{folder}: no video of {split} has frames; {video}: {error}")
             _write_split(used, splits / f"{split}.csv")
+            _write_authors_form(used, splits / f"{split}_split.txt")
             report[split] = {
                 "published": getattr(recipe.videos, split),
                 "listed": len(listed),
@@ -63,6 +64,12 @@ def _write_split(table: pd.DataFrame, path: Path) -> None:
     labels = table["labels"].map(lambda labels: ";".join(map(str, labels)))
     table = table.assign(labels=labels, frames=table["frames"].astype(int))
     table.to_csv(path, columns=["video", "path", "frames", "labels"], index=False)
+
+
+def _write_authors_form(table: pd.DataFrame, path: Path) -> None:
+    rows = zip(table["video"], table["frames"].astype(int), table["labels"], strict=True)
+    lines = [",".join(map(str, (video, frames, *labels))) for video, frames, labels in rows]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _count_classes(table: pd.DataFrame, classes: list[str]) -> dict[str, int]:

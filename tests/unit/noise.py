@@ -19,7 +19,12 @@ GRU = {
     "metric": "top1",
     "patch_sizes": [32, 48],
     "source": {"kind": "manual", "homepage": "nowhere"},
-    "annotations": {"train": "train.txt", "val": "val.txt", "classes": "classes.txt"},
+    "annotations": {
+        "format": "split_files",
+        "train": "train.txt",
+        "val": "val.txt",
+        "classes": "classes.txt",
+    },
     "model": {
         "family": "gru",
         "frames": 4,

@@ -50,6 +50,8 @@ def test_tables_hold_what_was_extracted(recipe, folder):
         "video,path,frames,labels\nz,frames/z.zip,3,1\n"
     )
     assert class_names(folder) == ["walk", "run", "say 'hé'"]
+    in_the_authors_form = 'a,10,0\n"quoted" b,12,1,2\nNA,7,0\n'
+    assert (folder / "splits" / "train_split.txt").read_text() == in_the_authors_form
 
 
 def test_report(recipe, folder):

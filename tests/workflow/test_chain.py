@@ -34,6 +34,7 @@ DIGITS = {
         "backgrounds": 2,
     },
     "annotations": {
+        "format": "split_files",
         "train": "train.txt",
         "val": "val.txt",
         "classes": "classes.txt",
@@ -66,6 +67,7 @@ GIVEN = DIGITS | {
     "patch_sizes": [16],
     "source": {"kind": "manual", "homepage": "https://example.org"},
     "annotations": {
+        "format": "split_files",
         "train": "train_videofolder.txt",
         "val": "val_videofolder.txt",
         "classes": "category.txt",
