@@ -224,6 +224,29 @@ def import_checkpoint(
     print(f"{output}: {imported.stage} of {dataset}, {len(imported.tensors)} tensors")
 
 
+@app.command("new-dataset")
+def new_dataset(
+    name: Annotated[str, typer.Argument(help="What to call it; results are named after it.")],
+    videos: Annotated[
+        Path, typer.Option(help="Folder: {train,val}/CLASS/*, or CLASS/*, or with --labels any.")
+    ],
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV: video,labels and perhaps split; labels joined by ;")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the split, where none is given.")] = 0,
+) -> None:
+    """Check your own videos and write a recipe for them."""
+    with one_line_errors():
+        from adafocus.data.own import new_dataset
+
+        recipe, path = new_dataset(name, videos, labels, Path("config/recipes"), seed)
+    print(
+        f"{path}: {recipe.videos.train} videos to train on, {recipe.videos.val} to validate on,"
+        f" {recipe.classes} classes, {recipe.model.frames} frames of each\n"
+        f"Next: snakemake --cores all results/{name}_128_stage3.json"
+    )
+
+
 @app.command()
 def flops(
     dataset: Annotated[str, typer.Option(help="Name of a recipe in config/recipes.")],

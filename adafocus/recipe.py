@@ -53,6 +53,16 @@ class ManualSource(Section):
     """Where to ask for the data."""
 
 
+class FolderSource(Section):
+    """One's own videos, wherever they lie; `adafocus new-dataset` writes such a recipe."""
+
+    kind: Literal["folder"]
+    videos: str
+    """Folder of the videos, which stay there."""
+    labels: str
+    """CSV with the columns ``video,split,labels``, see `TableFile`."""
+
+
 class GenerateSource(Section):
     """The demo's roaming digits, see `adafocus.data.digits`."""
 
@@ -346,7 +356,7 @@ class Recipe(Section):
     """Chooses the best epoch and is the one compared with the published figure."""
     patch_sizes: tuple[Positive, ...]
     """Side of the patch in pixels."""
-    source: Annotated[ManualSource | GenerateSource, Field(discriminator="kind")]
+    source: Annotated[ManualSource | FolderSource | GenerateSource, Field(discriminator="kind")]
     annotations: Annotations
     frames: Frames = Frames()
     augmentation: Augmentation = Augmentation()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,13 @@ from adafocus.data import DataError
 from adafocus.data.digits import write_videos
 from adafocus.data.store import holds_frames
 from adafocus.files import whole
-from adafocus.recipe import ManualSource, Recipe
+from adafocus.recipe import (
+    AnnotationFiles,
+    FolderSource,
+    GenerateSource,
+    ManualSource,
+    Recipe,
+)
 
 
 def fetch(recipe: Recipe, folder: Path, workers: int) -> None:
@@ -20,11 +27,31 @@ def fetch(recipe: Recipe, folder: Path, workers: int) -> None:
     or a folder of JPEG files; its name is its path under ``videos/``, without a file's suffix.
     Raises `DataError` that lists what only a person can bring.
     """
-    if isinstance(recipe.source, ManualSource):
-        _check_present(recipe, recipe.source, folder)
-    else:
-        write_videos(recipe.source, folder, workers)
+    match recipe.source:
+        case ManualSource():
+            _check_present(recipe, recipe.source, folder)
+        case FolderSource():
+            _bring(recipe.source, recipe.annotations, folder)
+        case GenerateSource():
+            write_videos(recipe.source, folder, workers)
     _write_listing(folder)
+
+
+def _bring(source: FolderSource, annotations: AnnotationFiles, folder: Path) -> None:
+    """Links to the videos and copies their labels."""
+    videos, labels = Path(source.videos).absolute(), Path(source.labels)
+    for path in (videos, labels):
+        if not path.exists():
+            raise DataError(f"{path}: not found; the recipe names it under source")
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / "videos"
+    if not link.is_symlink() and link.exists():
+        raise DataError(f"{link}: is in the way of a link to {videos}; move it away")
+    link.unlink(missing_ok=True)
+    link.symlink_to(videos)
+    for name in annotations.files:
+        with whole(folder / "annotations" / name) as aside:
+            shutil.copyfile(labels, aside)
 
 
 def _check_present(recipe: Recipe, source: ManualSource, folder: Path) -> None:

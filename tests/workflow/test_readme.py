@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from miniature import make_video
 from published import sections
 from test_chain import DIGITS
 
@@ -29,6 +30,7 @@ ELSEWHERE = {
     "make test": "runs this test",
     "make ui": "test_make_ui_opens_mlflow",
     "source .venv/bin/activate": "the environment that these tests run in",
+    "snakemake --cores all results/mine_128_stage3.json": "test_own_videos.py, with small networks",
 }
 ON_REQUEST = "snakemake --cores all results/actnet_128_stage3.json"
 """Ends in what a person without ActivityNet is told."""
@@ -54,6 +56,9 @@ def run(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
 def test_commands_run_as_they_stand(demo):
     for name in ("Snakefile", "workflow", "profiles", "adafocus"):
         (demo.folder / name).symlink_to(ROOT / name)
+    for name in ("cat", "dog"):
+        for number in range(3):
+            make_video(demo.folder / "my_videos" / name / f"{number}.mp4")
     torch.save(sections("actnet_128"), demo.folder / "published.pth.tar")
     for command in COMMANDS:
         if command in ELSEWHERE:

@@ -6,7 +6,7 @@ with job(snakemake):
     from adafocus.evaluation import evaluate
 
     evaluate(
-        Path(snakemake.input.checkpoint),
+        Path(*snakemake.input.checkpoint),
         data=data_of(snakemake),
         output=Path(snakemake.output.result),
         plots=Path(snakemake.output.sheet).parent,

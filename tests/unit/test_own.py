@@ -1,0 +1,155 @@
+"""Recipes for one's own videos."""
+
+import csv
+
+import pytest
+from miniature import make_video
+
+from adafocus.data import DataError
+from adafocus.data.annotations import read_annotations
+from adafocus.data.own import new_dataset
+from adafocus.data.sources import fetch
+from adafocus.recipe import load_recipe
+
+
+@pytest.fixture
+def videos(tmp_path):
+    return tmp_path / "my videos"
+
+
+@pytest.fixture
+def make(tmp_path, videos):
+    def make(labels=None, seed=0):
+        return new_dataset("mine", videos, labels, tmp_path / "recipes", seed)
+
+    return make
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def probe(folder, *names):
+    """Real videos, which are looked into; those that are only named may be empty."""
+    for name in names:
+        make_video(folder / name, 5)
+
+
+def rows(tmp_path):
+    with (tmp_path / "recipes" / "mine.csv").open(newline="") as file:
+        return {row["video"]: (row["split"], row["labels"]) for row in csv.DictReader(file)}
+
+
+def test_folders_with_splits(make, tmp_path, videos):
+    probe(videos, "train/cat/a b.mp4", "train/dog/b.mkv", "val/cat/c.mp4")
+    recipe, path = make()
+    assert rows(tmp_path) == {
+        "train/cat/a b": ("train", "cat"),
+        "train/dog/b": ("train", "dog"),
+        "val/cat/c": ("val", "cat"),
+    }
+    assert load_recipe(path) == recipe
+    assert (recipe.classes, recipe.metric) == (2, "top1")
+    assert (recipe.videos.train, recipe.videos.val) == (2, 1)
+    assert recipe.model.frames == 5  # no more than the videos have
+    assert recipe.patch_sizes == (96, 128, 160, 192)
+
+    fetch(recipe, tmp_path / "data", workers=1)
+    assert (tmp_path / "data" / "videos.csv").read_text() == (
+        "video,path\n"
+        "train/cat/a b,videos/train/cat/a b.mp4\n"
+        "train/dog/b,videos/train/dog/b.mkv\n"
+        "val/cat/c,videos/val/cat/c.mp4\n"
+    )
+    annotated = read_annotations(recipe, tmp_path / "data")
+    assert annotated.classes == ["cat", "dog"]
+    fetch(recipe, tmp_path / "data", workers=1)  # as it is
+
+
+def test_a_split_is_drawn_from_every_class(make, tmp_path, videos):
+    probe(videos, *(f"{name}/{i}.mp4" for name in ("cat", "dog") for i in range(5)))
+    make()
+    drawn = rows(tmp_path)
+    for name in ("cat", "dog"):
+        splits = [drawn[f"{name}/{i}"][0] for i in range(5)]
+        assert splits.count("val") == 1
+    for file in (tmp_path / "recipes").iterdir():
+        file.unlink()
+    make()
+    assert rows(tmp_path) == drawn
+    for file in (tmp_path / "recipes").iterdir():
+        file.unlink()
+    assert any(make(seed=seed) and rows(tmp_path) != drawn for seed in (1,))
+
+
+def test_a_table_with_several_labels(make, tmp_path, videos):
+    probe(videos, "x/a.mp4", "x/b.mp4", "c.mp4")
+    table = tmp_path / "labels.csv"
+    table.write_text(
+        "\ufeffvideo,split,labels\r\nx/a.mp4,train,cat;dog\r\nx/b,train,dog\r\nc,val,cat\r\n"
+    )
+    recipe, _ = make(table)
+    assert recipe.metric == "mAP"
+    assert rows(tmp_path) == {
+        "x/a": ("train", "cat;dog"),
+        "x/b": ("train", "dog"),
+        "c": ("val", "cat"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("name,labels\na,cat\n", "line 1: must name the columns video, labels"),
+        ("video,labels\nz,cat\n", "line 2: there is no video 'z' in"),
+        ("video,labels\na,cat\na.mp4,cat\n", "line 3: video 'a.mp4' is listed before"),
+        ("video,labels\na,cat;\n", "line 2: has no label, or an empty one"),
+        ("video,split,labels\na,test,cat\n", "line 2: split is 'test'; it must be train, val"),
+        ("video,split,labels\na,train,cat\nb,,cat\n", "gives a split to some videos only"),
+        ("video,split,labels\na,train,cat\nb,val,dog\n", "class 'dog' occurs in validation only"),
+        ("video,split,labels\na,train,cat\nb,train,dog\n", "no video is in val"),
+        ("video,labels\na,cat\nb,cat\nc,dog\n", "class 'dog' has one video; two are needed"),
+        ("video,labels\n", "no video has a label"),
+    ],
+)
+def test_tables_gone_wrong(make, tmp_path, videos, text, complaint):
+    touch(videos, "a.mp4", "b.mp4", "c.mp4")
+    table = tmp_path / "labels.csv"
+    table.write_text(text)
+    with pytest.raises(DataError, match=complaint):
+        make(table)
+    assert not (tmp_path / "recipes").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        ([], "is not a folder"),
+        (["a.mp4"], "a.mp4: lies in no class's folder"),
+        (["train/a.mp4"], "a.mp4: lies in no class's folder"),
+        (["train/cat/a.mp4", "dog/b.mp4"], "b.mp4: lies beside train/ and val/"),
+        (["cat/a.mp4", "cat/a.avi"], "a.mp4: has the same name as .*a.avi"),
+        (["a;b/a.mp4"], "class's name holds a semicolon"),
+    ],
+)
+def test_folders_gone_wrong(make, videos, names, complaint):
+    touch(videos, *names)
+    with pytest.raises(DataError, match=complaint):
+        make()
+
+
+def test_nothing_is_overwritten_and_broken_videos_are_named(make, videos):
+    probe(videos, "train/cat/a.mp4", "train/dog/b.mp4", "val/cat/c.mp4")
+    make()
+    with pytest.raises(DataError, match="mine.yaml: exists"):
+        make()
+
+
+def test_a_folder_that_is_gone(make, tmp_path, videos):
+    probe(videos, "train/cat/a.mp4", "train/dog/b.mp4", "val/cat/c.mp4")
+    recipe, _ = make()
+    videos.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="my videos: not found; the recipe names it"):
+        fetch(recipe, tmp_path / "data", workers=1)
