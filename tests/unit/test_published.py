@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from published import GOLDEN, sections, videos
+from torchvision.io import write_jpeg
 
+from adafocus.evaluation import evaluate
 from adafocus.model import checkpoint
 from adafocus.model.checkpoint import CheckpointError
 from adafocus.model.published import import_published
@@ -80,6 +82,38 @@ def test_sth_predicts_what_the_published_model_does(sth, write, tmp_path):
     assert np.array_equal(out.corners[:, 0], golden["coords"])
     spread = golden["logits"].std()
     assert np.abs(out.logits[:, -1].numpy() - golden["logits"]).max() <= 1e-4 * spread
+
+
+@pytest.mark.slow
+def test_an_imported_checkpoint_is_evaluated(actnet, write, tmp_path):
+    """At another patch size, on videos of noise, as the recipe of ActivityNet has it."""
+    checkpoint.write(tmp_path / "ours.safetensors", import_published(write(actnet), ACTNET, 96))
+    (tmp_path / "splits").mkdir()
+    names = "".join(f"{number}\n" for number in range(200))
+    (tmp_path / "splits" / "classes.txt").write_text(names)
+    rows = ["video,path,frames,labels"]
+    for label in range(2):
+        video = tmp_path / f"video{label}"
+        video.mkdir()
+        for frame in range(16):
+            noise = torch.randint(256, (3, 240, 320), dtype=torch.uint8)
+            write_jpeg(noise, str(video / f"{frame}.jpg"))
+        rows.append(f"{video.name},{video.name},16,{label}")
+    (tmp_path / "splits" / "val.csv").write_text("\n".join(rows))
+    result = evaluate(
+        tmp_path / "ours.safetensors",
+        data=tmp_path,
+        output=tmp_path / "result.json",
+        plots=tmp_path,
+        seed=0,
+        device="cpu",
+        threads=1,
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+    )
+    assert (result["dataset"], result["patch_size"], result["stage"]) == ("actnet", 96, 3)
+    assert result["published"]["figure"] == 71.9
+    assert result["gflops_per_video"] == pytest.approx(17.18, abs=0.01)
+    assert result["classes_left_out_of_mAP"] == 198
 
 
 def parts(tensors):
