@@ -46,11 +46,33 @@ class Section(BaseModel):
 
 
 class ManualSource(Section):
-    """Videos and split files that a person puts on disk, because they are given on request."""
+    """Videos and annotations that a person puts on disk, because they are given on request."""
 
     kind: Literal["manual"]
     homepage: str
     """Where to ask for the data."""
+    archives: tuple[str, ...] = ()
+    """Files to put into ``archives/``, the parts of one archive in their order, where the videos
+    come so; without any, the videos themselves are put into ``videos/``."""
+    strip: Annotated[int, Field(ge=0)] = 0
+    """Leading folders to take off the names in the archive."""
+
+
+class Download(Section):
+    url: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ArchiveSource(Section):
+    """Videos and annotations that can be downloaded."""
+
+    kind: Literal["archive"]
+    archives: Annotated[tuple[tuple[Download, ...], ...], Field(min_length=1)]
+    """Archives of videos, each in one or more parts."""
+    strip: Annotated[int, Field(ge=0)] = 0
+    """Leading folders to take off the names in the archives."""
+    annotations: dict[str, Download] = {}
+    """Annotation files by name."""
 
 
 class FolderSource(Section):
@@ -344,6 +366,8 @@ class Peer(Section):
 class Videos(Section):
     train: Positive
     val: Positive
+    missing: Fraction = 0.1
+    """Share of a split's listed videos that may be missing or unreadable."""
 
 
 class Recipe(Section):
@@ -351,12 +375,14 @@ class Recipe(Section):
     title: str
     classes: Annotated[int, Field(ge=2)]
     videos: Videos
-    """Published number of videos per split."""
+    """Published number of videos per split, and how many may be missing."""
     metric: Metric
     """Chooses the best epoch and is the one compared with the published figure."""
     patch_sizes: tuple[Positive, ...]
     """Side of the patch in pixels."""
-    source: Annotated[ManualSource | FolderSource | GenerateSource, Field(discriminator="kind")]
+    source: Annotated[
+        ManualSource | ArchiveSource | FolderSource | GenerateSource, Field(discriminator="kind")
+    ]
     annotations: Annotations
     frames: Frames = Frames()
     augmentation: Augmentation = Augmentation()

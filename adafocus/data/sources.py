@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from tqdm import tqdm
 
 from adafocus.data import DataError
 from adafocus.data.digits import write_videos
+from adafocus.data.download import download, unpack
 from adafocus.data.store import holds_frames
 from adafocus.files import whole
 from adafocus.recipe import (
     AnnotationFiles,
+    ArchiveSource,
     FolderSource,
     GenerateSource,
     ManualSource,
@@ -30,6 +34,11 @@ def fetch(recipe: Recipe, folder: Path, workers: int) -> None:
     match recipe.source:
         case ManualSource():
             _check_present(recipe, recipe.source, folder)
+            if recipe.source.archives:
+                parts = [folder / "archives" / name for name in recipe.source.archives]
+                _unpack([parts], recipe.source.strip, folder)
+        case ArchiveSource():
+            _download(recipe.source, folder)
         case FolderSource():
             _bring(recipe.source, recipe.annotations, folder)
         case GenerateSource():
@@ -55,13 +64,42 @@ def _bring(source: FolderSource, annotations: AnnotationFiles, folder: Path) -> 
 
 
 def _check_present(recipe: Recipe, source: ManualSource, folder: Path) -> None:
+    videos = [f"archives/{name}" for name in source.archives] or ["videos"]
+    if source.archives and (folder / "videos").exists():
+        videos = []  # unpacked before, and the archives perhaps removed
     annotations = [f"annotations/{name}" for name in recipe.annotations.files]
-    missing = [path for path in ("videos", *annotations) if not (folder / path).exists()]
+    missing = [path for path in (*videos, *annotations) if not (folder / path).exists()]
     if missing:
         raise DataError(
             f"{folder}: {', '.join(missing)} not found; {recipe.title} is to be had at "
-            f"{source.homepage}, put its videos and split files there"
+            f"{source.homepage}, put its files there"
         )
+
+
+def _download(source: ArchiveSource, folder: Path) -> None:
+    for name, file in source.annotations.items():
+        download(file.url, folder / "annotations" / name, file.sha256)
+    archives = [
+        [folder / "archives" / f"{number}-{part}" for part in range(len(archive))]
+        for number, archive in enumerate(source.archives)
+    ]
+    if not (folder / "videos").exists():
+        for paths, archive in zip(archives, source.archives, strict=True):
+            for path, part in zip(paths, archive, strict=True):
+                download(part.url, path, part.sha256)
+    _unpack(archives, source.strip, folder)
+
+
+def _unpack(archives: Sequence[Sequence[Path]], strip: int, folder: Path) -> None:
+    """Unpacks archives to ``videos/``, unless that was done before."""
+    if (folder / "videos").exists():
+        return
+    with (
+        whole(folder / "videos") as videos,
+        tqdm(desc="unpacking", unit="file") as progress,
+    ):
+        for parts in archives:
+            unpack(parts, videos, lambda name: progress.update(), strip)
 
 
 def _write_listing(folder: Path) -> None:

@@ -21,7 +21,8 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
     The tables have the columns ``video, path, frames, labels``: ``path`` relative to ``folder``,
     ``labels`` joined by ``;``. A video without frames is left out and listed in the report with
     the reason. ``train_split.txt`` and ``val_split.txt`` say the same in the authors' form,
-    ``video,frames,label[,label...]``. Raises `DataError` where a split ends empty.
+    ``video,frames,label[,label...]``. Raises `DataError` where a split ends empty, or more of its
+    videos are missing than the recipe allows.
     """
     annotated, classes = read_annotations(recipe, folder)
     table = annotated.merge(_read_manifests(recipe, folder), on="video", how="left")
@@ -36,6 +37,13 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
             if used.empty:
                 video, error = missing.iloc[0][["video", "error"]]
                 raise DataError(f"{folder}: no video of {split} has frames; {video}: {error}")
+            if len(missing) > recipe.videos.missing * len(listed):
+                video, error = missing.iloc[0][["video", "error"]]
+                raise DataError(
+                    f"{folder}: {len(missing)} of {len(listed)} videos of {split} are missing, more"
+                    f" than the recipe's videos.missing allows ({recipe.videos.missing:.0%});"
+                    f" the first is {video}: {error}"
+                )
             _write_split(used, splits / f"{split}.csv")
             _write_authors_form(used, splits / f"{split}_split.txt")
             report[split] = {

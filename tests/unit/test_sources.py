@@ -1,6 +1,12 @@
 """Bringing videos and annotations to their folder."""
 
+import hashlib
+import io
 import subprocess
+import tarfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 from miniature import make_recipe
@@ -56,6 +62,95 @@ def test_only_what_is_missing_is_listed(manual, folder):
         fetch(manual, folder, workers=1)
     assert "train.txt" not in str(caught.value)
     assert not (folder / "videos.csv").exists()
+
+
+# --- archives ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A web site with a split archive of videos under one folder, and the annotations."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    with tarfile.open(folder / "all.tar", "w") as archive:
+        for name in ("20bn/1.webm", "20bn/2.webm"):
+            info = tarfile.TarInfo(name)
+            info.size = 5000
+            archive.addfile(info, io.BytesIO(bytes(5000)))
+    content = (folder / "all.tar").read_bytes()
+    (folder / "part-00").write_bytes(content[:7000])
+    (folder / "part-01").write_bytes(content[7000:])
+    for name in ANNOTATIONS:
+        (folder / name).write_text(name)
+    return folder
+
+
+LISTING = ["video,path", "1,videos/1.webm", "2,videos/2.webm"]
+
+
+def test_archives_are_downloaded_and_unpacked(site, tmp_path):
+    handler = partial(SimpleHTTPRequestHandler, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+
+        def file(name):
+            digest = hashlib.sha256((site / name).read_bytes()).hexdigest()
+            return {"url": f"http://127.0.0.1:{server.server_port}/{name}", "sha256": digest}
+
+        recipe = make_recipe(
+            source={
+                "kind": "archive",
+                "archives": [[file("part-00"), file("part-01")]],
+                "strip": 1,
+                "annotations": {name: file(name) for name in ANNOTATIONS},
+            }
+        )
+        fetch(recipe, tmp_path / "data", workers=1)
+        server.shutdown()
+    assert (tmp_path / "data" / "videos.csv").read_text().splitlines() == LISTING
+    assert (tmp_path / "data" / "annotations" / "val.txt").read_text() == "val.txt"
+    fetch(recipe, tmp_path / "data", workers=1)  # without the server: all is there
+
+
+def test_archives_that_a_person_puts_there(site, tmp_path):
+    recipe = make_recipe(
+        source={
+            "kind": "manual",
+            "homepage": "http://example.org",
+            "archives": ["part-00", "part-01"],
+            "strip": 1,
+        }
+    )
+    data = tmp_path / "data"
+    with pytest.raises(DataError) as error:
+        fetch(recipe, data, workers=1)
+    assert f"{data}: archives/part-00, archives/part-01, annotations/train.txt" in str(error.value)
+    (data / "annotations").mkdir(parents=True)
+    for name in ANNOTATIONS:
+        (site / name).rename(data / "annotations" / name)
+    (data / "archives").mkdir()
+    (site / "part-00").rename(data / "archives" / "part-00")
+    with pytest.raises(DataError, match=f"{data}: archives/part-01 not found"):
+        fetch(recipe, data, workers=1)
+    (site / "part-01").rename(data / "archives" / "part-01")
+    fetch(recipe, data, workers=1)
+    assert (data / "videos.csv").read_text().splitlines() == LISTING
+    for part in (data / "archives").iterdir():
+        part.unlink()
+    fetch(recipe, data, workers=1)  # unpacked before
+
+
+def test_an_archive_that_breaks_off_leaves_no_videos(site, tmp_path):
+    data = tmp_path / "data"
+    (data / "archives").mkdir(parents=True)
+    (data / "annotations").mkdir()
+    (site / "part-00").rename(data / "archives" / "part-00")
+    for name in ANNOTATIONS:
+        (site / name).rename(data / "annotations" / name)
+    source = {"kind": "manual", "homepage": "http://example.org", "archives": ["part-00"]}
+    with pytest.raises(DataError, match="part-00: cannot be unpacked"):
+        fetch(make_recipe(source=source), data, workers=1)
+    assert sorted(path.name for path in data.iterdir()) == ["annotations", "archives"]
 
 
 def test_two_videos_of_one_name(manual, folder):

@@ -14,7 +14,7 @@ HEADER = "video,path,status,frames,height,width,error\n"
 
 @pytest.fixture
 def recipe():
-    return make_recipe(classes=3, videos={"train": 5, "val": 1})
+    return make_recipe(classes=3, videos={"train": 5, "val": 1, "missing": 0.4})
 
 
 @pytest.fixture
@@ -81,6 +81,15 @@ def test_a_split_that_ends_empty(recipe, folder):
     with pytest.raises(DataError, match="no video of val has frames"):
         write_splits(recipe, folder)
     assert (folder / "splits" / "val.csv").read_text().count("\n") == 2  # the older one is whole
+
+
+def test_too_many_missing(folder):
+    recipe = make_recipe(classes=3, videos={"train": 5, "val": 1, "missing": 0.3})
+    with pytest.raises(DataError) as error:
+        write_splits(recipe, folder)
+    assert "2 of 5 videos of train are missing" in str(error.value)
+    assert "videos.missing allows (30%); the first is broken: moov atom" in str(error.value)
+    assert not (folder / "splits").exists()
 
 
 def test_a_shard_that_was_not_extracted(recipe, folder):
