@@ -43,6 +43,9 @@ def demo(tiny_project):
     recipe = DIGITS | {"name": "demo", "patch_sizes": [20, 28, 36]}
     recipe_file = tiny_project.folder / "config" / "recipes" / "demo.yaml"
     recipe_file.write_text(yaml.safe_dump(recipe))
+    # So that what is said of the data does not wait for weights from the network.
+    tiny_project.edit("recipes/actnet.yaml", "model", "glancer", "pretrained", value=None)
+    tiny_project.edit("recipes/actnet.yaml", "model", "focuser", "pretrained", value=None)
     return tiny_project
 
 
