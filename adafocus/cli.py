@@ -209,14 +209,12 @@ def import_checkpoint(
         recipe = find_recipe(load_recipes("config/recipes"), dataset)
         if patch_size is not None:
             recipe.check_patch_size(patch_size)
-        try:
-            names = classes and tuple(classes.read_text("utf-8").splitlines())
-        except OSError as error:
-            raise ValueError(f"{classes}: cannot be read ({error.strerror})") from None
 
+        from adafocus.data.annotations import read_class_list
         from adafocus.model import checkpoint
         from adafocus.model.published import import_published
 
+        names = classes and tuple(read_class_list(classes))
         imported = import_published(
             source, recipe, patch_size, class_names=names, policy_stage=stage.value
         )

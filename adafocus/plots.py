@@ -185,8 +185,7 @@ def contact_sheet(
             if clip.truth is None:
                 colour, dashes = BLUE, "-"
             else:
-                right = (GREEN, "✓", "-"), (VERMILLION, "✗", "--")
-                colour, mark, dashes = right[0] if clip.right else right[1]
+                colour, mark, dashes = (GREEN, "✓", "-") if clip.right else (VERMILLION, "✗", "--")
                 text = f"{mark} truth: {_short(clip.truth)}, {text}"
             axes.text(0, y - 0.05, text, color=colour, weight="bold")
             for column, step in enumerate(shown):

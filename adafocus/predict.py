@@ -55,6 +55,8 @@ class Prediction:
     """uint8 (T, 3, S, S): the frames looked at, as the model sees them."""
     corners: Tensor = field(repr=False, compare=False)
     """int64 (T, 2): top and left of each patch on them."""
+    timeline: Timeline = field(repr=False, compare=False)
+    """Of the whole video."""
 
     def to_dict(self) -> dict[str, Any]:
         """What is fit for JSON."""
@@ -129,6 +131,7 @@ class Predictor:
             ),
             clip,
             corners,
+            times,
         )
 
     def _timeline(self, video: Path, count: int, frames: Tensor) -> Timeline:
@@ -174,7 +177,7 @@ def overlay(prediction: Prediction, path: Path) -> None:
     Raises:
         DataError: where the video cannot be read again or ``path`` not be written.
     """
-    times = timeline(Path(prediction.video))
+    times = prediction.timeline
     rate = len(times.times) / times.end if times.end else 25
     looks = np.array([step.time for step in prediction.steps])
     nearest = np.abs(times.times[:, None] - looks).argmin(1)

@@ -145,29 +145,16 @@ class FcvidFiles(AnnotationFiles):
     classes: str
 
 
-class KineticsFiles(AnnotationFiles):
-    """Kinetics' CSV files, of which the listed classes are used; videos are called as in the
-    public archives, ``{youtube_id}_{start:06d}_{end:06d}``."""
+class ListedFiles(AnnotationFiles):
+    """A list of videos per split, and one of classes, as the organisers give them.
 
-    format: Literal["kinetics"]
-    train: str
-    val: str
-    classes: str
+    ``kinetics``: CSV files, of which the listed classes are used; videos are called as in the
+    public archives, ``{youtube_id}_{start:06d}_{end:06d}``. ``something_v1``: ``id;label`` and a
+    list of labels. ``something_v2``: JSON lists of ``id`` and ``template``, and the labels'
+    indices.
+    """
 
-
-class SomethingV1Files(AnnotationFiles):
-    """Something-Something V1: ``id;label`` and a list of labels."""
-
-    format: Literal["something_v1"]
-    train: str
-    val: str
-    classes: str
-
-
-class SomethingV2Files(AnnotationFiles):
-    """Something-Something V2: JSON lists of ``id`` and ``template``, and the labels' indices."""
-
-    format: Literal["something_v2"]
+    format: Literal["kinetics", "something_v1", "something_v2"]
     train: str
     val: str
     classes: str
@@ -184,13 +171,7 @@ class TableFile(AnnotationFiles):
 
 
 Annotations = Annotated[
-    SplitFiles
-    | ActivityNetFiles
-    | FcvidFiles
-    | KineticsFiles
-    | SomethingV1Files
-    | SomethingV2Files
-    | TableFile,
+    SplitFiles | ActivityNetFiles | FcvidFiles | ListedFiles | TableFile,
     Field(discriminator="format"),
 ]
 
@@ -492,14 +473,19 @@ def _check_pretrained(name: str, path: str, recipes: dict[str, Recipe]) -> None:
         theirs = (metadata["stage"], json.loads(metadata["patch_size"]))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise RecipeError(f"{path} is not a checkpoint of AdaFocus ({error})") from None
-    for what, its, ours in (
-        ("stage and patch size", theirs, (match["part"] or match["stage"], patch_size)),
+    ours = (match["part"] or match["stage"], patch_size)
+    for what, its, wanted in (("stage and patch size", theirs, ours), *fit(made_by, recipe)):
+        if its != wanted:
+            raise RecipeError(f"{path} is of another {what}: {its}, not {wanted}")
+
+
+def fit(made_by: Recipe, recipe: Recipe) -> list[tuple[str, Any, Any]]:
+    """What has to be equal where a checkpoint of one recipe serves another: name, both values."""
+    return [
         ("data set", made_by.name, recipe.name),
         ("number of classes", made_by.classes, recipe.classes),
         ("model", made_by.model, recipe.model),
-    ):
-        if its != ours:
-            raise RecipeError(f"{path} is of another {what}: {its}, not {ours}")
+    ]
 
 
 def find_recipe(recipes: dict[str, Recipe], dataset: str) -> Recipe:

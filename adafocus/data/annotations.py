@@ -18,10 +18,8 @@ from adafocus.data import DataError
 from adafocus.recipe import (
     ActivityNetFiles,
     FcvidFiles,
-    KineticsFiles,
+    ListedFiles,
     Recipe,
-    SomethingV1Files,
-    SomethingV2Files,
     SplitFiles,
     TableFile,
 )
@@ -95,7 +93,7 @@ def _classes(recipe: Recipe, folder: Path, listed: list[Entry]) -> list[str]:
         source = ", ".join(str(folder / file) for file in given.files)
     else:
         source = str(folder / name)
-        names = (_indexed if name.endswith(".json") else _list)(folder / name)
+        names = (_indexed if name.endswith(".json") else read_class_list)(folder / name)
     if len(names) != recipe.classes:
         raise DataError(
             f"{source}: lists {len(names)} classes, but the recipe has {recipe.classes}"
@@ -103,7 +101,7 @@ def _classes(recipe: Recipe, folder: Path, listed: list[Entry]) -> list[str]:
     return names
 
 
-def _list(path: Path) -> list[str]:
+def read_class_list(path: Path) -> list[str]:
     """Names from a list with or without a leading number on each line."""
     names = [line for _, line in _lines(path)]
     numbered = [re.fullmatch(r"(\d+)[\s,]+(.+)", name) for name in names]
@@ -183,8 +181,8 @@ def _fcvid(given: FcvidFiles, folder: Path) -> Iterator[Entry]:
         yield Entry(where, name, "train" if split == "train" else "val", labels)
 
 
-def _kinetics(given: KineticsFiles, folder: Path) -> Iterator[Entry]:
-    used = set(_list(folder / given.classes))
+def _kinetics(given: ListedFiles, folder: Path) -> Iterator[Entry]:
+    used = set(read_class_list(folder / given.classes))
     columns = ("label", "youtube_id", "time_start", "time_end", "split")
     for split in SPLITS:
         for where, row in _table_rows(folder / getattr(given, split), columns):
@@ -197,7 +195,7 @@ def _kinetics(given: KineticsFiles, folder: Path) -> Iterator[Entry]:
             yield Entry(where, f"{row['youtube_id']}_{start:06d}_{end:06d}", split, {row["label"]})
 
 
-def _something_v1(given: SomethingV1Files, folder: Path) -> Iterator[Entry]:
+def _something_v1(given: ListedFiles, folder: Path) -> Iterator[Entry]:
     for split in SPLITS:
         for where, line in _lines(folder / getattr(given, split)):
             video, semicolon, label = line.partition(";")
@@ -206,7 +204,7 @@ def _something_v1(given: SomethingV1Files, folder: Path) -> Iterator[Entry]:
             yield Entry(where, video.strip(), split, {label.strip()})
 
 
-def _something_v2(given: SomethingV2Files, folder: Path) -> Iterator[Entry]:
+def _something_v2(given: ListedFiles, folder: Path) -> Iterator[Entry]:
     for split in SPLITS:
         path = folder / getattr(given, split)
         entries = _json(path)

@@ -13,7 +13,7 @@ import yaml
 from adafocus.data import DataError
 from adafocus.data.annotations import SPLITS
 from adafocus.data.ffmpeg import timeline
-from adafocus.data.sources import find_videos
+from adafocus.data.sources import name_videos
 from adafocus.data.store import count_frames
 from adafocus.files import whole
 from adafocus.recipe import Recipe, parse_recipe
@@ -56,12 +56,7 @@ def new_dataset(
         raise DataError(f"{path}: exists; choose another name or remove it")
     if not videos.is_dir():
         raise DataError(f"{videos}: is not a folder")
-    files: dict[str, Path] = {}
-    for file in sorted(find_videos(videos)):
-        if (other := files.setdefault(_name(file, videos), file)) != file:
-            raise DataError(f"{file}: has the same name as {other}; remove one of them")
-    if not files:
-        raise DataError(f"{videos}: holds no video")
+    files = name_videos(videos)
     listed = _from_table(labels, files, videos) if labels else _from_folders(files, videos)
     listed = _with_splits(listed, seed)
     recipe = parse_recipe(_values(name, videos, recipes, listed, files), source=str(path))
@@ -74,11 +69,6 @@ def new_dataset(
         comment = "# Own videos, at the paper's settings; every entry may be changed.\n"
         aside.write_text(comment + yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
     return recipe, path
-
-
-def _name(file: Path, videos: Path) -> str:
-    named = file if file.is_dir() else file.with_suffix("")
-    return named.relative_to(videos).as_posix()
 
 
 # --- labels -----------------------------------------------------------------------------------

@@ -103,19 +103,28 @@ def _unpack(archives: Sequence[Sequence[Path]], strip: int, folder: Path) -> Non
 
 
 def _write_listing(folder: Path) -> None:
-    videos: dict[str, str] = {}
-    for path in find_videos(folder / "videos"):
-        named = path if path.is_dir() else path.with_suffix("")
-        name = named.relative_to(folder / "videos").as_posix()
-        other = videos.setdefault(name, path.relative_to(folder).as_posix())
-        if folder / other != path:
-            raise DataError(f"{path}: has the same name as {folder / other}; remove one of them")
-    if not videos:
-        raise DataError(f"{folder / 'videos'}: holds no video; put the videos there")
+    videos = name_videos(folder / "videos")
     with whole(folder / "videos.csv") as unfinished, unfinished.open("w", newline="") as file:
         listing = csv.writer(file, lineterminator="\n")
         listing.writerow(("video", "path"))
-        listing.writerows(sorted(videos.items()))
+        listing.writerows((name, path.relative_to(folder)) for name, path in videos.items())
+
+
+def name_videos(folder: Path) -> dict[str, Path]:
+    """Every video under a folder by its name, sorted by name.
+
+    A name is the path from the folder, without a file's suffix. Raises `DataError` where there is
+    no video, or two have one name.
+    """
+    videos: dict[str, Path] = {}
+    for path in find_videos(folder):
+        named = path if path.is_dir() else path.with_suffix("")
+        other = videos.setdefault(named.relative_to(folder).as_posix(), path)
+        if other != path:
+            raise DataError(f"{path}: has the same name as {other}; remove one of them")
+    if not videos:
+        raise DataError(f"{folder}: holds no video; put the videos there")
+    return dict(sorted(videos.items()))
 
 
 def find_videos(folder: Path) -> Iterator[Path]:

@@ -19,7 +19,7 @@ from torchvision.models import get_model_weights
 from adafocus.files import whole
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, backbone
-from adafocus.recipe import RecipeError, parse_recipe
+from adafocus.recipe import RecipeError, fit, parse_recipe
 
 if TYPE_CHECKING:
     from adafocus.recipe import BackboneRecipe, Recipe
@@ -168,9 +168,7 @@ def list_some(problems: list[str]) -> str:
 def check_fit(checkpoint: Checkpoint, path: Path, recipe: Recipe, patch_size: int | None) -> None:
     """Raises `CheckpointError` unless a checkpoint can begin a stage of this recipe."""
     for what, theirs, ours in (
-        ("data set", checkpoint.recipe.name, recipe.name),
-        ("number of classes", checkpoint.recipe.classes, recipe.classes),
-        ("model", checkpoint.recipe.model, recipe.model),
+        *fit(checkpoint.recipe, recipe),
         ("patch size", checkpoint.patch_size or patch_size, patch_size),
     ):
         if theirs != ours:

@@ -81,7 +81,8 @@ def test_a_split_is_drawn_from_every_class(make, tmp_path, videos):
     assert rows(tmp_path) == drawn
     for file in (tmp_path / "recipes").iterdir():
         file.unlink()
-    assert any(make(seed=seed) and rows(tmp_path) != drawn for seed in (1,))
+    make(seed=1)
+    assert rows(tmp_path) != drawn
 
 
 def test_a_table_with_several_labels(make, tmp_path, videos):
@@ -140,7 +141,7 @@ def test_folders_gone_wrong(make, videos, names, complaint):
         make()
 
 
-def test_nothing_is_overwritten_and_broken_videos_are_named(make, videos):
+def test_nothing_is_overwritten(make, videos):
     probe(videos, "train/cat/a.mp4", "train/dog/b.mp4", "val/cat/c.mp4")
     make()
     with pytest.raises(DataError, match="mine.yaml: exists"):

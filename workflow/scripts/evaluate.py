@@ -5,8 +5,9 @@ from job import data_of, job, run_options
 with job(snakemake):
     from adafocus.evaluation import evaluate
 
+    [checkpoint] = snakemake.input.checkpoint
     evaluate(
-        Path(*snakemake.input.checkpoint),
+        Path(checkpoint),
         data=data_of(snakemake),
         output=Path(snakemake.output.result),
         plots=Path(snakemake.output.sheet).parent,
