@@ -183,6 +183,12 @@ class Frames(Section):
     """Frames are scaled to this height in pixels, keeping the aspect ratio, unless smaller."""
     quality: Annotated[int, Field(ge=2, le=31)] = 2
     """ffmpeg's JPEG quality scale: 2 is best, 31 is worst."""
+    rate: Rate | None = None
+    """Frames per second to keep; all frames if not given."""
+    hardware: Literal["auto", "cuda", "qsv", "vaapi", "videotoolbox"] | None = None
+    """What decodes the videos, where not the CPU; it must be there, but for ``auto``."""
+    time_limit: Rate = 600
+    """Seconds that one video may take; it fails if it takes longer."""
     shards: Positive = 8
     """Jobs that share the extraction."""
 

@@ -50,10 +50,32 @@ class Timeline(NamedTuple):
 
 def timeline(video: Path) -> Timeline:
     """Reads a video's timeline. Raises `DataError` where it holds no frames that can be decoded."""
-    source = ffmpeg.input(f"file:{video.absolute()}", threads=1)
     with TemporaryDirectory() as folder:
-        run(source.video.output("frames.txt", format="framecrc", fps_mode="passthrough"), folder)
-        text = Path(folder, "frames.txt").read_text()
+        run(write_timeline(open_video(video), "timeline.txt"), folder)
+        return read_timeline(Path(folder, "timeline.txt"), video)
+
+
+def open_video(video: Path, **options: Any) -> Any:
+    """A video as an input of an ffmpeg-python graph.
+
+    It is an absolute ``file:`` address, so that no character of its name means anything to ffmpeg.
+    """
+    return ffmpeg.input(f"file:{video.absolute()}", threads=1, **options)
+
+
+def write_timeline(source: Any, name: str) -> Any:
+    """An output that lists when each frame of an input is shown, for `read_timeline`.
+
+    The frames themselves are not looked at, so it costs nothing beside another output.
+    """
+    return source.video.output(
+        name, format="framecrc", vcodec="wrapped_avframe", fps_mode="passthrough"
+    )
+
+
+def read_timeline(path: Path, video: Path) -> Timeline:
+    """The timeline of ``video`` that was written to ``path``. Raises `DataError` if it is empty."""
+    text = path.read_text()
     tick = re.search(r"^#tb 0: (\d+)/(\d+)", text, re.MULTILINE)
     size = re.search(r"^#dimensions 0: (\d+)x(\d+)", text, re.MULTILINE)
     # Each line is: stream, decoding time, time shown, duration, bytes, checksum.
@@ -67,8 +89,9 @@ def timeline(video: Path) -> Timeline:
 
 def decode(video: Path, height: int, width: int) -> Iterator[np.ndarray]:
     """Every frame of a video in its own size, uint8 (height, width, 3), one at a time."""
-    source = ffmpeg.input(f"file:{video.absolute()}", threads=1)
-    raw = source.video.output("pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough")
+    raw = open_video(video).video.output(
+        "pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough"
+    )
     size = height * width * 3
     with _started(raw, stdout=subprocess.PIPE) as process:
         while len(frame := process.stdout.read(size)) == size:
@@ -109,18 +132,26 @@ def _started(graph: Any, **pipes: int) -> Iterator[subprocess.Popen[bytes]]:
         _check(process.returncode, errors.read())
 
 
-def run(graph: Any, folder: Path | str, piped: bytes | memoryview = b"") -> None:
+def run(
+    graph: Any, folder: Path | str, piped: bytes | memoryview = b"", limit: float | None = None
+) -> str:
     """Runs an ffmpeg-python graph in ``folder``, with ``piped`` on its standard input.
 
-    Raises `DataError` with the first thing that ffmpeg complained about.
+    Returns the first thing that ffmpeg complained about though it went on, or nothing. Raises
+    `DataError` with it where ffmpeg gave up, or where it took longer than ``limit`` seconds.
     """
     graph = graph.global_args(*GLOBAL)
     command = ffmpeg.compile(graph, cmd=ffmpeg_path(), overwrite_output=True)
-    done = subprocess.run(command, cwd=folder, input=piped, capture_output=True)
-    _check(done.returncode, done.stderr)
+    try:
+        done = subprocess.run(command, cwd=folder, input=piped, capture_output=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise DataError(f"took longer than {limit:g} seconds") from None
+    return _check(done.returncode, done.stderr)
 
 
-def _check(status: int, complaints: bytes) -> None:
+def _check(status: int, complaints: bytes) -> str:
+    said = re.sub(r"\[[^]]* @ \w+\] ", "", complaints.decode(errors="replace")).strip()
+    first = said.partition("\n")[0]
     if status:
-        said = re.sub(r"\[[^]]* @ \w+\] ", "", complaints.decode(errors="replace")).strip()
-        raise DataError(said.partition("\n")[0] or f"ffmpeg ended with status {status}")
+        raise DataError(first or f"ffmpeg ended with status {status}")
+    return first

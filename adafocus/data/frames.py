@@ -14,8 +14,8 @@ import ffmpeg
 from tqdm import tqdm
 
 from adafocus.data import DataError
-from adafocus.data.ffmpeg import run
-from adafocus.data.store import count_frames, read_comment, read_frames, write_store
+from adafocus.data.ffmpeg import open_video, read_timeline, run, write_timeline
+from adafocus.data.store import count_bytes, count_frames, read_comment, read_frames, write_store
 from adafocus.files import whole
 from adafocus.recipe import Frames, Recipe
 
@@ -42,7 +42,14 @@ class Extracted(NamedTuple):
     frames: int
     height: int
     width: int
+    rate: float | None
+    """Frames per second, on average; None where a video is a folder of JPEG files."""
+    duration: float | None
+    """In seconds, likewise."""
+    bytes: int
+    """That the frames take on disk."""
     error: str
+    """Why a video failed, or what is damaged in one of which ffmpeg could read the rest."""
 
 
 GROUP = 8
@@ -96,18 +103,29 @@ def extract_alone(settings: Frames, source: Path, folder: Path) -> Path:
 
 def _extract(settings: Frames, folder: Path, video: Video) -> Extracted:
     path = video.store(folder)
+    name = path.relative_to(folder).as_posix()
     try:
         _fill_stores(settings, folder, [video])
         height, width = read_frames(path, [0]).shape[-2:]
-        status = ("ok", count_frames(path), height, width, "")
+        frames, size = count_frames(path), count_bytes(path)
+        if path.is_dir():
+            return Extracted(video.name, name, "ok", frames, height, width, None, None, size, "")
+        _, seconds, complaint = read_comment(path).split("\n")
+        duration = float(seconds)
+        rate = round(frames / duration, 3) if duration else None
+        return Extracted(
+            video.name, name, "ok", frames, height, width, rate, duration, size, complaint
+        )
     except DataError as error:
-        status = ("failed", 0, 0, 0, str(error))
-    return Extracted(video.name, path.relative_to(folder).as_posix(), *status)
+        return Extracted(video.name, name, "failed", 0, 0, 0, None, None, 0, str(error))
 
 
 def _fill_stores(settings: Frames, folder: Path, videos: list[Video]) -> None:
-    """Extracts those of the videos that have no store made with these settings."""
-    made_with = f"height {settings.height} quality {settings.quality}"
+    """Extracts those of the videos that have no store made with these settings.
+
+    A store's comment tells the settings, the video's duration and what ffmpeg complained about.
+    """
+    made_with = f"height {settings.height} quality {settings.quality} rate {settings.rate}"
     stores = {
         video.source: video.store(folder)
         for video in videos
@@ -116,30 +134,38 @@ def _fill_stores(settings: Frames, folder: Path, videos: list[Video]) -> None:
     }
     if not stores:
         return
+    decoding = {"hwaccel": settings.hardware} if settings.hardware else {}
     with TemporaryDirectory(prefix=".frames.", dir=folder) as jpegs:
-        images = []
+        outputs = []
         for number, source in enumerate(stores):
             Path(jpegs, str(number)).mkdir()
-            # An absolute file: address and a bare pattern in the working directory, so that no
-            # character of a video's name means anything to ffmpeg.
-            decoded = ffmpeg.input(f"file:{source.absolute()}", threads=1)
-            scaled = decoded.filter("scale", -1, f"min({settings.height},ih)")
-            images.append(
+            video = open_video(source, **decoding)
+            sampled = video.filter("fps", settings.rate) if settings.rate else video
+            scaled = sampled.filter("scale", -1, f"min({settings.height},ih)")
+            outputs += (
+                # A bare pattern in the working directory, as a folder's name may hold a %.
                 scaled.output(
                     f"{number}/%06d.jpg",
                     fps_mode="passthrough",
                     threads=1,
                     **{"q:v": settings.quality},
-                )
+                ),
+                write_timeline(video, f"{number}.txt"),
             )
-        run(ffmpeg.merge_outputs(*images), Path(jpegs))
-        for number, store in enumerate(stores.values()):
-            write_store(store, Path(jpegs, str(number)), made_with)
+        complaint = run(
+            ffmpeg.merge_outputs(*outputs), Path(jpegs), limit=settings.time_limit * len(stores)
+        )
+        if complaint and len(stores) > 1:
+            raise DataError(f"of which video is not known: {complaint}")
+        for number, (source, store) in enumerate(stores.items()):
+            duration = read_timeline(Path(jpegs, f"{number}.txt"), source).end
+            comment = "\n".join((made_with, f"{duration:.3f}", complaint))
+            write_store(store, Path(jpegs, str(number)), comment)
 
 
 def _is_current(store: Path, source: Path, made_with: str) -> bool:
     try:
         newer = store.stat().st_mtime_ns >= source.stat().st_mtime_ns
-        return newer and read_comment(store) == made_with
+        return newer and read_comment(store).partition("\n")[0] == made_with
     except (OSError, BadZipFile):
         return False

@@ -7,11 +7,15 @@ order of their names.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from struct import Struct
+from typing import BinaryIO, NamedTuple
 from zipfile import BadZipFile, ZipFile, ZipInfo
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -27,22 +31,31 @@ def read_frames(path: Path, indices: Sequence[int]) -> Tensor:
     An index may occur more than once; its frame is decoded once. Raises `DataError` that names the
     video and the frame which is missing, broken or of another size than the first.
     """
-    with _opened(path) as (names, read):
+    with _opened(path) as stored:
         frames: dict[int, Tensor] = {}
         for index in indices:
             if index not in frames:
-                frames[index] = _decode(path, names, read, index)
-    first = frames[indices[0]]
-    for index, frame in frames.items():
-        if frame.shape != first.shape:
-            raise DataError(f"{path}: frame {names[index]} is not of the size of the others")
+                frames[index] = _decode(path, stored, index)
+        first = frames[indices[0]]
+        for index, frame in frames.items():
+            if frame.shape != first.shape:
+                raise DataError(
+                    f"{path}: frame {stored.name(index)} is not of the size of the others"
+                )
     return torch.stack([frames[index] for index in indices])
 
 
 def count_frames(path: Path) -> int:
     """Number of frames of the video at ``path``, a store or a folder."""
-    with _opened(path) as (names, _):
-        return len(names)
+    with _opened(path) as stored:
+        return stored.count
+
+
+def count_bytes(path: Path) -> int:
+    """Bytes that the frames at ``path``, a store or a folder, take on disk."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.iterdir() if _is_frame(file.name))
+    return path.stat().st_size
 
 
 def write_store(path: Path, folder: Path, comment: str) -> None:
@@ -55,8 +68,8 @@ def write_store(path: Path, folder: Path, comment: str) -> None:
 
 def read_comment(path: Path) -> str:
     """The comment that a store was written with."""
-    with ZipFile(path) as archive:
-        return archive.comment.decode()
+    with path.open("rb") as file:
+        return _end_of_zip(file)[-1].decode(errors="replace")
 
 
 def holds_frames(folder: Path) -> bool:
@@ -64,29 +77,98 @@ def holds_frames(folder: Path) -> bool:
     return any(_is_frame(file.name) for file in folder.iterdir())
 
 
+class _Stored(NamedTuple):
+    """The frames of an open store or folder."""
+
+    count: int
+    name: Callable[[int], str]
+    read: Callable[[int], bytes]
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
-    """Names of the frames in order, and what reads one of them."""
+def _opened(path: Path) -> Iterator[_Stored]:
     try:
         if path.is_dir():
             names = _frame_names(file.name for file in path.iterdir())
-            yield names, lambda name: (path / name).read_bytes()
-        else:
-            with ZipFile(path) as archive:
-                yield _frame_names(archive.namelist()), archive.read
+            yield _Stored(
+                len(names), names.__getitem__, lambda index: (path / names[index]).read_bytes()
+            )
+            return
+        with path.open("rb", buffering=0) as file:
+            if indexed := _indexed(file):
+                yield indexed
+                return
+            with ZipFile(file) as archive:
+                names = _frame_names(archive.namelist())
+                yield _Stored(
+                    len(names), names.__getitem__, lambda index: archive.read(names[index])
+                )
     except (OSError, BadZipFile) as error:
         raise DataError(f"{path}: cannot be read ({error}); extract its frames again") from None
 
 
-def _decode(path: Path, names: list[str], read: Callable[[str], bytes], index: int) -> Tensor:
-    if not 0 <= index < len(names):
-        raise DataError(f"{path}: frame {index} is missing, it has {len(names)}")
+def _decode(path: Path, stored: _Stored, index: int) -> Tensor:
+    if not 0 <= index < stored.count:
+        raise DataError(f"{path}: frame {index} is missing, it has {stored.count}")
     try:
-        encoded = torch.frombuffer(bytearray(read(names[index])), dtype=torch.uint8)
+        encoded = torch.frombuffer(bytearray(stored.read(index)), dtype=torch.uint8)
         return decode_jpeg(encoded, ImageReadMode.RGB)
     except (OSError, BadZipFile, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise DataError(f"{path}: frame {names[index]} is broken ({reason})") from None
+        raise DataError(f"{path}: frame {stored.name(index)} is broken ({reason})") from None
+
+
+# --- the ZIP format (APPNOTE.TXT 6.3.10, sections 4.3.7, 4.3.12 and 4.3.16) ---------------------
+
+ENTRY = Struct("<10x H 4x 2I 18x I")
+"""Of the directory: method, checksum, length and where the frame's local header lies."""
+LOCAL_HEADER = 30
+END = Struct("<10x H 2I 2x")
+"""Number of entries, size and start of the directory; a comment follows."""
+NAME = len("000001.jpg")
+
+
+def _indexed(file: BinaryIO) -> _Stored | None:
+    """Reads single frames without reading the whole directory first, as `ZipFile` does.
+
+    All entries of a store that extraction wrote are of one length, so that the place of each is
+    known: sixteen frames of a long video cost no more than opening sixteen files. None where the
+    entries are others, as in the 64-bit form that stores of more than 65,535 frames have.
+    """
+    count, size, start, _ = _end_of_zip(file)
+    step = ENTRY.size + NAME
+
+    def name(index: int) -> str:
+        return f"{index + 1:06d}.jpg"
+
+    def entry(index: int) -> bytes:
+        return os.pread(file.fileno(), step, start + index * step)
+
+    def read(index: int) -> bytes:
+        method, checksum, length, offset = ENTRY.unpack_from(found := entry(index))
+        if found[ENTRY.size :] != name(index).encode() or method:
+            raise BadZipFile("its entry is broken")
+        content = os.pread(file.fileno(), length, offset + LOCAL_HEADER + NAME)
+        if crc32(content) != checksum:
+            raise BadZipFile("its checksum is another")
+        return content
+
+    if not count or size != count * step or not entry(0).endswith(name(0).encode()):
+        return None
+    return _Stored(count, name, read)
+
+
+def _end_of_zip(file: BinaryIO) -> tuple[int, int, int, bytes]:
+    """What `END` holds, and the comment."""
+    most = END.size + 65_535
+    tail = os.pread(file.fileno(), most, max(0, os.fstat(file.fileno()).st_size - most))
+    found = tail.rfind(b"PK\5\6")
+    if not 0 <= found <= len(tail) - END.size:
+        raise BadZipFile("File is not a zip file")
+    return *END.unpack_from(tail, found), tail[found + END.size :]
+
+
+# --- names ------------------------------------------------------------------------------------
 
 
 def _frame_names(names: Iterable[str]) -> list[str]:

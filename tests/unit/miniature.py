@@ -36,9 +36,10 @@ def make_recipe(**changes: Any) -> Recipe:
 def make_video(
     path: Path, frames: int = 10, size: str = "64x48", *options: str, rate: int = 25
 ) -> Path:
-    """Encodes ffmpeg's test pattern."""
+    """Encodes ffmpeg's test pattern; ``options`` may begin with other inputs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pattern = ["-f", "lavfi", "-i", f"testsrc=size={size}:rate={rate}", "-frames:v", str(frames)]
-    command = [ffmpeg_path(), "-nostdin", "-v", "error", *pattern, *options, f"file:{path}"]
+    pattern = ["-f", "lavfi", "-i", f"testsrc=size={size}:rate={rate}"]
+    output = ["-frames:v", str(frames), f"file:{path}"]
+    command = [ffmpeg_path(), "-nostdin", "-v", "error", *pattern, *options, *output]
     subprocess.run(command, check=True)
     return path

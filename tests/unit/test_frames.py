@@ -2,10 +2,14 @@
 
 import csv
 import os
+import subprocess
+from contextlib import suppress
 
 import pytest
+import torch
 from miniature import make_recipe, make_video
 
+from adafocus.data.ffmpeg import ffmpeg_path
 from adafocus.data.frames import extract
 from adafocus.data.sources import fetch
 from adafocus.data.store import count_frames, read_comment, read_frames
@@ -81,16 +85,97 @@ def test_frames_of_a_variable_rate_are_kept_as_they_are(tmp_path, listing):
 
 
 def test_a_bad_video_is_a_row_with_its_error(tmp_path, listing):
-    good = make_video(tmp_path / "videos" / "good.mp4")
-    (tmp_path / "videos" / "empty.mp4").write_bytes(b"")
-    (tmp_path / "videos" / "text.mp4").write_text("no video at all\n" * 50)
-    (tmp_path / "videos" / "truncated.mp4").write_bytes(good.read_bytes()[:900])
+    videos = tmp_path / "videos"
+    good = make_video(videos / "good.mp4")
+    (videos / "empty.mp4").write_bytes(b"")
+    (videos / "text.mp4").write_text("no video at all\n" * 50)
+    (videos / "truncated.mp4").write_bytes(good.read_bytes()[:900])
+    sound = ["-f", "lavfi", "-i", "sine=duration=1", "-map", "1:a"]
+    make_video(videos / "sound.mp4", 1, "64x48", *sound)
     rows = listing()
     assert rows["good"]["status"] == "ok"
-    for name in ("empty", "text", "truncated"):
+    for name in ("empty", "text", "truncated", "sound"):
         assert rows[name]["status"] == "failed" and rows[name]["frames"] == "0"
         assert rows[name]["error"] and "0x" not in rows[name]["error"]
         assert not (tmp_path / rows[name]["path"]).exists()
+
+
+def test_what_is_left_of_a_damaged_video_is_kept_and_told(tmp_path, listing):
+    good = make_video(tmp_path / "videos" / "good.mp4", 50, "64x48", "-movflags", "faststart")
+    damaged = tmp_path / "videos" / "damaged.mp4"
+    damaged.write_bytes(good.read_bytes()[: good.stat().st_size * 2 // 3])
+    rows = listing()
+    assert rows["good"] == rows["good"] | {"status": "ok", "frames": "50", "error": ""}
+    assert rows["damaged"]["status"] == "ok" and rows["damaged"]["error"]
+    assert 5 < int(rows["damaged"]["frames"]) < 50
+
+
+CODED = {
+    "ten bits.mkv": ("-c:v", "libx264", "-pix_fmt", "yuv420p10le"),
+    "grey.mkv": ("-c:v", "ffv1", "-pix_fmt", "gray"),
+    "alpha.webm": ("-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p"),
+    "palette.mkv": ("-c:v", "qtrle", "-pix_fmt", "rgb24"),
+    "vp9.webm": ("-c:v", "libvpx-vp9"),
+    "av1.mkv": ("-c:v", "libsvtav1"),
+    "sound too.mp4": ("-f", "lavfi", "-i", "sine=duration=1", "-map", "0:v", "-map", "1:a"),
+    "one frame.mp4": ("-vf", "trim=end_frame=1"),
+}
+
+
+def test_videos_of_many_kinds(tmp_path, listing):
+    made = []
+    for name, options in CODED.items():
+        with suppress(subprocess.CalledProcessError):  # an encoder that this ffmpeg lacks
+            make_video(tmp_path / "videos" / name, 10, "128x96", *options)
+            made.append(name)
+    assert {"ten bits.mkv", "grey.mkv", "one frame.mp4"} <= set(made)
+    rows = listing()
+    pattern = read_frames(tmp_path / rows["sound too"]["path"], [0]).float()
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    for name in made:
+        row = rows[name.rpartition(".")[0]]
+        frames = 1 if name.startswith("one") else 10
+        assert row == row | {"status": "ok", "frames": str(frames), "height": "48", "error": ""}
+        seen = read_frames(tmp_path / row["path"], [0]).float()
+        expected = (luma * pattern).sum(1, keepdim=True) if name.startswith("grey") else pattern
+        assert (seen - expected).abs().mean() < 12
+
+
+def test_a_video_is_turned_as_its_metadata_says(tmp_path, listing):
+    lying = make_video(tmp_path / "lying.mp4", 3, "80x48")
+    turned = tmp_path / "videos" / "turned.mp4"
+    turned.parent.mkdir()
+    ways = (
+        ("-i", lying, "-c", "copy", "-metadata:s:v", "rotate=90"),  # ffmpeg 5
+        ("-display_rotation", "90", "-i", lying, "-c", "copy"),  # since ffmpeg 6
+    )
+    sizes = set()
+    for way in ways:
+        subprocess.run([ffmpeg_path(), "-v", "error", "-y", *way, turned])
+        row = listing(height=1000).get("turned", {})
+        sizes.add((row.get("height"), row.get("width")))
+    assert ("80", "48") in sizes
+
+
+def test_the_manifest_tells_rate_duration_and_bytes(tmp_path, listing):
+    make_video(tmp_path / "videos" / "a.mp4", frames=30, rate=25)
+    row = listing()["a"]
+    assert (float(row["rate"]), float(row["duration"])) == (25, 1.2)
+    assert int(row["bytes"]) == (tmp_path / row["path"]).stat().st_size
+    row = listing(rate=5)["a"]
+    assert (row["frames"], float(row["rate"]), float(row["duration"])) == ("6", 5, 1.2)
+
+
+def test_a_video_that_takes_too_long_fails(tmp_path, listing):
+    make_video(tmp_path / "videos" / "a.mp4", frames=3)
+    row = listing(time_limit=0.001)["a"]
+    assert (row["status"], row["error"]) == ("failed", "took longer than 0.001 seconds")
+    assert listing()["a"]["status"] == "ok"
+
+
+def test_hardware_decodes_where_it_is_there(tmp_path, listing):
+    make_video(tmp_path / "videos" / "a.mp4", frames=3)
+    assert listing(hardware="auto")["a"]["frames"] == "3"
 
 
 def test_what_is_done_is_left_alone(tmp_path, listing):

@@ -26,13 +26,21 @@ def folder(tmp_path):
     return path
 
 
-@pytest.fixture(params=["store", "folder"])
+@pytest.fixture(params=["store", "indexed store", "folder"])
 def video(request, folder, tmp_path):
     if request.param == "folder":
         return folder
+    if request.param == "indexed store":
+        number(folder)
     path = tmp_path / "a b" / "video.zip"
     store.write_store(path, folder, "made by a test")
     return path
+
+
+def number(folder):
+    """Gives the frames the names that extraction gives them."""
+    for index in range(12):
+        (folder / f"image_{index + 1}.jpg").rename(folder / f"{index + 1:06d}.jpg")
 
 
 def values(frames: torch.Tensor) -> list[int]:
@@ -89,14 +97,43 @@ def test_broken_frame(folder):
         store.read_frames(folder, [1, 2, 3])
 
 
-def test_damaged_store(folder, tmp_path):
+def test_frames_of_an_extracted_video_are_found_without_its_directory(
+    folder, tmp_path, monkeypatch
+):
+    number(folder)
+    path = tmp_path / "video.zip"
+    store.write_store(path, folder, "a comment")
+    monkeypatch.setattr(store, "ZipFile", None)
+    assert values(store.read_frames(path, [7, 0])) == [140, 0]
+
+    content = path.read_bytes()
+    directory = content.rindex(b"PK\1\2", 0, content.rindex(b"000008.jpg"))
+    for place in (
+        directory + 10,
+        directory + 16,
+        directory + 46,
+        content.index(b"000008.jpg") + 15,
+    ):
+        flipped = bytearray(content)
+        flipped[place] ^= 0x01
+        path.write_bytes(flipped)
+        assert values(store.read_frames(path, [6])) == [120]
+        with pytest.raises(DataError, match=r"video\.zip: frame 000008\.jpg is broken"):
+            store.read_frames(path, [7])
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_damaged_store(folder, tmp_path, numbered):
+    first = "000001.jpg" if numbered else "image_1.jpg"
+    if numbered:
+        number(folder)
     path = tmp_path / "video.zip"
     store.write_store(path, folder, "")
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[200] ^= 0xFF  # within the first frame
     path.write_bytes(flipped)
-    with pytest.raises(DataError, match=r"video\.zip: frame image_1\.jpg is broken"):
+    with pytest.raises(DataError, match=rf"video\.zip: frame {first} is broken"):
         store.read_frames(path, [0])
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"video\.zip: cannot be read"):
