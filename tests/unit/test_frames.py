@@ -37,7 +37,11 @@ def listing(tmp_path):
             rows = csv.writer(file)
             rows.writerow(("video", "path"))
             videos = tmp_path / "videos"
-            paths = [p for p in sorted(videos.rglob("*")) if p.suffix in (".mp4", ".webm", ".mkv")]
+            paths = [
+                p
+                for p in sorted(videos.rglob("*"))
+                if p.suffix in (".mp4", ".webm", ".mkv", ".mov")
+            ]
             for path in paths:
                 name = path.relative_to(videos).with_suffix("")
                 rows.writerow((name, path.relative_to(tmp_path)))
@@ -114,7 +118,7 @@ CODED = {
     "ten bits.mkv": ("-c:v", "libx264", "-pix_fmt", "yuv420p10le"),
     "grey.mkv": ("-c:v", "ffv1", "-pix_fmt", "gray"),
     "alpha.webm": ("-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p"),
-    "palette.mkv": ("-c:v", "qtrle", "-pix_fmt", "rgb24"),
+    "rgb and alpha.mov": ("-c:v", "qtrle", "-pix_fmt", "argb"),
     "vp9.webm": ("-c:v", "libvpx-vp9"),
     "av1.mkv": ("-c:v", "libsvtav1"),
     "sound too.mp4": ("-f", "lavfi", "-i", "sine=duration=1", "-map", "0:v", "-map", "1:a"),
