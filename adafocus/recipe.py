@@ -52,10 +52,25 @@ class ManualSource(Section):
     homepage: str
     """Where to ask for the data."""
     archives: tuple[str, ...] = ()
-    """Files to put into ``archives/``, the parts of one archive in their order, where the videos
-    come so; without any, the videos themselves are put into ``videos/``."""
+    """Archives to put into ``archives/``, where the videos come so; a pattern such as ``videos-??``
+    stands for the parts of one, in the order of their names. The videos themselves may be put into
+    ``videos/`` instead."""
     strip: Annotated[int, Field(ge=0)] = 0
-    """Leading folders to take off the names in the archive."""
+    """Leading folders to take off the names in the archives."""
+
+
+class YoutubeSource(Section):
+    """Videos that the annotations list by their id on YouTube, downloaded by yt-dlp.
+
+    Those that are in ``videos/`` already are not downloaded. The annotation files are put on disk
+    by a person.
+    """
+
+    kind: Literal["youtube"]
+    homepage: str
+    """Where the annotation files are to be had."""
+    url: str = "https://www.youtube.com/watch?v={id}"
+    """Where a video is, on YouTube or on another site that yt-dlp knows."""
 
 
 class Download(Section):
@@ -150,8 +165,8 @@ class ListedFiles(AnnotationFiles):
 
     ``kinetics``: CSV files, of which the listed classes are used; videos are called as in the
     public archives, ``{youtube_id}_{start:06d}_{end:06d}``. ``something_v1``: ``id;label`` and a
-    list of labels. ``something_v2``: JSON lists of ``id`` and ``template``, and the labels'
-    indices.
+    list of labels, which are numbered in alphabetical order, as in the published models.
+    ``something_v2``: JSON lists of ``id`` and ``template``, and the labels' indices.
     """
 
     format: Literal["kinetics", "something_v1", "something_v2"]
@@ -351,10 +366,18 @@ class Peer(Section):
 
 
 class Videos(Section):
+    """What is known of a data set's videos; counts are the published ones."""
+
     train: Positive
     val: Positive
     missing: Fraction = 0.1
     """Share of a split's listed videos that may be missing or unreadable."""
+    seconds: Rate | None = None
+    """Mean length, to tell beforehand how much disk the frames take; None if they are there."""
+    rate: Rate = 30
+    """Mean number of frames per second, likewise."""
+    gigabytes: Rate | None = None
+    """Disk that the videos themselves take, where they are downloaded or unpacked."""
 
 
 class Recipe(Section):
@@ -362,13 +385,14 @@ class Recipe(Section):
     title: str
     classes: Annotated[int, Field(ge=2)]
     videos: Videos
-    """Published number of videos per split, and how many may be missing."""
+    """How many there are, how many of them may be missing, and how much disk they take."""
     metric: Metric
     """Chooses the best epoch and is the one compared with the published figure."""
     patch_sizes: tuple[Positive, ...]
     """Side of the patch in pixels."""
     source: Annotated[
-        ManualSource | ArchiveSource | FolderSource | GenerateSource, Field(discriminator="kind")
+        ManualSource | YoutubeSource | ArchiveSource | FolderSource | GenerateSource,
+        Field(discriminator="kind"),
     ]
     annotations: Annotations
     frames: Frames = Frames()

@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val")
 
 
+class Cut(NamedTuple):
+    """A video on YouTube, or a piece of it."""
+
+    id: str
+    start: int | None = None
+    """Where the piece begins, in seconds; None for the whole video."""
+    end: int | None = None
+
+
 class Entry(NamedTuple):
     """A video as a file lists it."""
 
@@ -39,6 +48,8 @@ class Entry(NamedTuple):
     split: str
     labels: set[str] | set[int]
     """Names or indices of classes"""
+    cut: Cut | None = None
+    """Where it comes from, if the file tells"""
 
 
 class Annotated(NamedTuple):
@@ -56,17 +67,15 @@ def read_annotations(recipe: Recipe, folder: Path) -> Annotated:
     """
     import pandas as pd
 
-    given = recipe.annotations
-    listed = list(PARSERS[given.format](given, folder / "annotations"))
+    listed = _entries(recipe, folder)
     for split in SPLITS:
         if not any(entry.split == split for entry in listed):
-            files = ", ".join(str(folder / "annotations" / name) for name in given.files)
-            raise DataError(f"{files}: no video of {split} is listed")
-    classes = _classes(recipe, folder / "annotations", listed)
+            raise DataError(f"{_files(recipe, folder)}: no video of {split} is listed")
+    classes = _classes(recipe, folder, listed)
     index = {name: number for number, name in enumerate(classes)}
     seen: dict[str, str] = {}
     rows = []
-    for where, video, split, labels in listed:
+    for where, video, split, labels, _ in listed:
         if video in seen:
             raise DataError(f"{where}: video {video!r} is listed before, in {seen[video]}")
         seen[video] = where
@@ -81,19 +90,42 @@ def read_annotations(recipe: Recipe, folder: Path) -> Annotated:
     return Annotated(pd.DataFrame(rows, columns=["video", "split", "labels"]), classes)
 
 
+def read_cuts(recipe: Recipe, folder: Path) -> dict[str, Cut]:
+    """Where each listed video comes from. Raises `DataError` where the annotations do not tell."""
+    cuts = {}
+    for where, video, *_, cut in _entries(recipe, folder):
+        if cut is None:
+            raise DataError(f"{where}: tells no id on YouTube; annotations.format must be another")
+        # It becomes part of a file's name and of an address.
+        if not re.fullmatch(r"[\w-]+", cut.id):
+            raise DataError(f"{where}: {cut.id!r} is no id on YouTube")
+        cuts[video] = cut
+    return cuts
+
+
+def _entries(recipe: Recipe, folder: Path) -> list[Entry]:
+    given = recipe.annotations
+    return list(PARSERS[given.format](given, folder / "annotations"))
+
+
+def _files(recipe: Recipe, folder: Path) -> str:
+    return ", ".join(str(folder / "annotations" / name) for name in recipe.annotations.files)
+
+
 # --- classes ----------------------------------------------------------------------------------
 
 
 def _classes(recipe: Recipe, folder: Path, listed: list[Entry]) -> list[str]:
     """Names of the classes by index: those that a file lists, or all that occur, sorted."""
-    given = recipe.annotations
-    name = getattr(given, "classes", None)
+    name = getattr(recipe.annotations, "classes", None)
     if name is None:
         names = sorted({label for entry in listed for label in entry.labels})
-        source = ", ".join(str(folder / file) for file in given.files)
+        source = _files(recipe, folder)
     else:
-        source = str(folder / name)
-        names = (_indexed if name.endswith(".json") else read_class_list)(folder / name)
+        source = folder / "annotations" / name
+        names = (_indexed if name.endswith(".json") else read_class_list)(source)
+    if recipe.annotations.format == "something_v1":
+        names = sorted(names)
     if len(names) != recipe.classes:
         raise DataError(
             f"{source}: lists {len(names)} classes, but the recipe has {recipe.classes}"
@@ -159,7 +191,7 @@ def _activitynet(given: ActivityNetFiles, folder: Path) -> Iterator[Entry]:
             continue
         if not labels:
             raise DataError(f"{where}: has no label")
-        yield Entry(where, f"v_{video}", split, labels)
+        yield Entry(where, f"v_{video}", split, labels, Cut(video))
 
 
 def _fcvid(given: FcvidFiles, folder: Path) -> Iterator[Entry]:
@@ -192,7 +224,9 @@ def _kinetics(given: ListedFiles, folder: Path) -> Iterator[Entry]:
                 start, end = int(row["time_start"]), int(row["time_end"])
             except ValueError:
                 raise DataError(f"{where}: time_start and time_end are not seconds") from None
-            yield Entry(where, f"{row['youtube_id']}_{start:06d}_{end:06d}", split, {row["label"]})
+            cut = Cut(row["youtube_id"], start, end)
+            name = f"{cut.id}_{start:06d}_{end:06d}"
+            yield Entry(where, name, split, {row["label"]}, cut)
 
 
 def _something_v1(given: ListedFiles, folder: Path) -> Iterator[Entry]:

@@ -60,13 +60,13 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
     """Extracts the frames of every ``shards``-th video of ``videos.csv``; returns the manifest.
 
     Each video becomes ``frames/{video}.zip``; a video that is a folder of JPEG files is used where
-    it is. What was extracted before at the same settings is left alone. A video that fails is a
-    row of the manifest with its error. ``threads`` processes of ffmpeg run at a time.
+    it is. What was extracted before at the same settings is left alone. A video that fails, or that
+    could not be had, is a row of the manifest with its error. ``threads`` of ffmpeg run at a time.
     """
     with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
-        videos = [Video(row["video"], folder / row["path"]) for row in csv.DictReader(file)][
-            shard :: recipe.frames.shards
-        ]
+        listed = list(csv.DictReader(file))[shard :: recipe.frames.shards]
+    missing = [_failed(row["video"], "", row["error"]) for row in listed if row["error"]]
+    videos = [Video(row["video"], folder / row["path"]) for row in listed if not row["error"]]
     groups = [videos[start : start + GROUP] for start in range(0, len(videos), GROUP)]
 
     def extracted(group: list[Video]) -> list[Extracted]:
@@ -84,6 +84,7 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
     ):
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(Extracted._fields)
+        rows.writerows(missing)
         for done in pool.map(extracted, groups):
             rows.writerows(done)
             progress.update(len(done))
@@ -117,7 +118,11 @@ def _extract(settings: Frames, folder: Path, video: Video) -> Extracted:
             video.name, name, "ok", frames, height, width, rate, duration, size, complaint
         )
     except DataError as error:
-        return Extracted(video.name, name, "failed", 0, 0, 0, None, None, 0, str(error))
+        return _failed(video.name, name, str(error))
+
+
+def _failed(video: str, path: str, error: str) -> Extracted:
+    return Extracted(video, path, "failed", 0, 0, 0, None, None, 0, error)
 
 
 def _fill_stores(settings: Frames, folder: Path, videos: list[Video]) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from adafocus.data import DataError
+from adafocus.data.annotations import read_cuts
 from adafocus.data.digits import write_videos
 from adafocus.data.download import download, unpack
 from adafocus.data.store import holds_frames
+from adafocus.data.youtube import fetch_videos
 from adafocus.files import whole
 from adafocus.recipe import (
     AnnotationFiles,
@@ -21,29 +23,34 @@ from adafocus.recipe import (
     GenerateSource,
     ManualSource,
     Recipe,
+    YoutubeSource,
 )
 
 
 def fetch(recipe: Recipe, folder: Path, workers: int) -> None:
     """Brings ``folder`` to hold ``videos/``, ``annotations/`` and ``videos.csv``.
 
-    ``videos.csv`` lists each video's name and its path relative to ``folder``. A video is a file,
-    or a folder of JPEG files; its name is its path under ``videos/``, without a file's suffix.
-    Raises `DataError` that lists what only a person can bring.
+    ``videos.csv`` lists each video's name and its path relative to ``folder``, or why it could not
+    be had. A video is a file, or a folder of JPEG files; its name is its path under ``videos/``,
+    without a file's suffix. Raises `DataError` that lists what only a person can bring.
     """
+    missing: dict[str, str] = {}
     match recipe.source:
         case ManualSource():
-            _check_present(recipe, recipe.source, folder)
-            if recipe.source.archives:
-                parts = [folder / "archives" / name for name in recipe.source.archives]
-                _unpack([parts], recipe.source.strip, folder)
+            archives = _given_archives(recipe.source, folder)
+            _check_present(recipe, recipe.source.homepage, folder, _no_videos(archives, folder))
+            _unpack(archives, recipe.source.strip, folder)
+        case YoutubeSource():
+            _check_present(recipe, recipe.source.homepage, folder, [])
+            cuts = read_cuts(recipe, folder)
+            missing = fetch_videos(recipe, recipe.source, cuts, folder, workers)
         case ArchiveSource():
             _download(recipe.source, folder)
         case FolderSource():
             _bring(recipe.source, recipe.annotations, folder)
         case GenerateSource():
             write_videos(recipe.source, folder, workers)
-    _write_listing(folder)
+    _write_listing(folder, missing)
 
 
 def _bring(source: FolderSource, annotations: AnnotationFiles, folder: Path) -> None:
@@ -63,51 +70,74 @@ def _bring(source: FolderSource, annotations: AnnotationFiles, folder: Path) -> 
             shutil.copyfile(labels, aside)
 
 
-def _check_present(recipe: Recipe, source: ManualSource, folder: Path) -> None:
-    videos = [f"archives/{name}" for name in source.archives] or ["videos"]
-    if source.archives and (folder / "videos").exists():
-        videos = []  # unpacked before, and the archives perhaps removed
+def _given_archives(source: ManualSource, folder: Path) -> dict[str, list[Path]]:
+    """The parts of each archive that a person has put there, by the name in the recipe."""
+    return {name: sorted((folder / "archives").glob(name)) for name in source.archives}
+
+
+def _no_videos(archives: dict[str, list[Path]], folder: Path) -> list[str]:
+    """What is to be put there for want of videos."""
+    if (folder / "videos").exists():
+        return []  # perhaps unpacked before
+    return [f"archives/{name}" for name, parts in archives.items() if not parts] or (
+        [] if archives else ["videos"]
+    )
+
+
+def _check_present(recipe: Recipe, homepage: str, folder: Path, missing: list[str]) -> None:
     annotations = [f"annotations/{name}" for name in recipe.annotations.files]
-    missing = [path for path in (*videos, *annotations) if not (folder / path).exists()]
+    missing = [*missing, *(path for path in annotations if not (folder / path).exists())]
     if missing:
         raise DataError(
-            f"{folder}: {', '.join(missing)} not found; {recipe.title} is to be had at "
-            f"{source.homepage}, put its files there"
+            f"{folder}: {', '.join(missing)} not found; {recipe.title} is to be had at"
+            f" {homepage}, put its files there"
         )
 
 
 def _download(source: ArchiveSource, folder: Path) -> None:
+    """Downloads and unpacks one archive after the other, and removes each that is unpacked, so that
+    the disk never holds more than one beside the videos."""
     for name, file in source.annotations.items():
         download(file.url, folder / "annotations" / name, file.sha256)
-    archives = [
-        [folder / "archives" / f"{number}-{part}" for part in range(len(archive))]
-        for number, archive in enumerate(source.archives)
-    ]
-    if not (folder / "videos").exists():
-        for paths, archive in zip(archives, source.archives, strict=True):
-            for path, part in zip(paths, archive, strict=True):
-                download(part.url, path, part.sha256)
-    _unpack(archives, source.strip, folder)
-
-
-def _unpack(archives: Sequence[Sequence[Path]], strip: int, folder: Path) -> None:
-    """Unpacks archives to ``videos/``, unless that was done before."""
     if (folder / "videos").exists():
         return
-    with (
-        whole(folder / "videos") as videos,
-        tqdm(desc="unpacking", unit="file") as progress,
-    ):
-        for parts in archives:
-            unpack(parts, videos, lambda name: progress.update(), strip)
+    archives, incoming = folder / "archives", folder / "incoming"
+    for number, archive in enumerate(source.archives):
+        unpacked = archives / f"{number}.unpacked"
+        if unpacked.exists():
+            continue
+        parts = [archives / f"{number}-{part}" for part in range(len(archive))]
+        for path, part in zip(parts, archive, strict=True):
+            download(part.url, path, part.sha256)
+        _unpack_one(parts, incoming, source.strip)
+        unpacked.touch()
+        for path in parts:
+            path.unlink()
+    incoming.rename(folder / "videos")
+    shutil.rmtree(archives)
 
 
-def _write_listing(folder: Path) -> None:
+def _unpack(archives: dict[str, list[Path]], strip: int, folder: Path) -> None:
+    """Unpacks archives, which stay, to ``videos/``, unless that was done before."""
+    if (folder / "videos").exists():
+        return
+    with whole(folder / "videos") as videos:
+        for parts in archives.values():
+            _unpack_one(parts, videos, strip)
+
+
+def _unpack_one(parts: Sequence[Path], folder: Path, strip: int) -> None:
+    with tqdm(desc=f"unpacking {parts[0].name}", unit="file") as progress:
+        unpack(parts, folder, lambda name: progress.update(), strip)
+
+
+def _write_listing(folder: Path, missing: dict[str, str]) -> None:
     videos = name_videos(folder / "videos")
     with whole(folder / "videos.csv") as unfinished, unfinished.open("w", newline="") as file:
         listing = csv.writer(file, lineterminator="\n")
-        listing.writerow(("video", "path"))
-        listing.writerows((name, path.relative_to(folder)) for name, path in videos.items())
+        listing.writerow(("video", "path", "error"))
+        listing.writerows((name, path.relative_to(folder), "") for name, path in videos.items())
+        listing.writerows((name, "", reason) for name, reason in sorted(missing.items()))
 
 
 def name_videos(folder: Path) -> dict[str, Path]:

@@ -23,12 +23,12 @@ TINY = {
 def make_recipe(**changes: Any) -> Recipe:
     """The demo's recipe at a tiny size, with sections changed key by key.
 
-    A source of another kind replaces the demo's.
+    A source of another kind and annotations of another format replace the demo's.
     """
     values = yaml.safe_load(DEMO.read_text())
     for change in (TINY, changes):
         for key, value in change.items():
-            merge = isinstance(value, dict) and "kind" not in value
+            merge = isinstance(value, dict) and not {"kind", "format"} & value.keys()
             values[key] = values[key] | value if merge else value
     return parse_recipe(values, "miniature")
 

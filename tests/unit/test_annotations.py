@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from miniature import make_recipe
 
 from adafocus.data import DataError
-from adafocus.data.annotations import _video_and_labels, read_annotations
+from adafocus.data.annotations import _video_and_labels, read_annotations, read_cuts
 from adafocus.recipe import parse_recipe
 
 
@@ -263,7 +263,8 @@ def test_kinetics_gone_wrong(folder, text, complaint):
 
 
 def test_something_v1(folder):
-    write(folder, "labels.csv", 'Holding something\nPretending, "badly", to pour\n')
+    # The published models number the classes in alphabetical order, whatever the file's.
+    write(folder, "labels.csv", 'Pretending, "badly", to pour\nHolding something\n')
     write(folder, "train.csv", '100218;Pretending, "badly", to pour\r\n2;Holding something\r\n')
     write(folder, "val.csv", "3;Holding something\n")
     files = {"train": "train.csv", "val": "val.csv", "classes": "labels.csv"}
@@ -333,3 +334,20 @@ def test_ones_own_table(folder):
         write(folder, "videos.csv", f"{table}{line}\n")
         with pytest.raises(DataError, match=complaint):
             read_annotations(recipe, folder)
+
+
+# --- where videos come from -------------------------------------------------------------------
+
+
+def test_cuts(folder):
+    header = "label,youtube_id,time_start,time_end,split\n"
+    recipe = kinetics(folder, f"{header}run,-abc_DEFGH1,12,22,train\n")
+    cuts = read_cuts(recipe, folder)
+    assert cuts["-abc_DEFGH1_000012_000022"] == ("-abc_DEFGH1", 12, 22)
+
+    for id in ("../up", "a b", "x;y"):
+        recipe = kinetics(folder, f"{header}run,{id},12,22,train\n")
+        with pytest.raises(DataError, match=r"train\.csv, line 2: .* is no id on YouTube"):
+            read_cuts(recipe, folder)
+    with pytest.raises(DataError, match=r"train\.txt, line 1: tells no id on YouTube"):
+        read_cuts(make_recipe(), folder)

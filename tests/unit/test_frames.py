@@ -35,7 +35,7 @@ def listing(tmp_path):
     def extract_all(**frames):
         with (tmp_path / "videos.csv").open("w", newline="") as file:
             rows = csv.writer(file)
-            rows.writerow(("video", "path"))
+            rows.writerow(("video", "path", "error"))
             videos = tmp_path / "videos"
             paths = [
                 p
@@ -44,7 +44,7 @@ def listing(tmp_path):
             ]
             for path in paths:
                 name = path.relative_to(videos).with_suffix("")
-                rows.writerow((name, path.relative_to(tmp_path)))
+                rows.writerow((name, path.relative_to(tmp_path), ""))
         recipe = make_recipe(frames={"shards": 1} | frames)
         with extract(recipe, tmp_path, shard=0, threads=2).open(newline="") as file:
             return {row["video"]: row for row in csv.DictReader(file)}

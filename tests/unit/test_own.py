@@ -58,10 +58,10 @@ def test_folders_with_splits(make, tmp_path, videos):
 
     fetch(recipe, tmp_path / "data", workers=1)
     assert (tmp_path / "data" / "videos.csv").read_text() == (
-        "video,path\n"
-        "train/cat/a b,videos/train/cat/a b.mp4\n"
-        "train/dog/b,videos/train/dog/b.mkv\n"
-        "val/cat/c,videos/val/cat/c.mp4\n"
+        "video,path,error\n"
+        "train/cat/a b,videos/train/cat/a b.mp4,\n"
+        "train/dog/b,videos/train/dog/b.mkv,\n"
+        "val/cat/c,videos/val/cat/c.mp4,\n"
     )
     annotated = read_annotations(recipe, tmp_path / "data")
     assert annotated.classes == ["cat", "dog"]

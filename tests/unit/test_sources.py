@@ -38,11 +38,11 @@ def folder(tmp_path):
 def test_listing(manual, folder):
     fetch(manual, folder, workers=1)
     assert (folder / "videos.csv").read_text().splitlines() == [
-        "video,path",
-        "10,videos/10",
-        "a.b,videos/a.b.webm",
-        "b,videos/b.mp4",
-        "class one/c,videos/class one/c.mp4",
+        "video,path,error",
+        "10,videos/10,",
+        "a.b,videos/a.b.webm,",
+        "b,videos/b.mp4,",
+        "class one/c,videos/class one/c.mp4,",
     ]
 
 
@@ -85,7 +85,7 @@ def site(tmp_path):
     return folder
 
 
-LISTING = ["video,path", "1,videos/1.webm", "2,videos/2.webm"]
+LISTING = ["video,path,error", "1,videos/1.webm,", "2,videos/2.webm,"]
 
 
 def test_archives_are_downloaded_and_unpacked(site, tmp_path):
@@ -109,7 +109,46 @@ def test_archives_are_downloaded_and_unpacked(site, tmp_path):
         server.shutdown()
     assert (tmp_path / "data" / "videos.csv").read_text().splitlines() == LISTING
     assert (tmp_path / "data" / "annotations" / "val.txt").read_text() == "val.txt"
+    names = sorted(path.name for path in (tmp_path / "data").iterdir())
+    assert names == ["annotations", "videos", "videos.csv"]  # an archive goes once it is unpacked
     fetch(recipe, tmp_path / "data", workers=1)  # without the server: all is there
+
+
+def test_archives_come_and_go_one_by_one(site, tmp_path):
+    """The second is not there at first; the first is not fetched again then."""
+    for name in ("1", "2"):
+        with tarfile.open(site / f"{name}.tar", "w") as archive:
+            info = tarfile.TarInfo(f"{name}.webm")
+            archive.addfile(info)
+    late = (site / "2.tar").rename(tmp_path / "late.tar")
+    asked = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
+    data = tmp_path / "data"
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=site)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+
+        def file(name, path):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            return {"url": f"http://127.0.0.1:{server.server_port}/{name}", "sha256": digest}
+
+        archives = [[file("1.tar", site / "1.tar")], [file("2.tar", late)]]
+        annotations = {name: file(name, site / name) for name in ANNOTATIONS}
+        source = {"kind": "archive", "archives": archives, "annotations": annotations}
+        recipe = make_recipe(source=source)
+        with pytest.raises(DataError, match=r"2\.tar: the server answered 404"):
+            fetch(recipe, data, workers=1)
+        assert sorted(path.name for path in (data / "archives").iterdir()) == ["0.unpacked"]
+        assert not (data / "videos").exists()
+        late.rename(site / "2.tar")
+        fetch(recipe, data, workers=1)
+        server.shutdown()
+    assert (data / "videos.csv").read_text().splitlines() == LISTING
+    assert asked.count("/1.tar") == 1
 
 
 def test_archives_that_a_person_puts_there(site, tmp_path):
@@ -117,20 +156,20 @@ def test_archives_that_a_person_puts_there(site, tmp_path):
         source={
             "kind": "manual",
             "homepage": "http://example.org",
-            "archives": ["part-00", "part-01"],
+            "archives": ["part-??"],
             "strip": 1,
         }
     )
     data = tmp_path / "data"
     with pytest.raises(DataError) as error:
         fetch(recipe, data, workers=1)
-    assert f"{data}: archives/part-00, archives/part-01, annotations/train.txt" in str(error.value)
+    assert f"{data}: archives/part-??, annotations/train.txt" in str(error.value)
     (data / "annotations").mkdir(parents=True)
     for name in ANNOTATIONS:
         (site / name).rename(data / "annotations" / name)
     (data / "archives").mkdir()
     (site / "part-00").rename(data / "archives" / "part-00")
-    with pytest.raises(DataError, match=f"{data}: archives/part-01 not found"):
+    with pytest.raises(DataError, match="part-00: cannot be unpacked"):
         fetch(recipe, data, workers=1)
     (site / "part-01").rename(data / "archives" / "part-01")
     fetch(recipe, data, workers=1)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from adafocus.data import DataError
+from adafocus.data.disk import check_space
 from adafocus.gpus import visible_gpus
 from adafocus.recipe import RecipeError, find_recipe, load_recipes, parse_config
 
@@ -17,7 +19,7 @@ from adafocus.recipe import RecipeError, find_recipe, load_recipes, parse_config
 def one_line_errors():
     try:
         yield
-    except (RecipeError, WorkflowError) as error:
+    except (DataError, RecipeError, WorkflowError) as error:
         sys.exit(f"Error: {error}")
 
 
@@ -124,3 +126,14 @@ wildcard_constraints:
     patch_size=r"\d+",
     shard=r"\d+",
     stage="[123]",
+
+
+# Before any job: what the data sets will take, and whether there is room.
+onstart:
+    steps = {}
+    for job in workflow.dag.needrun_jobs():
+        if job.rule.name in ("download", "frames"):
+            steps.setdefault(job.wildcards.dataset, set()).add(job.rule.name)
+    with one_line_errors():
+        for line in check_space(steps, recipes, Path(config["data"])):
+            logger.info(line)

@@ -1,0 +1,65 @@
+"""How much disk a data set takes."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from adafocus.data import DataError
+from adafocus.data.disk import check_space, estimate
+from adafocus.recipe import load_recipes
+
+RECIPES = load_recipes(Path(__file__).parents[2] / "config" / "recipes")
+BOTH = {"download", "frames"}
+
+
+def test_activitynets_frames_are_what_the_authors_measured():
+    videos, frames = estimate(RECIPES["actnet"])
+    assert videos == 0
+    assert frames == pytest.approx(679e9, rel=0.01)
+
+
+def test_fewer_and_smaller_frames_take_less():
+    recipe = RECIPES["actnet"]
+    settings = recipe.frames.model_copy(update={"rate": 3.0, "height": 180, "quality": 4})
+    fewer = recipe.model_copy(update={"frames": settings})
+    assert estimate(fewer)[1] == pytest.approx(estimate(recipe)[1] / 10 / 4 / 2)
+
+
+@pytest.fixture
+def free(monkeypatch):
+    def set_free(gigabytes):
+        usage = SimpleNamespace(free=gigabytes * 10**9)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+    return set_free
+
+
+def test_what_will_come_is_told(tmp_path, free):
+    free(1000)
+    data = tmp_path / "not yet there"
+    assert check_space({"sthv2": BOTH, "demo": BOTH}, RECIPES, data) == [
+        f"about 20 GB of videos and 53 GB of frames will come to {data}/sthv2, where 1,000 GB are"
+        " free"
+    ]
+    assert "of videos will come" in check_space({"sthv2": {"download"}}, RECIPES, data)[0]
+    assert check_space({"actnet": {"download"}}, RECIPES, data) == []
+
+
+def test_all_data_sets_on_a_disk_are_added_up(tmp_path, free):
+    free(100)
+    check_space({"sthv2": BOTH}, RECIPES, tmp_path)
+    check_space({"sthv1": BOTH}, RECIPES, tmp_path)
+    free(90)
+    with pytest.raises(DataError, match=r"sthv1.*sthv2.*free 8 GB, name another folder"):
+        check_space({"sthv2": BOTH, "sthv1": BOTH}, RECIPES, tmp_path)
+
+
+def test_what_is_there_already_does_not_come(tmp_path, free):
+    free(1000)
+    frames = tmp_path / "sthv2" / "frames" / "1.zip"
+    frames.parent.mkdir(parents=True)
+    with frames.open("wb") as file:
+        file.truncate(50 * 10**9)  # a hole: the disk holds nothing of it
+    assert "and 3 GB of frames" in check_space({"sthv2": BOTH}, RECIPES, tmp_path)[0]
