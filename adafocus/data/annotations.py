@@ -202,15 +202,15 @@ def _fcvid(given: FcvidFiles, folder: Path) -> Iterator[Entry]:
             f" has {len(tables)} lines"
         )
     for (where, line), (where_labels, flags) in zip(names, tables, strict=True):
-        video, _, split = line.rpartition(" ") if " " in line else line.rpartition("\t")
-        if not video or split not in ("train", "test"):
+        video, *split = line.rsplit(maxsplit=1)
+        if split not in (["train"], ["test"]):
             raise DataError(f"{where}: is not of the form 'video train' or 'video test': {line}")
         marks = flags.replace(",", " ").split()
         if not set(marks) <= {"0", "1"} or "1" not in marks:
             raise DataError(f"{where_labels}: is not a line of zeros and at least a one")
         labels = {number for number, mark in enumerate(marks) if mark == "1"}
-        name = Path(video.strip().replace("\\", "/")).with_suffix("").as_posix()
-        yield Entry(where, name, "train" if split == "train" else "val", labels)
+        name = Path(video.replace("\\", "/")).with_suffix("").as_posix()
+        yield Entry(where, name, "train" if split == ["train"] else "val", labels)
 
 
 def _kinetics(given: ListedFiles, folder: Path) -> Iterator[Entry]:

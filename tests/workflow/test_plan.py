@@ -124,10 +124,17 @@ def test_an_offline_machine_is_refused_before_it_extracts_frames(project, monkey
     # An empty cache and a proxy that is not there: the download fails as it does offline.
     monkeypatch.setenv("TORCH_HOME", str(project.folder))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    project.edit("recipes/actnet.yaml", "videos", "seconds", value=None)
     run = project.snakemake("--cores", "1", "results/actnet_128_stage3.json")
     assert run.returncode != 0
     assert "Error: actnet: model.glancer.pretrained: cannot get ImageNet weights" in run.stderr
     assert "getting the videos" not in run.stderr
+
+
+def test_too_little_disk_is_told_before_any_job(project):
+    project.edit("recipes/sthv2.yaml", "videos", "seconds", value=1e6)
+    line = project.refused("results/sthv2_144_stage3.json")
+    assert "20 GB of videos and 13,3" in line and "data/sthv2" in line and "frames.rate" in line
 
 
 def test_a_machines_gpus_are_what_its_jobs_share(project, monkeypatch):

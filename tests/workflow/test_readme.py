@@ -46,6 +46,8 @@ def demo(tiny_project):
     # So that what is said of the data does not wait for weights from the network.
     tiny_project.edit("recipes/actnet.yaml", "model", "glancer", "pretrained", value=None)
     tiny_project.edit("recipes/actnet.yaml", "model", "focuser", "pretrained", value=None)
+    # Nor needs more disk than a machine for tests has.
+    tiny_project.edit("recipes/actnet.yaml", "videos", "seconds", value=None)
     return tiny_project
 
 

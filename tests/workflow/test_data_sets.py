@@ -1,0 +1,199 @@
+"""Each data set from its own kind of source, in its official form, to split files: miniatures."""
+
+import csv
+import io
+import json
+import shutil
+import tarfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from miniature import make_video
+
+ROOT = Path(__file__).parents[2]
+pytest.importorskip("yt_dlp", reason="yt-dlp is not installed")
+pytestmark = pytest.mark.slow
+
+DATA_SETS = ("actnet", "fcvid", "minik", "sthv1", "sthv2")
+
+
+@pytest.fixture(scope="module")
+def data(tiny_project, tmp_path_factory):
+    """The folder of all five data sets after one run of the shipped recipes.
+
+    Of a recipe only the numbers of classes, videos and shards are changed, and of Mini-Kinetics the
+    site.
+    """
+    shutil.copytree(ROOT / "config", tiny_project.folder / "config")
+    for name in DATA_SETS:
+        recipe = f"recipes/{name}.yaml"
+        tiny_project.edit(recipe, "classes", value=2)
+        tiny_project.edit(recipe, "videos", value={"train": 2, "val": 1, "missing": 0.5})
+        tiny_project.edit(recipe, "frames", "shards", value=2)
+        tiny_project.edit(recipe, "published", value={})
+    data = tiny_project.folder / "data"
+    for name in DATA_SETS:
+        (data / name / "annotations").mkdir(parents=True)
+    site = tmp_path_factory.mktemp("site")
+    put_actnet(data / "actnet")
+    put_fcvid(data / "fcvid")
+    put_minik(data / "minik", site)
+    put_sthv1(data / "sthv1")
+    put_sthv2(data / "sthv2")
+    handler = partial(SimpleHTTPRequestHandler, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/{{id}}.mp4"
+        tiny_project.edit("recipes/minik.yaml", "source", "url", value=address)
+        run = tiny_project.snakemake(*(f"data/{name}/splits/train.csv" for name in DATA_SETS))
+        server.shutdown()
+    assert run.returncode == 0, run.stdout + run.stderr
+    return data
+
+
+def put_actnet(folder):
+    """ActivityNet's JSON; one video of training is not there."""
+    make_video(folder / "videos" / "v_--aA.mp4", 4)
+    make_video(folder / "videos" / "v_bB-b.mkv", 5)
+    label = [{"label": 'Making, "it"', "segment": [0, 1]}, {"label": 'Making, "it"'}]
+    entries = {
+        "--aA": {"subset": "training", "annotations": [*label, {"label": "Archery"}]},
+        "gone": {"subset": "training", "annotations": label},
+        "bB-b": {"subset": "validation", "annotations": label},
+        "test": {"subset": "testing", "annotations": []},
+    }
+    text = json.dumps({"database": entries, "taxonomy": [], "version": "VERSION 1.3"})
+    (folder / "annotations" / "activity_net.v1-3.min.json").write_text(text)
+
+
+def put_fcvid(folder):
+    """A list of videos in folders and a table of labels, from Windows."""
+    for name in ("art/a 1.mp4", "art/b.mp4", "zoo/c.mp4"):
+        make_video(folder / "videos" / name, 4)
+    annotations = folder / "annotations"
+    videos = "art\\a 1.mp4\ttrain\r\nart\\b.mp4\ttrain\r\nzoo\\c.mp4\ttest\r\n"
+    (annotations / "FCVID_VideoName_TrainTestSplit.txt").write_bytes(videos.encode())
+    (annotations / "FCVID_Label.txt").write_bytes(b"1 1\r\n1 0\r\n0 1\r\n")
+    (annotations / "classInd.txt").write_text("1 painting\n2 panda\n")
+
+
+def put_minik(folder, site):
+    """Kinetics' lists with a class that is not used, and videos on a site, one of them gone."""
+    header = "label,youtube_id,time_start,time_end,split\n"
+    lists = {
+        "train": "abseiling,aaaaaaaaaaa,0,1,train\nyoga,gonegonegon,0,10,train\n"
+        "skiing,unusedunuse,0,10,train\n",
+        "val": "yoga,bbbbbbbbbbb,1,3,val\n",
+    }
+    for split, rows in lists.items():
+        (folder / "annotations" / f"{split}.csv").write_text(header + rows)
+    (folder / "annotations" / "minik_classInd.txt").write_text("yoga\nabseiling\n")
+    for name in ("aaaaaaaaaaa", "bbbbbbbbbbb"):
+        make_video(site / f"{name}.mp4", 40, rate=10)
+
+
+def put_sthv1(folder):
+    """A split archive of JPEG files."""
+    for video, frames in ((7, 3), (8, 4), (9, 5)):
+        make_video(folder / "new" / f"{video}" / "%05d.jpg", frames)
+    archive(folder, "20bn-something-something-v1", "")
+    annotations = folder / "annotations"
+    rows = {
+        "train": "7;Taking one of many\n8;Holding, x\n",
+        "validation": "9;Holding, x\n",
+        "labels": "Taking one of many\nHolding, x\n",
+    }
+    for name, text in rows.items():
+        (annotations / f"something-something-v1-{name}.csv").write_text(text)
+
+
+def put_sthv2(folder):
+    """A split, compressed archive of WebM files."""
+    for video, frames in ((7, 3), (8, 4), (9, 5)):
+        make_video(folder / "new" / f"{video}.webm", frames, "64x48", "-c:v", "libvpx-vp9")
+    archive(folder, "20bn-something-something-v2", "gz")
+    annotations = folder / "annotations"
+
+    def entry(id, template):
+        return {"id": id, "label": "", "template": template, "placeholders": []}
+
+    up, hold = "Moving [something] up", "Holding [something]"
+    (annotations / "train.json").write_text(json.dumps([entry("7", up), entry("8", hold)]))
+    (annotations / "validation.json").write_text(json.dumps([entry("9", hold)]))
+    labels = {"Holding something": "0", "Moving something up": "1"}
+    (annotations / "labels.json").write_text(json.dumps(labels))
+
+
+def archive(folder, name, compression):
+    """Turns ``new/`` into an archive of two parts with one folder inside."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode=f"w:{compression}") as tar:
+        tar.add(folder / "new", name)
+    content = packed.getvalue()
+    (folder / "archives").mkdir()
+    middle = len(content) // 2
+    (folder / "archives" / f"{name}-00").write_bytes(content[:middle])
+    (folder / "archives" / f"{name}-01").write_bytes(content[middle:])
+
+
+EXPECTED = {
+    "actnet": (
+        [("v_--aA", "frames/v_--aA.zip", "4", "0;1")],
+        [("v_bB-b", "frames/v_bB-b.zip", "5", "1")],
+        ["Archery", 'Making, "it"'],
+    ),
+    "fcvid": (
+        [
+            ("art/a 1", "frames/art/a 1.zip", "4", "0;1"),
+            ("art/b", "frames/art/b.zip", "4", "0"),
+        ],
+        [("zoo/c", "frames/zoo/c.zip", "4", "1")],
+        ["painting", "panda"],
+    ),
+    "minik": (
+        [("aaaaaaaaaaa_000000_000001", "frames/aaaaaaaaaaa_000000_000001.zip", "10", "1")],
+        [("bbbbbbbbbbb_000001_000003", "frames/bbbbbbbbbbb_000001_000003.zip", "20", "0")],
+        ["yoga", "abseiling"],
+    ),
+    "sthv1": (
+        [("7", "videos/7", "3", "1"), ("8", "videos/8", "4", "0")],
+        [("9", "videos/9", "5", "0")],
+        ["Holding, x", "Taking one of many"],
+    ),
+    "sthv2": (
+        [("7", "frames/7.zip", "3", "1"), ("8", "frames/8.zip", "4", "0")],
+        [("9", "frames/9.zip", "5", "0")],
+        ["Holding something", "Moving something up"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_split_files(data, name):
+    splits = data / name / "splits"
+    *tables, classes = EXPECTED[name]
+    for split, expected in zip(("train", "val"), tables, strict=True):
+        with (splits / f"{split}.csv").open(newline="") as file:
+            rows = [tuple(row.values()) for row in csv.DictReader(file)]
+        assert rows == expected
+        lines = (splits / f"{split}_split.txt").read_text().splitlines()
+        assert lines == [
+            ",".join((video, frames, *labels.split(";"))) for video, _, frames, labels in expected
+        ]
+        assert all((data / name / path).exists() for _, path, _, _ in expected)
+    assert (splits / "classes.txt").read_text().splitlines() == classes
+
+
+@pytest.mark.parametrize(
+    ("name", "video", "reason"),
+    [("actnet", "v_gone", "is not among"), ("minik", "gonegonegon_000000_000010", "404")],
+)
+def test_what_is_missing_is_reported_with_its_reason(data, name, video, reason):
+    report = json.loads((data / name / "splits" / "report.json").read_text())["train"]
+    assert (report["published"], report["listed"], report["used"]) == (2, 2, 1)
+    assert list(report["missing"]) == [video]
+    assert reason in report["missing"][video]
+    assert sum(report["classes"].values()) == (2 if name == "actnet" else 1)
