@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -52,8 +53,9 @@ class Extracted(NamedTuple):
     """Why a video failed, or what is damaged in one of which ffmpeg could read the rest."""
 
 
-GROUP = 8
-"""Videos that one ffmpeg takes at a time: for short ones it starts longer than it works."""
+GROUP, GROUP_BYTES = 8, 4_000_000
+"""Videos that one ffmpeg takes at a time, and their size: for short ones it starts longer than it
+works."""
 
 
 def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
@@ -67,7 +69,6 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
         listed = list(csv.DictReader(file))[shard :: recipe.frames.shards]
     missing = [_failed(row["video"], "", row["error"]) for row in listed if row["error"]]
     videos = [Video(row["video"], folder / row["path"]) for row in listed if not row["error"]]
-    groups = [videos[start : start + GROUP] for start in range(0, len(videos), GROUP)]
 
     def extracted(group: list[Video]) -> list[Extracted]:
         # Where one video fails all of its group do, so each is then tried by itself.
@@ -85,10 +86,24 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(Extracted._fields)
         rows.writerows(missing)
-        for done in pool.map(extracted, groups):
+        for done in pool.map(extracted, _groups(videos)):
             rows.writerows(done)
             progress.update(len(done))
     return manifest
+
+
+def _groups(videos: list[Video]) -> Iterator[list[Video]]:
+    group: list[Video] = []
+    size = 0
+    for video in videos:
+        length = video.source.stat().st_size if video.source.exists() else 0
+        if group and (len(group) == GROUP or size + length > GROUP_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(video)
+        size += length
+    if group:
+        yield group
 
 
 def extract_alone(settings: Frames, source: Path, folder: Path) -> Path:

@@ -1,0 +1,290 @@
+"""Data at full size: planning, splits, extraction and loading, each beside a plain way to do it.
+
+    python benchmarks/data.py
+
+Listings are synthetic, of the five data sets' real numbers of videos; the videos that are extracted
+and loaded are encoded by ffmpeg. Things that are compared run by turns. Prints a table and writes
+benchmarks/results/data.json. Takes about ten minutes.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import torch
+import yaml
+from machine import machine
+from PIL import Image
+
+from adafocus.data.clips import Clips, sample_train
+from adafocus.data.ffmpeg import ffmpeg_path
+from adafocus.data.frames import extract
+from adafocus.data.splits import write_splits
+from adafocus.data.store import read_frames
+from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD
+from adafocus.recipe import Recipe, load_recipe
+
+ROOT = Path(__file__).parents[1]
+DATA_SETS = ("actnet", "fcvid", "minik", "sthv1", "sthv2")
+REPEATS = 5
+
+
+def by_turns(ways: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:
+    """Median seconds of each way, after one run of each that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(repeats + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            if repeat:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+# --- planning and splits ----------------------------------------------------------------------
+
+
+def plan(folder: Path) -> dict[str, float]:
+    """`snakemake -n` for all 15 results where all 650,000 videos are listed and half extracted."""
+    shutil.copytree(ROOT / "config", folder / "config")
+    videos = 0
+    for name in DATA_SETS:
+        recipe = load_recipe(folder / "config" / "recipes" / f"{name}.yaml")
+        count = recipe.videos.train + recipe.videos.val
+        videos += count
+        data = folder / "data" / name
+        (data / "manifests").mkdir(parents=True)
+        with (data / "videos.csv").open("w") as file:
+            file.write("video,path,error\n")
+            file.writelines(f"{video:08d},videos/{video:08d}.mp4,\n" for video in range(count))
+        for shard in range(recipe.frames.shards // 2):
+            shutil.copy(data / "videos.csv", data / "manifests" / f"{shard}.csv")
+    command = [sys.executable, "-m", "snakemake", "-n", "--cores", "2", "--directory", str(folder)]
+    command += ["--snakefile", str(ROOT / "Snakefile")]
+    seconds = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - started)
+    jobs = int(re.search(r"^total +(\d+)", done.stdout, re.MULTILINE)[1])
+    return {"videos": videos, "jobs": jobs, "seconds": statistics.median(seconds)}
+
+
+def splits(folder: Path) -> dict[str, float]:
+    """The splits of the largest data set, Something-Something V2, in a process of its own."""
+    recipe = load_recipe(ROOT / "config" / "recipes" / "sthv2.yaml")
+    labels = [f"Class {number} of [something]" for number in range(recipe.classes)]
+    annotations = folder / "annotations"
+    annotations.mkdir(parents=True)
+    classes = {label.replace("[", "").replace("]", ""): str(n) for n, label in enumerate(labels)}
+    (annotations / "labels.json").write_text(json.dumps(classes))
+    count = 0
+    for file, split in (("train", "train"), ("validation", "val")):
+        entries = [
+            {"id": str(count + n), "template": labels[n % len(labels)]}
+            for n in range(getattr(recipe.videos, split))
+        ]
+        count += len(entries)
+        (annotations / f"{file}.json").write_text(json.dumps(entries))
+    (folder / "manifests").mkdir()
+    header = "video,path,status,frames,height,width,rate,duration,bytes,error\n"
+    for shard in range(recipe.frames.shards):
+        with (folder / "manifests" / f"{shard}.csv").open("w") as file:
+            file.write(header)
+            for video in range(shard, count, recipe.frames.shards):
+                file.write(f"{video},frames/{video}.zip,ok,48,240,427,12.0,4.0,600000,\n")
+    command = [sys.executable, __file__, "splits", str(folder)]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - started
+    return {"videos": count, "seconds": seconds, "gigabytes": float(done.stdout) / 1e6}
+
+
+def write_largest_splits(folder: Path) -> None:
+    """What `splits` measures; prints the most memory that it took, in kilobytes."""
+    write_splits(load_recipe(ROOT / "config" / "recipes" / "sthv2.yaml"), folder)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+# --- extraction -------------------------------------------------------------------------------
+
+
+def make_videos(folder: Path, count: int, size: str, seconds: float) -> None:
+    """H.264 videos of a soft moving pattern, whose frames become JPEG files of about 20 kB at 640x360
+    (ActivityNet's are of 14 kB)."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        pattern = f"testsrc2=size={size}:rate=30,hue=h={number * 37 % 360},gblur=sigma=1"
+        command = [ffmpeg_path(), "-v", "error", "-f", "lavfi", "-i", pattern, "-t", str(seconds)]
+        command += ["-pix_fmt", "yuv420p", "-crf", "23", folder / f"{number:03d}.mp4"]
+        subprocess.run(command, check=True)
+
+
+def plain_ffmpeg(videos: list[Path], folder: Path, height: int, threads: int) -> None:
+    """One ffmpeg for each video, as many at a time as there are cores, to folders of JPEG files."""
+
+    def one(video: Path) -> None:
+        target = folder / video.stem
+        target.mkdir(parents=True)
+        command = [ffmpeg_path(), "-nostdin", "-v", "error", "-threads", "1", "-i", video]
+        command += ["-vf", f"scale=-1:{height}", "-q:v", "2", "-threads", "1"]
+        subprocess.run([*command, target / "%06d.jpg"], check=True)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(one, videos))
+
+
+def extraction(folder: Path, count: int, size: str, seconds: float) -> dict[str, float]:
+    """Frames per second of ours and of plain ffmpeg processes, on the same cores."""
+    threads = len(os.sched_getaffinity(0))
+    make_videos(folder / "videos", count, size, seconds)
+    videos = sorted((folder / "videos").iterdir())
+    with (folder / "videos.csv").open("w", newline="") as file:
+        listing = csv.writer(file)
+        listing.writerow(("video", "path", "error"))
+        listing.writerows((video.stem, video.relative_to(folder), "") for video in videos)
+    values = yaml.safe_load((ROOT / "config" / "recipes" / "actnet.yaml").read_text())
+    values["frames"] = {"height": 240, "shards": 1}
+    recipe = Recipe.model_validate(values)
+
+    def ours() -> None:
+        shutil.rmtree(folder / "frames", ignore_errors=True)
+        extract(recipe, folder, shard=0, threads=threads)
+
+    def plain() -> None:
+        shutil.rmtree(folder / "plain", ignore_errors=True)
+        plain_ffmpeg(videos, folder / "plain", 240, threads)
+
+    medians = by_turns({"ours": ours, "plain": plain})
+    frames = sum(1 for _ in (folder / "plain").rglob("*.jpg"))
+    return {
+        "videos": count,
+        "frames": frames,
+        "ours": frames / medians["ours"],
+        "plain": frames / medians["plain"],
+        "ratio": medians["plain"] / medians["ours"],
+    }
+
+
+# --- loading ----------------------------------------------------------------------------------
+
+
+def pil_clip(
+    folder: Path, indices: np.ndarray, scales: tuple[float, ...], size: int
+) -> torch.Tensor:
+    """A training clip as the usual loader of TSN makes it: PIL, frame by frame, to floats."""
+    frames = []
+    crop = None
+    for index in indices:
+        image = Image.open(folder / f"{index + 1:06d}.jpg").convert("RGB")
+        if crop is None:
+            side = int(min(image.size) * random.choice(scales))
+            left = random.randint(0, image.width - side)
+            top = random.randint(0, image.height - side)
+            crop = (left, top, left + side, top + side)
+        image = image.crop(crop).resize((size, size), Image.Resampling.BILINEAR)
+        frames.append(torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255))
+    clip = torch.stack(frames)
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    return (clip - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+
+
+def loading(folder: Path) -> dict[str, float]:
+    """Clips per second of one process, from our stores and from folders, the same frames."""
+    make_videos(folder / "videos", 4, "640x360", 60)
+    with (folder / "videos.csv").open("w", newline="") as file:
+        listing = csv.writer(file)
+        listing.writerow(("video", "path", "error"))
+        listing.writerows((f"{n:03d}", f"videos/{n:03d}.mp4", "") for n in range(4))
+    values = yaml.safe_load((ROOT / "config" / "recipes" / "actnet.yaml").read_text())
+    values["frames"]["shards"] = 1
+    recipe = Recipe.model_validate(values)
+    extract(recipe, folder, shard=0, threads=2)
+    (folder / "splits").mkdir()
+    counts = []
+    with (folder / "splits" / "train.csv").open("w") as file:
+        file.write("video,path,frames,labels\n")
+        for number in range(4):
+            store = folder / "frames" / f"{number:03d}.zip"
+            with ZipFile(store) as archive:
+                counts.append(len(archive.namelist()))
+                archive.extractall(folder / "plain" / f"{number:03d}")
+            file.write(f"{number:03d},frames/{number:03d}.zip,{counts[-1]},0\n")
+    clips = Clips(folder, "train", recipe, augment=True, seed=0)
+    rng = np.random.default_rng(0)
+    torch.set_num_threads(1)  # as in a process that loads
+
+    def ours() -> None:
+        for number in range(4):
+            clips[0, number]
+
+    def pil() -> None:
+        for number in range(4):
+            indices = sample_train(counts[number], recipe.model.frames, "gru", rng)
+            pil_clip(
+                folder / "plain" / f"{number:03d}",
+                indices,
+                recipe.augmentation.scales,
+                recipe.model.frame_size,
+            )
+
+    chosen = np.linspace(0, counts[0] - 1, 16).astype(int).tolist()
+    clip = by_turns({"ours": ours, "pil": pil})
+    random_access = by_turns(
+        {
+            "store": lambda: read_frames(folder / "frames" / "000.zip", chosen),
+            "folder": lambda: read_frames(folder / "plain" / "000", chosen),
+            "files": lambda: [
+                (folder / "plain" / "000" / f"{index + 1:06d}.jpg").read_bytes() for index in chosen
+            ],
+        },
+        repeats=20,
+    )
+    return {
+        "frames_per_video": counts[0],
+        "ours": 4 / clip["ours"],
+        "pil": 4 / clip["pil"],
+        "ratio": clip["pil"] / clip["ours"],
+        "seconds_of_16_frames": random_access,
+    }
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        report = {"machine": machine()}
+        for name, measure in (
+            ("plan", lambda: plan(folder / "plan")),
+            ("splits", lambda: splits(folder / "splits")),
+            ("extraction_short", lambda: extraction(folder / "short", 64, "320x240", 4)),
+            ("extraction_long", lambda: extraction(folder / "long", 6, "640x360", 30)),
+            ("loading", lambda: loading(folder / "loading")),
+        ):
+            report[name] = measure()
+            print(name, json.dumps(report[name]), flush=True)
+    output = ROOT / "benchmarks" / "results" / "data.json"
+    output.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"written: {output.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["splits"]:
+        write_largest_splits(Path(sys.argv[2]))
+    else:
+        main()
