@@ -126,8 +126,10 @@ def write_largest_splits(folder: Path) -> None:
 
 
 def make_videos(folder: Path, count: int, size: str, seconds: float) -> None:
-    """H.264 videos of a soft moving pattern, whose frames become JPEG files of about 20 kB at 640x360
-    (ActivityNet's are of 14 kB)."""
+    """H.264 videos of a soft moving pattern.
+
+    Its frames become JPEG files of about 20 kB at 640x360; ActivityNet's are of 14 kB.
+    """
     folder.mkdir(parents=True)
     for number in range(count):
         pattern = f"testsrc2=size={size}:rate=30,hue=h={number * 37 % 360},gblur=sigma=1"

@@ -217,7 +217,7 @@ def _kinetics(given: ListedFiles, folder: Path) -> Iterator[Entry]:
     used = set(read_class_list(folder / given.classes))
     columns = ("label", "youtube_id", "time_start", "time_end", "split")
     for split in SPLITS:
-        for where, row in _table_rows(folder / getattr(given, split), columns):
+        for where, row in read_table(folder / getattr(given, split), columns):
             if row["label"] not in used:
                 continue
             try:
@@ -254,7 +254,7 @@ def _something_v2(given: ListedFiles, folder: Path) -> Iterator[Entry]:
 
 
 def _table(given: TableFile, folder: Path) -> Iterator[Entry]:
-    for where, row in _table_rows(folder / given.file, ("video", "split", "labels")):
+    for where, row in read_table(folder / given.file, ("video", "split", "labels")):
         labels = {label.strip() for label in row["labels"].split(";")}
         if row["split"] not in SPLITS:
             raise DataError(f"{where}: split is {row['split']!r}; it must be train or val")
@@ -292,8 +292,13 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path}, line {number}", line.strip()
 
 
-def _table_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """File and line number, and the row, of a CSV with these columns and perhaps others."""
+def read_table(
+    path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """File and line number, and the row, of a CSV with these columns and perhaps others.
+
+    Of optional columns that there are not, fields are empty. Raises `DataError` with file and line.
+    """
     rows = csv.DictReader(StringIO(_text(path), newline=""), strict=True)
     try:
         missing = [name for name in columns if name not in (rows.fieldnames or ())]
@@ -303,7 +308,7 @@ def _table_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dic
             where = f"{path}, line {rows.line_num}"
             if None in row or None in row.values():
                 raise DataError(f"{where}: has not the {len(rows.fieldnames)} fields of line 1")
-            yield where, {name: row[name].strip() for name in columns}
+            yield where, {name: row.get(name, "").strip() for name in (*columns, *optional)}
     except csv.Error as error:
         raise DataError(f"{path}, line {rows.line_num}: is not CSV ({error})") from None
 

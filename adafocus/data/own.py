@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from adafocus.data import DataError
-from adafocus.data.annotations import SPLITS
+from adafocus.data.annotations import SPLITS, read_table
 from adafocus.data.ffmpeg import timeline
 from adafocus.data.sources import name_videos
 from adafocus.data.store import count_frames
@@ -98,25 +98,16 @@ def _from_folders(files: dict[str, Path], videos: Path) -> list[Labelled]:
 
 
 def _from_table(table: Path, files: dict[str, Path], videos: Path) -> list[Labelled]:
-    try:
-        rows = csv.DictReader(table.read_text("utf-8-sig").splitlines(), strict=True)
-        listed = [(rows.line_num, row) for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read ({error})") from None
-    if not {"video", "labels"} <= set(rows.fieldnames or ()):
-        raise DataError(f"{table}, line 1: must name the columns video, labels and perhaps split")
     result: dict[str, Labelled] = {}
     by_file = {file.relative_to(videos).as_posix(): name for name, file in files.items()}
-    for number, row in listed:
-        where = f"{table}, line {number}"
-        given = (row["video"] or "").strip()
-        video = by_file.get(given, given)
-        labels = tuple(label.strip() for label in (row["labels"] or "").split(";"))
-        split = (row.get("split") or "").strip() or None
+    for where, row in read_table(table, ("video", "labels"), optional=("split",)):
+        video = by_file.get(row["video"], row["video"])
+        labels = tuple(label.strip() for label in row["labels"].split(";"))
+        split = row["split"] or None
         if video not in files:
-            raise DataError(f"{where}: there is no video {given!r} in {videos}")
+            raise DataError(f"{where}: there is no video {row['video']!r} in {videos}")
         if video in result:
-            raise DataError(f"{where}: video {given!r} is listed before")
+            raise DataError(f"{where}: video {row['video']!r} is listed before")
         if "" in labels:
             raise DataError(f"{where}: has no label, or an empty one")
         if split not in (*SPLITS, None):
@@ -170,9 +161,14 @@ def _values(
     counts = Counter(video.split for video in listed)
     several = any(len(video.labels) > 1 for video in listed)
     probed = [files[video.video] for video in listed[:: max(1, len(listed) // PROBED)]]
-    length = median(
-        count_frames(file) if file.is_dir() else len(timeline(file).times) for file in probed
-    )
+    timelines = [timeline(file) for file in probed if not file.is_dir()]
+    lengths = [count_frames(file) for file in probed if file.is_dir()]
+    lengths += [len(times.times) for times in timelines]
+    seconds = sum(times.end for times in timelines)
+    known = {}
+    if seconds:
+        rate = sum(len(times.times) for times in timelines) / seconds
+        known = {"seconds": round(seconds / len(probed), 3), "rate": round(rate, 3)}
     # Small sets still need some updates per epoch.
     batch = max(2, min(64, counts["train"] // 8))
     stage = {"batch_size": batch}
@@ -181,7 +177,7 @@ def _values(
         "name": name,
         "title": name,
         "classes": len(classes),
-        "videos": {split: counts[split] for split in SPLITS},
+        "videos": {split: counts[split] for split in SPLITS} | known,
         "metric": "mAP" if several else "top1",
         "patch_sizes": [96, 128, 160, 192],
         "source": {
@@ -193,7 +189,7 @@ def _values(
         "frames": {"height": 360, "shards": max(1, min(128, len(listed) // 250))},
         "model": {
             "family": "gru",
-            "frames": max(2, min(16, int(length))),
+            "frames": max(2, min(16, int(median(lengths)))),
             "glancer": {"name": "mobilenet_v2", "pretrained": "imagenet"},
             "focuser": {"name": "resnet", "depth": 50, "pretrained": "imagenet"},
         },

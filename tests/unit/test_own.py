@@ -54,6 +54,7 @@ def test_folders_with_splits(make, tmp_path, videos):
     assert (recipe.classes, recipe.metric) == (2, "top1")
     assert (recipe.videos.train, recipe.videos.val) == (2, 1)
     assert recipe.model.frames == 5  # no more than the videos have
+    assert (recipe.videos.seconds, recipe.videos.rate) == (0.2, 25)
     assert recipe.patch_sizes == (96, 128, 160, 192)
 
     fetch(recipe, tmp_path / "data", workers=1)
@@ -103,7 +104,7 @@ def test_a_table_with_several_labels(make, tmp_path, videos):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("name,labels\na,cat\n", "line 1: must name the columns video, labels"),
+        ("name,labels\na,cat\n", "line 1: lacks the column video"),
         ("video,labels\nz,cat\n", "line 2: there is no video 'z' in"),
         ("video,labels\na,cat\na.mp4,cat\n", "line 3: video 'a.mp4' is listed before"),
         ("video,labels\na,cat;\n", "line 2: has no label, or an empty one"),
@@ -113,6 +114,7 @@ def test_a_table_with_several_labels(make, tmp_path, videos):
         ("video,split,labels\na,train,cat\nb,train,dog\n", "no video is in val"),
         ("video,labels\na,cat\nb,cat\nc,dog\n", "class 'dog' has one video; two are needed"),
         ("video,labels\n", "no video has a label"),
+        ('video,labels\n"a\nb",cat\nb,cat,dog\n', r"line 3: there is no video 'a\\nb'"),
     ],
 )
 def test_tables_gone_wrong(make, tmp_path, videos, text, complaint):
