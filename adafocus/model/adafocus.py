@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adafocus.model.backbones import Backbone, backbone, pool
+from adafocus.model.backbones import Backbone, FrozenBackbone, backbone, pool
 from adafocus.model.classifier import AverageClassifier, Classifier, Glimpse, RecurrentClassifier
 from adafocus.model.patches import crop, random_corners
 from adafocus.model.policy import GaussianPolicy, GridPolicy, Policy
@@ -104,6 +104,28 @@ class AdaFocus(nn.Module):
     def focus(self, frames: Tensor, corners: Tensor) -> Tensor:
         """The focuser's features (B, T, C) of one patch per frame."""
         return pool(self.focuser(crop(frames, corners, self.patch_size)))
+
+    def frozen(self, *backbones: str) -> AdaFocus:
+        """The same model on faster backbones, which are copies and learn no more.
+
+        Policy and classifier are not copied but shared, so that they may go on learning.
+
+        Args:
+            backbones: ``glancer``, ``focuser`` or, where none is named, both.
+        """
+        networks = {name: getattr(self, name) for name in ("glancer", "focuser")}
+        for name in backbones or networks:
+            networks[name] = FrozenBackbone(networks[name])
+        model = AdaFocus(
+            **networks,
+            policy=self.policy,
+            classifier=self.classifier,
+            frame_size=self.frame_size,
+            glance_size=self.glance_size,
+            patch_size=self.patch_size,
+        )
+        model.class_names = self.class_names
+        return model
 
     def stream(self) -> Stream:
         """A new video of which the frames come one by one (GRU family)."""
