@@ -86,7 +86,7 @@ class Predictor:
         source = read(checkpoint)
         self.recipe, self.class_names = source.recipe, source.class_names
         self.device = pick_device(device)
-        self.model = assemble(source, checkpoint).eval().to(self.device)
+        self.model = assemble(source, checkpoint).eval().to(self.device).frozen()
         if self.model.policy is None:
             raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to look with")
 

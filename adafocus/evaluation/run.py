@@ -83,7 +83,7 @@ def evaluate(
     workers = share_threads(threads, torch_device)
     source = read(checkpoint)
     recipe, patch_size, stage = source.recipe, source.patch_size, source.stage
-    model = assemble(source, checkpoint).eval().to(torch_device)
+    model = assemble(source, checkpoint).eval().to(torch_device).frozen()
     clips = Clips(data, "val", recipe, augment=False, seed=seed)
     sampler = EpochSampler(len(clips), seed, shuffle=False)
     batch_size = recipe.stages[stage].batch_size

@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ class Stage(ABC):
     @abstractmethod
     def predict(self, batch: Batch) -> Tensor:
         """Logits (B, K) of whole videos, for validation."""
+
+    @cached_property
+    def frozen(self) -> AdaFocus:
+        """The model with faster copies of the backbones that the stage does not train.
+
+        Made on first use, when the model has its weights and is on its device.
+        """
+        return self.model.frozen(*({"glancer", "focuser"} - self.parts.keys()))
 
     def train_mode(self) -> None:
         """What is trained is in train mode, all else in eval mode and without gradients."""

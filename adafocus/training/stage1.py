@@ -33,6 +33,6 @@ class Stage1(Stage):
 
     def _logits(self, batch: Batch) -> Tensor:
         with torch.no_grad():
-            glimpse = self.model.glance(batch.glance)
+            glimpse = self.frozen.glance(batch.glance)
         local = self.model.focus(batch.frames, self.model.random_corners(batch.frames))
         return self.model.classifier(glimpse, local)

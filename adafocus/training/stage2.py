@@ -12,7 +12,7 @@ from adafocus.training.engine import Losses, Stage
 class Stage2(Stage):
     def losses(self, batch: Batch) -> Losses:
         training = self.training
-        rollout = ppo.rollout(self.model, batch)
+        rollout = ppo.rollout(self.frozen, batch)
         returns = ppo.standardized(ppo.discounted_returns(rollout.reward, training.discount))
         for _ in range(training.passes):
             loss = ppo.loss(
@@ -35,4 +35,4 @@ class Stage2(Stage):
             )
 
     def predict(self, batch: Batch) -> Tensor:
-        return self.model(batch.frames, batch.glance).logits[:, -1]
+        return self.frozen(batch.frames, batch.glance).logits[:, -1]

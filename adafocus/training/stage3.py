@@ -13,10 +13,10 @@ from adafocus.training.stage1 import every_step
 class Stage3(Stage):
     def losses(self, batch: Batch) -> Losses:
         with torch.no_grad():
-            glimpse = self.model.glance(batch.glance)
-            local = self.model.focus(batch.frames, self.model.look(glimpse))
+            glimpse = self.frozen.glance(batch.glance)
+            local = self.frozen.focus(batch.frames, self.frozen.look(glimpse))
         loss = every_step(self.model.classifier(glimpse, local), batch.target)
         yield loss, {"loss": loss}
 
     def predict(self, batch: Batch) -> Tensor:
-        return self.model(batch.frames, batch.glance).logits[:, -1]
+        return self.frozen(batch.frames, batch.glance).logits[:, -1]
