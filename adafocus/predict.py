@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -21,7 +20,6 @@ from adafocus.data.frames import extract_alone
 from adafocus.data.store import count_frames, read_frames
 from adafocus.files import whole
 from adafocus.model.checkpoint import CheckpointError, assemble, read
-from adafocus.plots import YELLOW, SheetClip, contact_sheet
 from adafocus.training import pick_device
 from adafocus.training.engine import autocast
 
@@ -157,6 +155,8 @@ class Predictor:
 
     def sheet(self, prediction: Prediction, path: Path) -> None:
         """Draws the frames looked at with their patches."""
+        from adafocus.plots import SheetClip, contact_sheet  # here, as matplotlib takes long
+
         guess = prediction.guesses[0]
         row = SheetClip(
             prediction.clip.numpy(),
@@ -195,6 +195,10 @@ def overlay(prediction: Prediction, path: Path) -> None:
 
 def _draw(image: Image.Image, step: Step, final: Guess) -> None:
     """Draws the patch as a box and the prediction as a line of text at the top."""
+    from matplotlib.font_manager import findfont  # here, as it takes long
+
+    from adafocus.plots import YELLOW
+
     canvas = ImageDraw.Draw(image)
     thickness = max(1, image.height // 120)
     left, top, right, bottom = step.box

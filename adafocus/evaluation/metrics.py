@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 
@@ -21,6 +20,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
     Returns:
         ``top1``, ``top5`` and ``mAP`` in percent.
     """
+    # Imported here, as it takes long and a job may start without it.
+    from sklearn.metrics import average_precision_score
+
     scores = logits.float().softmax(-1).cpu().numpy()
     truth = labels.cpu().numpy()
     ranked = np.take_along_axis(truth, np.argsort(-scores, axis=1, kind="stable"), axis=1)
