@@ -23,6 +23,7 @@ from adafocus.data.clips import Batch, Clips, EpochSampler, loader
 from adafocus.evaluation import flops
 from adafocus.evaluation.metrics import accuracy
 from adafocus.files import whole
+from adafocus.meter import Meter
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.checkpoint import assemble, read, sha256
 from adafocus.model.classifier import Glimpse
@@ -58,7 +59,8 @@ def evaluate(
 
     ``videos_per_second`` is the speed of prediction alone on this device, in batches of the stage's
     size and after a warm-up: glance, choice of patches, focus and classification, but neither
-    loading nor decoding.
+    loading nor decoding. ``data_wait_share`` and ``peak_memory_gb`` are of the whole pass, with its
+    baselines.
 
     Args:
         checkpoint: the file, which carries its recipe.
@@ -115,6 +117,8 @@ def evaluate(
             "baselines": baselines,
             "gflops_per_video": flops.count(recipe, patch_size)["total"],
             "videos_per_second": len(clips) / measured.seconds,
+            "data_wait_share": measured.data_wait_share,
+            "peak_memory_gb": measured.peak_memory_gb,
             "published": _published(recipe, patch_size, stage, per_step[-1]),
             "videos": len(clips),
             "classes_left_out_of_mAP": int((~measured.labels.any(0)).sum()),
@@ -144,7 +148,10 @@ def evaluate(
         logged = {
             **result["metrics"],
             **{f"{b}_{m}": value for b in baselines for m, value in baselines[b].items()},
-            **{key: result[key] for key in ("gflops_per_video", "videos_per_second")},
+            "gflops_per_video": result["gflops_per_video"],
+            "videos_per_second": result["videos_per_second"],
+            "data_wait_share": result["data_wait_share"],
+            "peak_memory_gb": result["peak_memory_gb"],
         }
         run.log_metrics(logged, step=0)
         for path in (output, sheet, steps):
@@ -168,6 +175,10 @@ class Measurement:
     """(N, S, 2), where the model chose to look"""
     seconds: float
     """that its predictions took"""
+    data_wait_share: float
+    """Share of the pass in which it waited for data"""
+    peak_memory_gb: float
+    """See `peak_memory`"""
 
     def scores(self) -> dict[str, list[dict[str, float]]]:
         """Accuracy after each step by where the model looked, means over draws."""
@@ -189,7 +200,8 @@ def measure(model: AdaFocus, batches: DataLoader, device: torch.device) -> Measu
     logits: dict[str, list[Tensor]] = defaultdict(list)
     labels, corners = [], []
     seconds = 0.0
-    for items in tqdm(batches, desc="evaluation", unit="batch"):
+    meter = Meter(device)
+    for items in meter.watch(tqdm(batches, desc="evaluation", unit="batch")):
         batch = Batch.of(items, device)
         with autocast(device):
             if not labels:
@@ -209,11 +221,14 @@ def measure(model: AdaFocus, batches: DataLoader, device: torch.device) -> Measu
             logits["glancer"].append(glimpse.logits.float().mean(1)[None, :, None].cpu())
         labels.append(items["labels"])
         corners.append(chosen.cpu())
+    figures = meter.figures(sum(map(len, labels)))
     return Measurement(
         {place: torch.cat(parts, dim=1) for place, parts in logits.items()},
         torch.cat(labels),
         torch.cat(corners),
         seconds,
+        figures["data_wait_share"],
+        figures["peak_memory_gb"],
     )
 
 

@@ -6,6 +6,7 @@ predicts; a stage knows nothing of epochs.
 
 from __future__ import annotations
 
+import csv
 import math
 import time
 from abc import ABC, abstractmethod
@@ -15,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
@@ -26,6 +26,7 @@ from tqdm import tqdm
 from adafocus.data.clips import Batch, EpochSampler
 from adafocus.evaluation.metrics import accuracy
 from adafocus.files import whole
+from adafocus.meter import Meter
 from adafocus.model.adafocus import AdaFocus
 from adafocus.recipe import TRAINED_PARTS, HeadTraining, Metric, Training
 
@@ -158,13 +159,15 @@ def _train(
     device: torch.device,
     bar: tqdm,
 ) -> dict[str, float]:
-    """One epoch; returns the means of what the stage logs."""
+    """One epoch; returns the means of what the stage logs, and what its `Meter` says."""
     stage.train_mode()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     sums: dict[str, Tensor] = {}
-    steps = 0
-    for items in clips:
+    steps = videos = 0
+    meter = Meter(device)
+    for items in meter.watch(clips):
         batch = Batch.of(items, device)
+        videos += len(batch.index)
         with autocast(device):
             losses = stage.losses(batch)
             for loss, logs in losses:
@@ -178,7 +181,9 @@ def _train(
                     sums[name] = sums.get(name, 0) + value.detach()
         scheduler.step()
         bar.update()
-    return {name: float(value) / steps for name, value in sums.items()}
+    # Reading the sums waits for the device, so that all its work is counted below.
+    means = {name: float(value) / steps for name, value in sums.items()}
+    return means | meter.figures(videos)
 
 
 @torch.inference_mode()
@@ -279,5 +284,7 @@ def _resumed(
 
 def write_history(history: list[dict[str, float]], path: Path) -> None:
     """One row per epoch as CSV."""
-    with whole(path) as aside:
-        pd.DataFrame(history).to_csv(aside, index=False)
+    with whole(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, history[-1].keys(), lineterminator="\n")
+        table.writeheader()
+        table.writerows(history)

@@ -189,6 +189,8 @@ def test_what_made_it(evaluated, folder):
     assert result["device"].endswith("CPU")
     assert result["gflops_per_video"] > 0
     assert result["videos_per_second"] > 0
+    assert 0 < result["data_wait_share"] < 1
+    assert result["peak_memory_gb"] > 0.05
 
 
 def test_the_published_figure_is_of_the_finished_model(evaluated):
@@ -218,6 +220,8 @@ def test_the_run_is_in_mlflow(evaluated):
     assert run.info.run_name == f"{done.output.stem}_evaluation"
     assert run.data.tags["stage"] == "stage3"
     assert run.data.metrics["top1"] == done.result["metrics"]["top1"]
+    for name in ("videos_per_second", "data_wait_share", "peak_memory_gb"):
+        assert run.data.metrics[name] == done.result[name]
     assert run.data.metrics["random_mAP"] == done.result["baselines"]["random"]["mAP"]
     kept = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert kept == {done.output.name, done.sheet.name, done.steps.name, "recipe.yaml"}
@@ -248,6 +252,17 @@ def test_a_stage_0_checkpoint_is_no_model(folder, tmp_path):
             tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
         )
     assert not Path(tmp_path, "out.json").exists()
+
+
+def test_importing_the_package_is_light():
+    code = (
+        "import sys, adafocus; [getattr(adafocus, name) for name in adafocus.__all__];"
+        "import adafocus.training;"
+        "print({'matplotlib', 'mlflow', 'pandas', 'ray', 'scipy', 'sklearn', 'snakemake'}"
+        " & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_importing_the_metrics_is_light():

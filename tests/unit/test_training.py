@@ -71,7 +71,12 @@ def test_a_stage_keeps_what_it_starts_from_but_for_what_it_trains(data, tmp_path
     assert not torch.equal(stem, start)
     assert torch.allclose(stem, start, atol=0.5)
     with (tmp_path / "stage1.metrics.csv").open() as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    for row in rows:
+        assert 0 < float(row["data_wait_share"]) < 1
+        assert float(row["videos_per_second"]) > 0
+        assert float(row["peak_memory_gb"]) > 0.05
     assert (tmp_path / "stage1.resume.pt").exists()
     assert (tmp_path / "curves.svg").exists()
 

@@ -1,0 +1,58 @@
+"""How fast a pass over videos goes, and what it needs."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+
+class Meter:
+    """Watches one pass over batches, from its making on.
+
+    Args:
+        device: the one that computes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.waited = 0.0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        self.started = time.monotonic()
+
+    def watch(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The same batches; the time until each is there counts as waiting for data."""
+        remaining = iter(batches)
+        while True:
+            asked = time.monotonic()
+            batch = next(remaining, None)
+            self.waited += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def figures(self, videos: int) -> dict[str, float]:
+        """Videos per second, the share of time spent waiting for data, peak memory in GB.
+
+        Args:
+            videos: seen so far.
+        """
+        seconds = time.monotonic() - self.started
+        return {
+            "videos_per_second": videos / seconds,
+            "data_wait_share": self.waited / seconds,
+            "peak_memory_gb": peak_memory(self.device) / 1e9,
+        }
+
+
+def peak_memory(device: torch.device) -> float:
+    """Bytes that tensors held at most on a GPU, or that this process did in all on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
