@@ -17,7 +17,7 @@ from adafocus.data import DataError
 from adafocus.data.clips import crop_centre, sample_val
 from adafocus.data.ffmpeg import Timeline, decode, encode, timeline
 from adafocus.data.frames import extract_alone
-from adafocus.data.store import count_frames, read_frames
+from adafocus.data.store import count_frames, decode_frames
 from adafocus.files import whole
 from adafocus.model.checkpoint import CheckpointError, assemble, read
 from adafocus.training import pick_device
@@ -103,7 +103,7 @@ class Predictor:
                 sample_val(count, segments, shape.family) if segments else []
                 for segments in (shape.frames, shape.glance_frames)
             )
-            frames = read_frames(store, [*looked_at, *glanced_at])
+            frames = decode_frames(store, [*looked_at, *glanced_at])
         clip, extent = crop_centre(frames, shape.frame_size)
         clip, glance = clip[: shape.frames], clip[shape.frames :]
         with autocast(self.device):
@@ -115,8 +115,8 @@ class Predictor:
 
         best = probabilities[-1].topk(min(top, len(self.class_names)))
         running = probabilities if len(probabilities) == shape.frames else [None] * shape.frames
-        times = self._timeline(video, count, frames)
-        boxes = self._boxes(corners, extent, times)
+        whole, times = self._timeline(video, count, frames)
+        boxes = self._boxes(corners, extent, whole)
         return Prediction(
             str(video),
             tuple(
@@ -124,21 +124,28 @@ class Predictor:
                 for probability, label in zip(*map(Tensor.tolist, best), strict=True)
             ),
             tuple(
-                Step(float(times.times[frame]), tuple(box), *self._likeliest(step))
+                Step(float(times[frame]), tuple(box), *self._likeliest(step))
                 for frame, box, step in zip(looked_at, boxes, running, strict=True)
             ),
             clip,
             corners,
-            times,
+            whole,
         )
 
-    def _timeline(self, video: Path, count: int, frames: Tensor) -> Timeline:
+    def _timeline(
+        self, video: Path, count: int, frames: list[Tensor]
+    ) -> tuple[Timeline, np.ndarray]:
+        """The video's timeline, and when each of the ``count`` frames extracted is shown."""
+        rate = self.recipe.frames.rate
         if video.is_dir():
-            return Timeline(np.arange(count) / 25, count / 25, *frames.shape[-2:])
-        times = timeline(video)
-        if len(times.times) != count:
-            raise DataError(f"{video}: {count} frames were extracted, of {len(times.times)}")
-        return times
+            times = np.arange(count) / 25
+            return Timeline(times, count / 25, *frames[0].shape[-2:]), times
+        whole = timeline(video)
+        if rate is not None:
+            return whole, np.arange(count) / rate
+        if len(whole.times) != count:
+            raise DataError(f"{video}: {count} frames were extracted, of {len(whole.times)}")
+        return whole, whole.times
 
     def _boxes(self, corners: Tensor, extent: Tensor, times: Timeline) -> list[list[float]]:
         """Patches in pixels of the video, from corners on the centre crop of shrunk frames."""

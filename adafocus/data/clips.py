@@ -7,7 +7,7 @@ published code of AdaFocus uses them.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2 import functional as F
 
 from adafocus.data import DataError
-from adafocus.data.store import read_frames
+from adafocus.data.store import decode_frames, stack_frames
 from adafocus.recipe import Augmentation, Recipe
 
 # --- sampling ---------------------------------------------------------------------------------
@@ -68,23 +68,25 @@ def draw_crop(
 
 
 def augment(
-    frames: Tensor, size: int, augmentation: Augmentation, rng: np.random.Generator
+    frames: Sequence[Tensor], size: int, augmentation: Augmentation, rng: np.random.Generator
 ) -> Tensor:
-    """One crop and one flip for all frames, uint8 ``(T, 3, H, W)`` to ``(T, 3, size, size)``."""
-    crop = draw_crop(*frames.shape[-2:], augmentation.scales, rng)
-    frames = F.resized_crop(frames, *crop, size=[size, size], antialias=True)
-    return frames.flip(-1) if augmentation.flip and rng.random() < 0.5 else frames
+    """One crop and one flip for all frames, uint8 ``(3, H, W)`` each to ``(T, 3, size, size)``."""
+    y, x, height, width = draw_crop(*frames[0].shape[-2:], augmentation.scales, rng)
+    cut = stack_frames([frame[:, y : y + height, x : x + width] for frame in frames])
+    resized = F.resize(cut, [size, size], antialias=True)
+    return resized.flip(-1) if augmentation.flip and rng.random() < 0.5 else resized
 
 
-def crop_centre(frames: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The centre of each frame, uint8 ``(T, 3, H, W)`` to ``(T, 3, size, size)``.
+def crop_centre(frames: Sequence[Tensor], size: int) -> tuple[Tensor, Tensor]:
+    """The centre of each frame, uint8 ``(3, H, W)`` each to ``(T, 3, size, size)``.
 
     The short side is resized to 256/224 of ``size`` first, unless the frame has that size already.
     Also returns the height and width ``(2,)`` before the crop in units of ``size``.
     """
-    if frames.shape[-2:] != (size, size):
-        frames = F.resize(frames, [round(size * 256 / 224)], antialias=True)
-    return F.center_crop(frames, [size, size]), torch.tensor(frames.shape[-2:]) / size
+    clip = stack_frames(frames)
+    if clip.shape[-2:] != (size, size):
+        clip = F.resize(clip, [round(size * 256 / 224)], antialias=True)
+    return F.center_crop(clip, [size, size]), torch.tensor(clip.shape[-2:]) / size
 
 
 # --- the data set -----------------------------------------------------------------------------
@@ -137,16 +139,16 @@ class Clips(Dataset[Clip]):
         model, rng = self.recipe.model, np.random.default_rng((self.seed, epoch, index))
         focus = self._sample(index, model.frames, rng)
         glance = self._sample(index, model.glance_frames, rng) if model.glance_frames else []
-        frames = read_frames(self.paths[index], [*focus, *glance])
+        frames = decode_frames(self.paths[index], [*focus, *glance])
         labels = torch.zeros(self.recipe.classes, dtype=torch.bool)
         labels[self.labels[index]] = True
         if self.augment:
-            frames = augment(frames, model.frame_size, self.recipe.augmentation, rng)
+            seen = augment(frames, model.frame_size, self.recipe.augmentation, rng)
         else:
-            frames, extent = crop_centre(frames, model.frame_size)
-        clip = Clip(frames=frames[: model.frames], labels=labels, index=index)
+            seen, extent = crop_centre(frames, model.frame_size)
+        clip = Clip(frames=seen[: model.frames], labels=labels, index=index)
         if model.glance_frames:
-            clip["glance"] = frames[model.frames :]
+            clip["glance"] = seen[model.frames :]
         if self.positions:
             whole = torch.from_numpy(self.positions[self.videos[index]][focus])
             clip["positions"] = 0.5 + (whole - 0.5) * extent

@@ -26,7 +26,12 @@ from adafocus.files import whole
 
 
 def read_frames(path: Path, indices: Sequence[int]) -> Tensor:
-    """Frames of the video at ``path``, uint8 ``(T, 3, H, W)``, one for each of ``indices``.
+    """Frames of the video at ``path``, uint8 ``(T, 3, H, W)``; see `decode_frames`."""
+    return stack_frames(decode_frames(path, indices))
+
+
+def decode_frames(path: Path, indices: Sequence[int]) -> list[Tensor]:
+    """Frames of the video at ``path``, uint8 ``(3, H, W)``, one for each of ``indices``.
 
     An index may occur more than once; its frame is decoded once. Raises `DataError` that names the
     video and the frame which is missing, broken or of another size than the first.
@@ -42,9 +47,13 @@ def read_frames(path: Path, indices: Sequence[int]) -> Tensor:
                 raise DataError(
                     f"{path}: frame {stored.name(index)} is not of the size of the others"
                 )
-    # As decoded, channels last: they are resized faster so, and not transposed before.
-    stacked = torch.stack([frames[index].permute(1, 2, 0) for index in indices])
-    return stacked.permute(0, 3, 1, 2)
+    return [frames[index] for index in indices]
+
+
+def stack_frames(frames: Sequence[Tensor]) -> Tensor:
+    """Frames ``(3, H, W)`` as ``(T, 3, H, W)``, channels last as they were decoded: so they are not
+    transposed, and are resized faster."""
+    return torch.stack([frame.permute(1, 2, 0) for frame in frames]).permute(0, 3, 1, 2)
 
 
 def count_frames(path: Path) -> int:

@@ -70,6 +70,17 @@ def test_it_predicts_what_the_model_does_on_the_same_frames(weights, video, tmp_
     assert json.loads(json.dumps(prediction.to_dict()))["video"] == str(video)
 
 
+def test_frames_kept_at_a_lower_rate(tmp_path):
+    recipe = tiny_recipe("gru")
+    recipe = recipe.model_copy(update={"frames": recipe.frames.model_copy(update={"rate": 5.0})})
+    video = make_video(tmp_path / "slow.mp4", 20, "146x73", rate=10)
+    prediction = Predictor(write_weights(recipe, tmp_path, "stage3"), "cpu")(video)
+    # Of ten frames, every 0.2 s, the middles of four segments.
+    assert [step.time for step in prediction.steps] == pytest.approx([0.2, 0.6, 1.2, 1.6])
+    overlay(prediction, tmp_path / "look.mp4")
+    assert len(timeline(tmp_path / "look.mp4").times) == 20
+
+
 def test_boxes_are_in_the_videos_own_pixels(tmp_path):
     predictor = Predictor(write_weights(tiny_recipe("gru"), tmp_path, "stage3"), "cpu")
     corners = torch.tensor([[0, 0], [32, 16]])
