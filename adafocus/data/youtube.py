@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
 from tqdm import tqdm
 
@@ -41,8 +39,8 @@ def fetch_videos(
     wanted = {name: cut for name, cut in cuts.items() if name not in there}
     allowed = recipe.videos.missing * len(cuts)
     reasons: dict[str, str] = {}
+    download = _downloader(recipe, source)
     with (
-        _downloader(recipe, source) as download,
         ThreadPoolExecutor(workers) as pool,
         tqdm(total=len(cuts), initial=len(cuts) - len(wanted), unit="video") as progress,
     ):
@@ -67,10 +65,9 @@ def fetch_videos(
     return reasons
 
 
-@contextmanager
-def _downloader(recipe: Recipe, source: YoutubeSource) -> Iterator[Any]:
-    """A function of a cut, the folder to work in and the folder of videos, that returns why a video
-    could not be had."""
+def _downloader(recipe: Recipe, source: YoutubeSource) -> Callable[[Cut, Path, Path], str]:
+    """What downloads a cut by way of a folder to work in, named as the video, to the folder of
+    videos, and returns why it could not be had."""
     try:
         from yt_dlp import YoutubeDL
         from yt_dlp.utils import YoutubeDLError, download_range_func
@@ -112,4 +109,4 @@ def _downloader(recipe: Recipe, source: YoutubeSource) -> Iterator[Any]:
         video.replace(videos / f"{incoming.name}{video.suffix}")
         return ""
 
-    yield download
+    return download
