@@ -1,12 +1,13 @@
 # make demo    install, train AdaFocus on generated videos, print the table
 # make test    install, check style and rules, run all tests
+# make bench   measure speed and memory against other ways, a table in benchmarks/results
 # make ui      open the runs in MLflow
 # make lint    put the code in form
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test ui lint
+.PHONY: demo test bench ui lint
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -34,6 +35,9 @@ test: $(BIN)/installed
 	$(BIN)/snakemake --lint
 	$(BIN)/pytest -m "not (slow or integration or gpu)"
 	$(BIN)/pytest -m "slow or integration"
+
+bench: $(BIN)/installed
+	$(BIN)/python benchmarks/speed.py
 
 ui: $(BIN)/installed
 	store=$${MLFLOW_TRACKING_URI:-$$($(BIN)/python -c "$$STORE")}; \

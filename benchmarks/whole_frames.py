@@ -1,7 +1,7 @@
 """What a user would pick instead of AdaFocus: ResNet-50 over whole frames, TSN or TSM.
 
 The opponents of `benchmarks/speed.py`: the focuser of the same recipe on frames that are not cut,
-tuned as our own backbones are.
+tuned as ours is, because it is one of our backbones.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from adafocus.model.backbones import FrozenBackbone, backbone, pool
+from adafocus.model.backbones import backbone, pool
 from adafocus.recipe import Recipe
 
 TSM_FRAMES = 8
@@ -25,8 +25,7 @@ class WholeFrames(nn.Module):
         shape = recipe.model
         shifted = shape.family == "tsm"
         self.frames = TSM_FRAMES if shifted else shape.frames
-        plain = backbone(shape.focuser, recipe.classes, self.frames if shifted else None)
-        self.backbone = FrozenBackbone(plain)
+        self.backbone = backbone(shape.focuser, recipe.classes, self.frames if shifted else None)
 
     def forward(self, frames: Tensor) -> Tensor:
         """uint8 RGB or normalised float frames (B, T, 3, H, W) -> logits (B, K)."""

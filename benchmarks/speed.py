@@ -1,0 +1,434 @@
+"""How fast AdaFocus is, against the plain reading of the paper and against whole frames.
+
+    python benchmarks/speed.py [--device cuda]
+
+Every figure is a ratio of two things that are timed alternately in one run, medians of five. Writes
+benchmarks/results/speed_cpu.json or speed_cuda.json and the same as a table beside it. Weights are
+random; the patch size is 128 for `actnet` and 144 for `sthv1`.
+
+The opponents get normalised floats, ours gets bytes, whose normalisation is part of its time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import stepwise
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.io import write_jpeg
+from whole_frames import WholeFrames, gflops
+
+from adafocus.data.clips import Batch, Clips, EpochSampler, loader
+from adafocus.evaluation import flops
+from adafocus.meter import peak_memory
+from adafocus.model.adafocus import AdaFocus, build
+from adafocus.model.backbones import Backbone, FrozenBackbone, normalize
+from adafocus.recipe import Recipe, load_recipe, parse_recipe
+from adafocus.training import STAGES, keep_freed_memory, ppo
+from adafocus.training.engine import Stage
+from adafocus.training.stage1 import every_step
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+REPEATS = 5
+GOALS = {
+    "cpu": {
+        "prediction": 2.5,
+        "prediction, share of GFLOPs": 0.9,
+        "latency": 3.3,
+        "stage 1": 1.3,
+        "stage 2": 2.0,
+        "stage 3": 1.3,
+        "memory": 1.3,
+    },
+    "cuda": {
+        "prediction": 4.0,
+        "prediction in bf16": 10.0,
+        "prediction, share of GFLOPs": 0.85,
+        "latency": 8.0,
+        "stage 1": 5.0,
+        "stage 2": 10.0,
+        "stage 3": 5.0,
+        "computing": 0.9,
+        "memory": 1.5,
+    },
+}
+
+Work = Callable[[], Any]
+
+
+class Bench:
+    """One machine's measurements.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        small: tiny networks and frames, to prove that all of it runs.
+    """
+
+    def __init__(self, device: str, small: bool) -> None:
+        self.device, self.small = torch.device(device), small
+        self.batch = 4 if device == "cpu" else 64
+        if small:
+            self.batch = 2
+        self.repeats = 1 if small else REPEATS
+        self.goals = GOALS[device]
+        self.rows: list[dict[str, Any]] = []
+
+    def recipe(self, name: str) -> tuple[Recipe, int]:
+        """A data set's recipe and the patch size in pixels that is measured."""
+        recipe = load_recipe(ROOT / "config" / "recipes" / f"{name}.yaml")
+        patch_size = {"actnet": 128, "sthv1": 144}[name]
+        if not self.small:
+            return recipe, patch_size
+        values = recipe.to_dict()
+        values["model"]["frame_size"] = values["model"]["glance_size"] = 64
+        values["model"]["focuser"] |= {"depth": 10, "width": 0.125}
+        values["patch_sizes"], values["published"], values["peers"] = [32], {}, []
+        return parse_recipe(values, name), 32
+
+    def model(self, recipe: Recipe, patch_size: int) -> AdaFocus:
+        torch.manual_seed(0)
+        model = build(recipe, patch_size).to(self.device)
+        settle(model.glancer, self.videos(recipe, 1, recipe.model.glance_frames or 1))
+        settle(model.focuser, self.videos(recipe, 1, recipe.model.frames))
+        return model.eval()
+
+    def videos(self, recipe: Recipe, count: int, frames: int) -> Tensor:
+        """Noise, uint8 (count, frames, 3, S, S)."""
+        side = recipe.model.frame_size
+        shape = (count, frames, 3, side, side)
+        return torch.randint(256, shape, dtype=torch.uint8, device=self.device)
+
+    def seconds(self, *works: Work) -> list[float]:
+        """Median seconds of each of several things, which take turns."""
+        times: list[list[float]] = [[] for _ in works]
+        for turn in range(-1, self.repeats):
+            for work, taken in zip(works, times, strict=True):
+                started = self.now()
+                work()
+                if turn >= 0:  # the first turn warms up
+                    taken.append(self.now() - started)
+        return [statistics.median(taken) for taken in times]
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def autocast(self, on: bool = True) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
+
+    def add(
+        self, key: str, what: str, ours: float, theirs: float, ratio: float, **more: Any
+    ) -> None:
+        """Keeps a row: what each took, in seconds unless said, and how they compare."""
+        goal = self.goals.get(key)
+        row = {"what": what, "ours": ours, "theirs": theirs, "ratio": ratio, "goal": goal, **more}
+        self.rows.append(row)
+        print(f"{what}: {ours:.4g} to {theirs:.4g}, ratio {ratio:.3g}, goal {goal}", flush=True)
+
+    # --- the rows -----------------------------------------------------------------------------
+
+    def prediction(self) -> None:
+        recipe, patch_size = self.recipe("actnet")
+        plain = self.model(recipe, patch_size)
+        model = plain.frozen()
+        for key, count in (("prediction", self.batch), ("latency", 1)):
+            frames = self.videos(recipe, count, recipe.model.frames)
+            floats = normalize(frames)
+            with torch.inference_mode():
+                ours, theirs = self.seconds(
+                    lambda frames=frames: model(frames),
+                    lambda floats=floats: stepwise.walk(plain, floats, sample=False),
+                )
+            what = f"{key}, {count} videos, against step by step"
+            self.add(key, what, ours, theirs, theirs / ours)
+        if self.device.type == "cuda":
+            frames = self.videos(recipe, self.batch, recipe.model.frames)
+            floats = normalize(frames)
+            with torch.inference_mode(), self.autocast():
+                ours, theirs = self.seconds(
+                    lambda: model(frames), lambda: stepwise.walk(plain, floats, sample=False)
+                )
+            what = f"prediction in bf16, {self.batch} videos, against step by step"
+            self.add("prediction in bf16", what, ours, theirs, theirs / ours)
+
+    def whole_frames(self) -> None:
+        for name in ("actnet", "sthv1"):
+            recipe, patch_size = self.recipe(name)
+            model = self.model(recipe, patch_size).frozen()
+            whole = WholeFrames(recipe).to(self.device)
+            settle(whole.backbone, self.videos(recipe, 1, whole.frames))
+            whole.backbone = FrozenBackbone(whole.backbone)
+            shape = recipe.model
+            frames = self.videos(recipe, self.batch, shape.frames)
+            glance = self.videos(recipe, self.batch, shape.glance_frames or shape.frames)
+            seen = self.videos(recipe, self.batch, whole.frames)
+            with torch.inference_mode(), self.autocast(self.device.type == "cuda"):
+                ours, theirs = self.seconds(
+                    lambda m=model, f=frames, g=glance: m(f, g), lambda w=whole, s=seen: w(s)
+                )
+            saved = gflops(recipe) / flops.count(recipe, patch_size)["total"]
+            self.add(
+                "prediction, share of GFLOPs",
+                f"prediction, {name} {patch_size}, {self.batch} videos, against whole frames, "
+                "as a share of the ratio of GFLOPs",
+                ours,
+                theirs,
+                theirs / ours / saved,
+                faster=theirs / ours,
+                gflops_ratio=saved,
+            )
+
+    def updates(self) -> None:
+        recipe, patch_size = self.recipe("actnet")
+        frames = self.videos(recipe, self.batch, recipe.model.frames)
+        floats = normalize(frames)
+        index = torch.arange(self.batch, device=self.device)
+        labels = torch.eye(recipe.classes, dtype=torch.bool, device=self.device)[index]
+        batch = Batch(frames, frames, labels.float(), labels, index, None)
+        for number in (2, 1, 3):
+            name = f"stage{number}"
+            stages = []
+            for layout in (torch.channels_last, torch.contiguous_format):
+                model = self.model(recipe, patch_size).to(memory_format=layout)
+                stage = STAGES[name](name, model, recipe.stages[name])
+                stage.train_mode()
+                stages.append((stage, optimizer(stage)))
+            (ours, our_optimizer), (theirs, their_optimizer) = stages
+
+            def losses(stage: Stage = theirs, number: int = number) -> Tensor:
+                return stepwise_loss(number, stage, floats, batch.target)
+
+            def our_update(stage: Stage = ours, by: torch.optim.Optimizer = our_optimizer) -> None:
+                with self.autocast(self.device.type == "cuda"):
+                    for loss, _ in stage.losses(batch):
+                        step(loss, by)
+
+            def their_update(
+                loss: Callable[[], Tensor] = losses, by: torch.optim.Optimizer = their_optimizer
+            ) -> None:
+                with self.autocast(self.device.type == "cuda"):
+                    step(loss(), by)
+
+            seconds = self.seconds(our_update, their_update)
+            what = f"stage-{number} update, {self.batch} videos, against step by step"
+            self.add(f"stage {number}", what, *seconds, seconds[1] / seconds[0])
+
+    def computing(self) -> None:
+        """The share of an epoch of stage 1 in which the GPU computes, data from disk."""
+        recipe, patch_size = self.recipe("actnet")
+        stage = STAGES["stage1"]("stage1", self.model(recipe, patch_size), recipe.stages.stage1)
+        stage.model.to(memory_format=torch.channels_last)
+        stage.train_mode()
+        by = optimizer(stage)
+        batches = 2 if self.small else 8
+        workers = 0 if self.small else len(os.sched_getaffinity(0))
+        torch.set_num_threads(1 if self.device.type == "cuda" else torch.get_num_threads())
+        with tempfile.TemporaryDirectory() as temporary:
+            write_videos(
+                Path(temporary), videos=batches * self.batch, side=64 if self.small else 360
+            )
+            clips = Clips(Path(temporary), "train", recipe, augment=True, seed=0)
+            sampler = EpochSampler(len(clips), 0)
+            batched = loader(clips, self.batch, sampler, workers, self.device)
+            resident = Batch.of(next(iter(batched)), self.device)
+
+            def update(batch: Batch) -> None:
+                with self.autocast(self.device.type == "cuda"):
+                    for loss, _ in stage.losses(batch):
+                        step(loss, by)
+
+            def epoch() -> None:
+                for items in batched:
+                    update(Batch.of(items, self.device))
+
+            def compute() -> None:
+                for _ in range(batches):
+                    update(resident)
+
+            seconds = self.seconds(epoch, compute)
+        what = f"share of a stage-1 epoch in which the device computes, {workers} workers"
+        self.add("computing", what, *seconds, seconds[1] / seconds[0])
+
+    def memory(self) -> None:
+        """Each in a process of its own."""
+        peaks = []
+        for who in ("ours", "stepwise"):
+            command = [sys.executable, __file__, "--device", self.device.type, "--peak", who]
+            command += ["--small"] * self.small
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            peaks.append(float(done.stdout) / 1e6)
+        what = f"peak memory of prediction, {self.batch} videos, MB, against step by step"
+        self.add("memory", what, *peaks, peaks[0] / peaks[1])
+
+    def peak(self, who: str) -> float:
+        """Bytes that one prediction takes at most, with all that it needs."""
+        recipe, patch_size = self.recipe("actnet")
+        model = self.model(recipe, patch_size)
+        frames = self.videos(recipe, self.batch, recipe.model.frames)
+        with torch.inference_mode():
+            if who == "ours":
+                model = model.frozen()
+                model(frames)
+            else:
+                stepwise.walk(model, normalize(frames), sample=False)
+        return peak_memory(self.device)
+
+    def imports(self) -> None:
+        """Seconds to import all public names once torch is there."""
+        code = (
+            "import time, torch; started = time.perf_counter(); import adafocus;"
+            "[getattr(adafocus, name) for name in adafocus.__all__];"
+            "print(time.perf_counter() - started)"
+        )
+        command = [sys.executable, "-c", code]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        times = [
+            float(subprocess.run(command, capture_output=True, env=environment, check=True).stdout)
+            for _ in range(self.repeats)
+        ]
+        self.rows.append(
+            {"what": "import beyond torch, s", "ours": statistics.median(times), "goal": 1.5}
+        )
+
+
+@torch.no_grad()
+def settle(backbone: Backbone, frames: Tensor) -> None:
+    """Sets batch norms by what they see, as training does.
+
+    Otherwise the features of random weights fade to numbers so small that a CPU is slow with them.
+    """
+    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    backbone.train()(frames)
+    for norm in norms:
+        norm.momentum = 0.1
+    backbone.eval()
+
+
+def optimizer(stage: Stage) -> torch.optim.Optimizer:
+    parameters = [p for part in stage.parts.values() for p in part.parameters()]
+    return torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)
+
+
+def step(loss: Tensor, by: torch.optim.Optimizer) -> None:
+    by.zero_grad(set_to_none=True)
+    loss.backward()
+    by.step()
+
+
+def stepwise_loss(number: int, stage: Stage, frames: Tensor, target: Tensor) -> Tensor:
+    """The loss of stage 1, 2 or 3, step by step."""
+    if number == 1:
+        return every_step(stepwise.stage1_logits(stage.model, frames), target)
+    if number == 3:
+        return every_step(stepwise.stage3_logits(stage.model, frames), target)
+    training = stage.training
+    rollout = stepwise.rollout(stage.model, frames, target)
+    return ppo.loss(
+        stage.model.policy(rollout.maps),
+        rollout,
+        ppo.standardized(ppo.discounted_returns(rollout.reward, training.discount)),
+        clip=training.clip,
+        value_weight=training.value_weight,
+        entropy_weight=training.entropy_weight,
+    ).total
+
+
+def write_videos(folder: Path, videos: int, side: int) -> None:
+    """A data set of folders of JPEG frames, smooth as filmed ones are, 32 to a video."""
+    (folder / "splits").mkdir()
+    with (folder / "splits" / "train.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["video", "path", "frames", "labels"])
+        for video in range(videos):
+            place = folder / f"{video}"
+            place.mkdir()
+            for t in range(32):
+                coarse = torch.randint(256, (1, 3, side // 8, side // 6)).float()
+                frame = torch.nn.functional.interpolate(coarse, (side, side * 4 // 3))[0].byte()
+                write_jpeg(frame, str(place / f"{t:06d}.jpg"))
+            table.writerow([video, place.name, 32, 0])
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What ran it."""
+    name = f"{platform.machine()} CPU"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+        name = names[0] if names else name
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    lines = ["| figure | ours | theirs | ratio | goal |", "|---|---|---|---|---|"]
+    for row in report["rows"]:
+        cells = [
+            f"{row[key]:.3g}" if row.get(key) else "" for key in ("ours", "theirs", "ratio", "goal")
+        ]
+        lines.append(f"| {row['what']} | {' | '.join(cells)} |")
+    facts = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
+    return "\n".join(
+        [*lines, "", f"Seconds unless said; medians of {REPEATS}. Machine: {facts}.", ""]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
+    parser.add_argument("--small", action="store_true", help="prove that all of it runs")
+    parser.add_argument("--peak", choices=("ours", "stepwise"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.device == "cpu":
+        keep_freed_memory()
+    bench = Bench(options.device, options.small)
+    if options.peak:
+        print(bench.peak(options.peak))
+        return
+    report = {"machine": machine(bench.device), "rows": bench.rows}
+    # First, as a process begins with the peak memory of the one that it came from.
+    bench.memory()
+    bench.prediction()
+    bench.whole_frames()
+    bench.updates()
+    if options.device == "cuda" or options.small:
+        bench.computing()
+    bench.imports()
+    options.output.mkdir(parents=True, exist_ok=True)
+    file = options.output / f"speed_{options.device}.json"
+    file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    file.with_suffix(".md").write_text(table(report), encoding="utf-8")
+    print(table(report))
+
+
+if __name__ == "__main__":
+    main()
