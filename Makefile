@@ -38,6 +38,7 @@ test: $(BIN)/installed
 
 bench: $(BIN)/installed
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/data.py
 
 ui: $(BIN)/installed
 	store=$${MLFLOW_TRACKING_URI:-$$($(BIN)/python -c "$$STORE")}; \

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures everything of benchmarks/speed.py on a GPU at full size, within 10 minutes, and writes
-# benchmarks/results/speed_cuda.json. Needs torch, torchvision and pydantic; no network, no install.
+# benchmarks/results/speed_cuda.json, row by row. Needs torch, torchvision, numpy, pydantic, PyYAML,
+# safetensors, filelock and tqdm; no network, no install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD

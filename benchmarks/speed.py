@@ -15,7 +15,6 @@ import argparse
 import csv
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from typing import Any
 
 import stepwise
 import torch
-import torchvision
+from machine import machine
 from torch import Tensor, nn
 from torchvision.io import write_jpeg
 from whole_frames import WholeFrames, gflops
@@ -407,26 +406,6 @@ def write_videos(folder: Path, videos: int, side: int) -> None:
             table.writerow([video, place.name, 32, 0])
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What ran it."""
-    name = f"{platform.machine()} CPU"
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    elif Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-        name = names[0] if names else name
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-    }
-
-
 def table(report: dict[str, Any]) -> str:
     """The report as Markdown."""
     lines = ["| figure | ours | theirs | ratio | goal |", "|---|---|---|---|---|"]
@@ -455,19 +434,17 @@ def main() -> None:
         print(bench.peak(options.peak))
         return
     report = {"machine": machine(bench.device), "rows": bench.rows}
-    # First, as a process begins with the peak memory of the one that it came from.
-    bench.memory()
-    bench.prediction()
-    bench.whole_frames()
-    bench.updates()
-    if options.device == "cuda" or options.small:
-        bench.computing()
-    bench.imports()
-    bench.job()
     options.output.mkdir(parents=True, exist_ok=True)
     file = options.output / f"speed_{options.device}.json"
-    file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    file.with_suffix(".md").write_text(table(report), encoding="utf-8")
+    # Memory first, as a process begins with the peak of the one that it came from.
+    measures = [bench.memory, bench.prediction, bench.whole_frames, bench.updates]
+    if options.device == "cuda" or options.small:
+        measures.append(bench.computing)
+    for measure in (*measures, bench.imports, bench.job):
+        measure()
+        # What is measured stays, though the time may run out.
+        file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        file.with_suffix(".md").write_text(table(report), encoding="utf-8")
     print(table(report))
 
 
