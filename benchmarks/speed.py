@@ -15,6 +15,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -192,6 +193,44 @@ class Bench:
                 faster=theirs / ours,
                 gflops_ratio=saved,
             )
+
+    def parts(self) -> None:
+        """What each network alone makes of the machine: where the share of GFLOPs is lost."""
+        recipe, patch_size = self.recipe("actnet")
+        model = self.model(recipe, patch_size).frozen()
+        frames = self.videos(recipe, self.batch, recipe.model.frames)
+        patches = frames[..., :patch_size, :patch_size]
+        counts = flops.count(recipe, patch_size)["parts"]
+        works = (
+            ("glancer on whole frames", counts["glancer"], lambda: model.glancer(frames)),
+            ("focuser on patches", counts["focuser"], lambda: model.focuser(patches)),
+            ("focuser on whole frames", gflops(recipe), lambda: model.focuser(frames)),
+        )
+        with torch.inference_mode(), self.autocast(self.device.type == "cuda"):
+            seconds = self.seconds(*(work for *_, work in works))
+        for (what, count, _), taken in zip(works, seconds, strict=True):
+            rate = count * self.batch / taken
+            self.rows.append({"what": f"{what}, GFLOPs a second", "ours": rate})
+            print(f"{what}: {rate:.0f} GFLOPs a second", flush=True)
+
+    def compiling(self) -> None:
+        """Whether `torch.compile` pays within an evaluation: what it takes and what it gives."""
+        if self.device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
+            print("no C++ compiler: torch.compile is not measured")
+            return
+        recipe, patch_size = self.recipe("actnet")
+        plain = self.model(recipe, patch_size)
+        model, compiled = plain.frozen(), plain.frozen()
+        for backbone in (compiled.glancer, compiled.focuser):
+            backbone.trunk = torch.compile(backbone.trunk, options={"freezing": True})
+        frames = self.videos(recipe, self.batch, recipe.model.frames)
+        with torch.no_grad(), self.autocast(self.device.type == "cuda"):
+            started = self.now()
+            compiled(frames)
+            taken = self.now() - started
+            ours, theirs = self.seconds(lambda: model(frames), lambda: compiled(frames))
+        what = f"prediction against compiled, which takes {taken:.0f} s to compile"
+        self.add("compiled", what, ours, theirs, theirs / ours)
 
     def updates(self) -> None:
         recipe, patch_size = self.recipe("actnet")
@@ -438,6 +477,7 @@ def main() -> None:
     file = options.output / f"speed_{options.device}.json"
     # Memory first, as a process begins with the peak of the one that it came from.
     measures = [bench.memory, bench.prediction, bench.whole_frames, bench.updates]
+    measures += [bench.parts] if options.small else [bench.parts, bench.compiling]
     if options.device == "cuda" or options.small:
         measures.append(bench.computing)
     for measure in (*measures, bench.imports, bench.job):
