@@ -176,6 +176,19 @@ def predict(
             raise ValueError(f"{failed} of {len(files)} videos could not be read")
 
 
+@app.command("sync-tracking")
+def sync_tracking(
+    folder: Annotated[Path, typer.Argument(help="Where the runs were left.")] = Path("results"),
+    tracking_uri: TrackingUri = DEFAULT_STORE,
+) -> None:
+    """Upload to MLflow what it missed of the runs on disk."""
+    with one_line_errors():
+        from adafocus import tracking
+
+        runs, lacking = tracking.sync(folder, tracking_uri)
+    print(f"{folder}: {runs} runs, of which MLflow lacked something of {lacking}")
+
+
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Option(help="Of stage 2 or 3.")],

@@ -94,11 +94,19 @@ def evaluate(
 
     with tracking.run(
         tracking_uri,
+        record=output.with_name(f"{name}_evaluation.run.json"),
         experiment=recipe.name,
         name=f"{name}_evaluation",
-        tags={"dataset": recipe.name, "patch_size": patch_size, "stage": stage},
+        chain=tracking.Chain.of(recipe, patch_size, seed),
+        tags={
+            "dataset": recipe.name,
+            "patch_size": patch_size,
+            "stage": stage,
+            "kind": "evaluation",
+        },
         parameters={"seed": seed, "checkpoint": checkpoint, "checkpoint_sha256": digest},
         recipe=recipe,
+        datasets=[tracking.dataset(recipe, "val", data, clips.digest, len(clips))],
     ) as run:
         measured = measure(
             model, loader(clips, batch_size, sampler, workers, torch_device), torch_device
@@ -153,9 +161,12 @@ def evaluate(
             "data_wait_share": result["data_wait_share"],
             "peak_memory_gb": result["peak_memory_gb"],
         }
-        run.log_metrics(logged, step=0)
-        for path in (output, sheet, steps):
-            run.log_artifact(path)
+        if stage == "stage3":
+            run.add_figures(logged, logged)
+            run.add_model(checkpoint)
+        else:
+            run.add_figures(logged, {f"{stage}_{k}": v for k, v in result["metrics"].items()})
+        run.add_artifacts(output, sheet, steps)
     return result
 
 

@@ -57,8 +57,8 @@ def train(
 ) -> None:
     """Trains one stage and writes its checkpoint.
 
-    Beside ``output`` it leaves ``*.metrics.csv``, one row per epoch, and ``*.resume.pt``, from
-    which a run that was cut off goes on.
+    Beside ``output`` it leaves ``*.metrics.csv``, one row per epoch, ``*.resume.pt``, from which a
+    run that was cut off goes on, and ``*.run.json``, what MLflow is told.
 
     Args:
         recipe: the data set's recipe.
@@ -105,19 +105,34 @@ def train(
     )
     name = output.stem
     history: list[dict[str, float]] = []
+    metrics, resume = output.with_name(f"{name}.metrics.csv"), output.with_name(f"{name}.resume.pt")
     with tracking.run(
         tracking_uri,
+        record=output.with_name(f"{name}.run.json"),
         experiment=recipe.name,
         name=name,
-        tags={"dataset": recipe.name, "patch_size": patch_size, "stage": stage},
+        chain=tracking.Chain.of(recipe, patch_size, seed),
+        tags={
+            "dataset": recipe.name,
+            "patch_size": patch_size,
+            "stage": stage,
+            "kind": "training",
+        },
         parameters={"seed": seed, **training.model_dump(mode="json")},
         recipe=recipe,
+        datasets=[
+            tracking.dataset(recipe, split, data, part.digest, len(part))
+            for split, part in (("train", clips), ("val", validation))
+        ],
+        history=metrics,
+        resume=resume,
+        fingerprint=fingerprint,
     ) as run:
 
         def on_epoch(row: dict[str, float]) -> None:
             history.append(row)
-            write_history(history, output.with_name(f"{name}.metrics.csv"))
-            run.log_metrics(row, step=int(row["epoch"]))
+            write_history(history, metrics)
+            run.epoch_done()
 
         progress = fit(
             STAGES[stage](stage, model, training),
@@ -138,14 +153,18 @@ def train(
             metric=recipe.metric,
             seed=seed,
             device=torch_device,
-            resume=output.with_name(f"{name}.resume.pt"),
+            resume=resume,
             fingerprint=fingerprint,
             on_epoch=on_epoch,
         )
         from adafocus import plots  # here, as matplotlib would hold up the first batch
 
         plots.training_curves(history, curves, title=name)
-        run.log_artifact(curves)
+        run.add_artifacts(curves)
+        run.add_figures(
+            {f"best_val_{recipe.metric}": progress.best},
+            {f"{stage}_val_{recipe.metric}": progress.best},
+        )
         parts = PARTS[stage]
         tensors = {
             key: value for key, value in model.state_dict().items() if key.split(".")[0] in parts

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import mlflow.pyfunc
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -225,6 +226,28 @@ def test_the_run_is_in_mlflow(evaluated):
     assert run.data.metrics["random_mAP"] == done.result["baselines"]["random"]["mAP"]
     kept = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert kept == {done.output.name, done.sheet.name, done.steps.name, "recipe.yaml"}
+    assert [one.dataset.name for one in run.inputs.dataset_inputs] == [f"{done.recipe.name} val"]
+
+    parent = client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert parent.info.run_name == f"{done.recipe.name} {PATCH}"
+    assert parent.data.metrics["top1"] == done.result["metrics"]["top1"]
+    assert parent.data.params["stage3.epochs"] == str(done.recipe.stages["stage3"].epochs)
+
+
+def test_the_finished_model_is_in_mlflow(evaluated, folder, monkeypatch):
+    done = evaluated("gru", "stage3")
+    client = MlflowClient(done.store)
+    run = client.get_run(done.result["mlflow_run_id"])
+    [output] = run.outputs.model_outputs
+    model = client.get_logged_model(output.model_id)
+    assert (model.name, model.status) == (done.checkpoint.stem, "READY")
+    assert {m.key: m.value for m in model.metrics}["top1"] == done.result["metrics"]["top1"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", done.store)
+    loaded = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    assert mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/{model.name}").metadata.signature
+    clip = Clips(folder, "val", done.recipe, augment=False, seed=0)[0, 0]["frames"]
+    probabilities = loaded.predict(clip[None].numpy())
+    assert tuple(probabilities.columns) == tuple(f"class {k}" for k in range(CLASSES))
 
 
 def test_a_seed_repeats_and_another_draws_other_patches(evaluated):

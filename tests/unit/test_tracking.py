@@ -1,5 +1,6 @@
 """Against real MLflow stores in SQLite."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,13 +10,57 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities import ViewType
 
 from adafocus import tracking
 from adafocus.recipe import load_recipe, parse_recipe
+from adafocus.training.engine import write_history
 
 RECIPE_FILE = Path(__file__).parents[2] / "config" / "recipes" / "demo.yaml"
 RECIPE = load_recipe(RECIPE_FILE)
-FACTS = {"experiment": "demo", "name": "demo_40_stage2", "recipe": RECIPE}
+CHAIN = tracking.Chain.of(RECIPE, 40, seed=3)
+ROWS = [
+    {"epoch": 1, "loss": 2.0, "reward": 0.1, "seconds": 60.0},
+    {"epoch": 2, "loss": 1.5, "reward": 0.2, "seconds": 30.0},
+]
+
+
+@pytest.fixture
+def facts(tmp_path):
+    """What every run of these tests is told alike."""
+    return {
+        "record": tmp_path / "runs" / "demo_40_stage2.run.json",
+        "experiment": "demo",
+        "name": "demo_40_stage2",
+        "chain": CHAIN,
+        "recipe": RECIPE,
+    }
+
+
+def described(store):
+    """All that a store holds of the experiment, as one can compare it."""
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("demo")
+    runs = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)
+    return {
+        run.info.run_id: (
+            run.info.run_name,
+            run.info.status,
+            run.info.end_time,
+            run.data.params,
+            {k: v for k, v in run.data.tags.items() if k != "mlflow.source.name"},
+            {
+                key: [(m.step, m.timestamp, m.value) for m in history]
+                for key in run.data.metrics
+                if not key.startswith("system/")
+                for history in [client.get_metric_history(run.info.run_id, key)]
+            },
+            sorted(file.path for file in client.list_artifacts(run.info.run_id)),
+            [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs],
+            [one.model_id for one in (run.outputs.model_outputs if run.outputs else [])],
+        )
+        for run in runs
+    }
 
 
 @pytest.fixture(scope="session")
@@ -34,18 +79,22 @@ def store(empty_store, tmp_path, monkeypatch):
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def test_a_run_says_what_it_was_and_how_it_went(store, tmp_path):
+def test_a_run_says_what_it_was_and_how_it_went(store, tmp_path, facts):
     figure = tmp_path / "curves.svg"
     figure.write_text("<svg/>")
+    history = tmp_path / "runs" / "demo_40_stage2.metrics.csv"
     with tracking.run(
         store,
         tags={"dataset": "demo", "patch_size": 40, "stage": "stage2", "absent": None},
         parameters={"seed": 3, "learning_rates": {"policy": 0.01}},
-        **FACTS,
+        datasets=[tracking.dataset(RECIPE, "train", tmp_path, "0123" * 16, videos=9)],
+        history=history,
+        **facts,
     ) as run:
-        run.log_metrics({"loss": 2.0, "reward": 0.1}, step=1)
-        run.log_metrics({"loss": 1.5, "reward": 0.2}, step=2)
-        run.log_artifact(figure)
+        write_history(ROWS, history)
+        run.epoch_done()
+        run.add_artifacts(figure)
+        run.add_figures({"best_val_top1": 50.0}, {"stage2_val_top1": 50.0})
         client = MlflowClient(store)
         assert client.get_run(run.id).info.status == "RUNNING"
 
@@ -60,42 +109,123 @@ def test_a_run_says_what_it_was_and_how_it_went(store, tmp_path):
     assert "mlflow.user" in tags
     losses = client.get_metric_history(run.id, "loss")
     assert [(metric.step, metric.value) for metric in losses] == [(1, 2.0), (2, 1.5)]
+    times = [metric.timestamp - logged.info.start_time for metric in losses]
+    assert times == [60_000, 90_000]
     assert logged.data.metrics["reward"] == 0.2
+    assert logged.data.metrics["best_val_top1"] == 50
+    assert "epoch" not in logged.data.metrics
+    assert logged.data.metrics["system/system_memory_usage_megabytes"] > 100
+    [read] = logged.inputs.dataset_inputs
+    assert (read.dataset.name, read.dataset.digest) == ("demo train", "0123" * 8)
+    assert json.loads(read.dataset.profile) == {"videos": 9, "classes": RECIPE.classes}
+    assert read.tags[0].value == "training"
 
     kept = tmp_path / "mlartifacts" / "demo" / run.id / "artifacts"
     assert (kept / "curves.svg").read_text() == "<svg/>"
     assert parse_recipe(yaml.safe_load((kept / "recipe.yaml").read_text()), "logged") == RECIPE
 
 
-def test_a_run_that_raises_has_failed(store):
+def test_a_run_that_raises_has_failed(store, facts):
     with (
         pytest.raises(ZeroDivisionError),
-        tracking.run(store, tags={}, parameters={}, **FACTS) as run,
+        tracking.run(store, tags={}, parameters={}, **facts) as run,
     ):
         raise ZeroDivisionError
     assert MlflowClient(store).get_run(run.id).info.status == "FAILED"
 
 
-def test_the_environment_goes_before_the_configuration(store, tmp_path, monkeypatch):
+def test_runs_of_a_chain_hang_under_a_parent_that_says_how_it_ended(store, tmp_path, facts):
+    parents = set()
+    client = MlflowClient(store)
+    for stage in ("stage2", "stage3"):
+        facts |= {"name": f"demo_40_{stage}", "record": tmp_path / f"{stage}.run.json"}
+        tags = {"dataset": "demo", "patch_size": 40, "stage": stage}
+        with tracking.run(store, tags=tags, parameters={}, **facts) as run:
+            run.add_figures({}, {f"{stage}_val_top1": 50.0})
+            parent = client.get_run(client.get_run(run.id).data.tags["mlflow.parentRunId"])
+            assert parent.info.status == "RUNNING"
+        parents.add(parent.info.run_id)
+    [parent] = map(client.get_run, parents)
+    assert (parent.info.run_name, parent.info.status) == ("demo 40", "FINISHED")
+    assert parent.data.metrics == {"stage2_val_top1": 50, "stage3_val_top1": 50}
+    assert parent.data.params == CHAIN.parameters
+    rate = str(RECIPE.stages["stage2"].learning_rates["policy"])
+    assert parent.data.params["stage2.learning_rates.policy"] == rate
+    assert parent.data.params | {"seed": "3", "patch_size": "40"} == parent.data.params
+    assert {key: parent.data.tags[key] for key in ("dataset", "patch_size", "kind")} == {
+        "dataset": "demo",
+        "patch_size": "40",
+        "kind": "chain",
+    }
+
+
+def test_a_chain_is_of_one_patch_size_seed_and_recipe():
+    values = RECIPE.to_dict()
+    values["stages"]["stage3"]["epochs"] += 1
+    changed = parse_recipe(values, "changed")
+    of = tracking.Chain.of
+    keys = {of(RECIPE, 40, 3).key, of(RECIPE, 28, 3).key, of(RECIPE, 40, 4).key}
+    assert len(keys | {of(changed, 40, 3).key, of(RECIPE, None, 3).key}) == 5
+    assert of(RECIPE, 40, 3) == CHAIN
+    # Stage 0 is not trained again for another stage 3.
+    assert of(changed, None, 3) == of(RECIPE, None, 3)
+    assert of(RECIPE, None, 3).name == "demo backbones"
+
+
+def test_a_run_that_goes_on_is_the_same_run(store, tmp_path, facts):
+    history, resume = tmp_path / "runs" / "x.metrics.csv", tmp_path / "runs" / "x.resume.pt"
+    facts |= {"history": history, "resume": resume, "tags": {}, "parameters": {"seed": 0}}
+
+    def go(fingerprint, rows):
+        with tracking.run(store, fingerprint=fingerprint, **facts) as run:
+            known = history.exists()
+            for count in range(1, len(rows) + 1):
+                write_history(rows[:count], history)
+                run.epoch_done()
+            resume.touch()
+        return run.id, known
+
+    first, _ = go("a", ROWS[:1])
+    again, known = go("a", ROWS)
+    assert again == first and known
+    losses = MlflowClient(store).get_metric_history(first, "loss")
+    assert [(metric.step, metric.value) for metric in losses] == [(1, 2.0), (2, 1.5)]
+    assert MlflowClient(store).get_run(first).info.status == "FINISHED"
+
+    # Resumed under a recipe whose later stages are others, it moves to their chain.
+    facts["chain"] = other_chain = tracking.Chain.of(RECIPE, 40, seed=4)
+    assert go("a", ROWS)[0] == first
+    client = MlflowClient(store)
+    parent = client.get_run(client.get_run(first).data.tags["mlflow.parentRunId"])
+    assert parent.data.tags["adafocus.chain"] == other_chain.key
+
+    other, known = go("b", ROWS)
+    assert other != first and not known
+    # As if it were trained again from the start.
+    resume.unlink()
+    assert go("b", ROWS)[0] not in (first, other)
+
+
+def test_the_environment_goes_before_the_configuration(store, tmp_path, monkeypatch, facts):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     other = tmp_path / "other.db"
-    with tracking.run(f"sqlite:///{other}", tags={}, parameters={}, **FACTS) as run:
+    with tracking.run(f"sqlite:///{other}", tags={}, parameters={}, **facts) as run:
         pass
     assert MlflowClient(store).get_run(run.id).info.run_name == "demo_40_stage2"
     assert not other.exists()
 
 
-def test_runs_share_an_experiment(store):
+def test_runs_share_an_experiment(store, facts):
     ids = []
     for _ in range(2):
-        with tracking.run(store, tags={}, parameters={}, **FACTS) as run:
+        with tracking.run(store, tags={}, parameters={}, **facts) as run:
             ids.append(run.id)
     client = MlflowClient(store)
     assert len({client.get_run(one).info.experiment_id for one in ids}) == 1
 
 
 @pytest.mark.parametrize("broken", ["no database", "no folder", "no server", "no such kind"])
-def test_a_store_that_cannot_be_used_is_one_warning(broken, tmp_path, monkeypatch, caplog):
+def test_a_store_that_cannot_be_used_is_one_warning(broken, tmp_path, monkeypatch, caplog, facts):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     text = tmp_path / "text.db"
     text.write_text("no database at all" * 100)
@@ -105,20 +235,20 @@ def test_a_store_that_cannot_be_used_is_one_warning(broken, tmp_path, monkeypatc
         "no server": "http://user:secret@127.0.0.1:9",
         "no such kind": "nonsense://here",
     }[broken]
-    with tracking.run(uri, tags={}, parameters={}, **FACTS) as run:
+    with tracking.run(uri, tags={}, parameters={}, **facts) as run:
         assert run.id is None
-        run.log_metrics({"loss": 1.0}, step=1)
-        run.log_artifact(text)
+        run.epoch_done()
+        run.add_artifacts(text)
     [record] = [record for record in caplog.records if record.name == "adafocus.tracking"]
     assert uri.replace("user:secret@", "") in record.message
     assert "secret" not in record.message
 
 
-def test_a_store_that_goes_away_does_not_stop_the_run(store, tmp_path, caplog):
-    with tracking.run(store, tags={}, parameters={}, **FACTS) as run:
-        run.log_metrics({"loss": 1.0}, step=1)
+def test_a_store_that_goes_away_does_not_stop_the_run(store, tmp_path, caplog, facts):
+    with tracking.run(store, tags={}, parameters={}, **facts) as run:
+        run.epoch_done()
         (tmp_path / "mlflow.db").write_text("gone" * 1000)
-        run.log_metrics({"loss": 0.5}, step=2)
+        run.epoch_done()
     assert run.id is not None
     assert "going on" in caplog.text
 
@@ -128,28 +258,34 @@ import sys
 from pathlib import Path
 from adafocus import tracking
 from adafocus.recipe import load_recipe
+from adafocus.training.engine import write_history
 
-recipe = load_recipe(Path(sys.argv[2]))
+recipe, history = load_recipe(Path(sys.argv[2])), Path(sys.argv[4], sys.argv[3] + ".metrics.csv")
 with tracking.run(
     sys.argv[1],
+    record=Path(sys.argv[4], sys.argv[3] + ".run.json"),
     experiment="demo",
     name=sys.argv[3],
+    chain=tracking.Chain.of(recipe, 28, 0),
     tags={"stage": "stage1"},
     parameters={"seed": 0},
     recipe=recipe,
+    history=history,
 ) as run:
+    rows = []
     for step in range(20):
-        run.log_metrics({"loss": 1 / (1 + step), "reward": 0.0}, step)
+        rows.append({"epoch": step + 1, "loss": 1 / (1 + step), "seconds": 1.0})
+        write_history(rows, history)
+        run.epoch_done()
 """
 
 
-def test_processes_that_start_at_once_on_no_store_lose_nothing(tmp_path):
-    count = 8
-    store = f"sqlite:///{tmp_path}/results/mlflow.db"
+def run_at_once(store, folder, count=8):
+    """Processes that start together and log to one store; returns what they hung under."""
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, store, str(RECIPE_FILE), f"run {number}"],
+            [sys.executable, "-c", PROCESS, store, str(RECIPE_FILE), f"run {number}", str(folder)],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -163,11 +299,20 @@ def test_processes_that_start_at_once_on_no_store_lose_nothing(tmp_path):
 
     client = MlflowClient(store)
     runs = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
+    [parent] = [run for run in runs if run.info.run_name == "demo 28"]
+    runs.remove(parent)
     assert sorted(run.info.run_name for run in runs) == [f"run {n}" for n in range(count)]
     for run in runs:
         assert run.info.status == "FINISHED"
         assert run.data.params == {"seed": "0"}
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert len(client.get_metric_history(run.info.run_id, "loss")) == 20
+    return parent
+
+
+@pytest.mark.slow
+def test_processes_that_start_at_once_on_no_store_lose_nothing(tmp_path):
+    run_at_once(f"sqlite:///{tmp_path}/results/mlflow.db", tmp_path)
 
 
 def test_git_commit_tells_a_clean_checkout_from_a_changed_one(tmp_path, monkeypatch):

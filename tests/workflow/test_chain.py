@@ -155,7 +155,10 @@ def test_every_job_leaves_a_log_a_benchmark_and_a_run(chain):
     assert {path.stem for path in (results / "benchmarks").iterdir()} == jobs | others
     with closing(sqlite3.connect(results / "mlflow.db")) as store:
         runs = {name for (name,) in store.execute("select name from runs")}
-    assert runs == jobs
+    parents = {"digits backbones", "digits 16", "given backbones", "given 16"}
+    assert runs == jobs | parents
+    records = {path.name.removesuffix(".run.json") for path in results.rglob("*.run.json")}
+    assert records == jobs
 
 
 def test_nothing_is_done_twice(chain):
