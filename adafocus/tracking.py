@@ -63,6 +63,9 @@ SAMPLE_EVERY = 10
 BATCH, PARAMETERS = 900, 100
 """Metrics and parameters sent at once; MLflow takes 1000 and 100."""
 
+KIND = "mlflow.experimentKind"
+"""Tag by which MLflow's pages show runs and models, not what is for language models."""
+
 Status = Literal["RUNNING", "FINISHED", "FAILED"]
 
 
@@ -137,6 +140,8 @@ class Record:
     artifacts: list[str] = field(default_factory=list)
     model: str | None = None
     """Checkpoint to log in MLflow's own format."""
+    model_sha256: str | None = None
+    """Its digest: a later run may have replaced it."""
 
     @classmethod
     def read(cls, path: Path) -> Record:
@@ -308,9 +313,10 @@ class Run:
         self._record.artifacts = list(dict.fromkeys([*self._record.artifacts, *names]))
         self._record.write(self._path)
 
-    def add_model(self, checkpoint: Path) -> None:
+    def add_model(self, checkpoint: Path, sha256: str) -> None:
         """Keeps a stage-2 or stage-3 model in MLflow's own format, see `adafocus.serving`."""
         self._record.model = os.path.relpath(checkpoint, self._path.parent)
+        self._record.model_sha256 = sha256
         self._record.write(self._path)
 
     def end(self, status: Status) -> None:
@@ -384,6 +390,8 @@ class Upload:
         """Imports MLflow, which takes seconds, with settings that keep it from trying for long."""
         for variable, value in ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
+        # It would warn of each try; there is one warning of ours.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         import mlflow.entities
         import mlflow.environment_variables
         import mlflow.store.tracking.sqlalchemy_store
@@ -469,7 +477,8 @@ class Upload:
                 client.log_batch(one, params=params[start : start + PARAMETERS])
             if inputs:
                 client.log_inputs(one, inputs)
-            client.update_run(one, status="RUNNING")
+            if record.status == "RUNNING":
+                client.update_run(one, status="RUNNING")
         client.log_text(run_id, yaml.safe_dump(record.recipe, sort_keys=False), "recipe.yaml")
         self.run_id, self._parent_id = run_id, parent_id
         return True
@@ -484,7 +493,7 @@ class Upload:
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
-                return client.create_experiment(name, location)
+                return client.create_experiment(name, location, {KIND: "custom_model_development"})
             except MlflowException:
                 # On a server, another process may have made it just now.
                 found = client.get_experiment_by_name(name)
@@ -548,13 +557,19 @@ class Upload:
         sent.update(lacking)
 
     def _finish(self, client: MlflowClient, record: Record, folder: Path, state: str) -> None:
-        for name in record.artifacts:
-            client.log_artifact(self.run_id, str(folder / name))
+        for path in (folder / name for name in record.artifacts):
+            if path.exists():
+                client.log_artifact(self.run_id, str(path))
+            else:
+                logger.warning("%s: is gone, so that MLflow cannot keep it", path)
         if record.model and record.status == "FINISHED":
             self._log_model(client, record, folder)
-        chain_figures = [(0, record.ended, record.chain_figures)]
-        self._log(client, self._parent_id, chain_figures, "chain")
-        client.set_terminated(self._parent_id, record.status, record.ended)
+        if record.chain_figures:
+            *_, (_, at, _) = _placed(record, folder)
+            self._log(client, self._parent_id, [(0, at, record.chain_figures)], "chain")
+        # A parent ends as its latest run did, whatever is uploaded first.
+        if (client.get_run(self._parent_id).info.end_time or 0) <= record.ended:
+            client.set_terminated(self._parent_id, record.status, record.ended)
         client.set_terminated(self.run_id, record.status, record.ended)
         client.set_tag(self.run_id, "adafocus.state", state)
 
@@ -565,7 +580,12 @@ class Upload:
         from mlflow.entities import LoggedModelOutput, Metric
 
         from adafocus import serving
+        from adafocus.model.checkpoint import sha256
 
+        checkpoint = folder / record.model
+        if not checkpoint.exists() or sha256(checkpoint) != record.model_sha256:
+            logger.warning("%s: is not what was evaluated any more, and not logged", checkpoint)
+            return
         logged = client.get_run(self.run_id)
         if logged.outputs and logged.outputs.model_outputs:
             return
@@ -580,7 +600,7 @@ class Upload:
             params=record.chain.parameters,
         )
         with TemporaryDirectory() as aside:
-            serving.save(folder / record.model, Path(aside, "model"), model)
+            serving.save(checkpoint, Path(aside, "model"), model)
             client.log_model_artifacts(model.model_id, str(Path(aside, "model")))
         # The same metrics once more, which the store has: this ties them to the model.
         [*_, (step, at, figures)] = _placed(record, folder)
@@ -607,8 +627,7 @@ def sync(folder: Path, tracking_uri: str) -> tuple[int, int]:
     records = [(Record.read(path), path.parent) for path in sorted(folder.rglob("*.run.json"))]
     if not records:
         raise ValueError(f"{folder}: holds no record of a run, *.run.json")
-    # A parent ends as its latest run did.
-    records.sort(key=lambda entry: entry[0].ended or _now())
+    records.sort(key=lambda entry: entry[0].started)
     lacking = 0
     for record, where in records:
         try:
@@ -642,8 +661,9 @@ def _placed(record: Record, folder: Path) -> list[tuple[int, int, dict[str, floa
     for number, row in enumerate(history, start=1):
         at += int(1000 * row.get("seconds", 0))
         rows.append((number, at, {k: v for k, v in row.items() if k != "epoch"}))
-    if record.figures and record.status != "RUNNING":
-        rows.append((len(history), record.ended, record.figures))
+    if record.status != "RUNNING":
+        # A run that has a history ends with it, however often it is taken up again.
+        rows.append((len(history), at if history else record.ended, record.figures))
     return rows
 
 
@@ -699,6 +719,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     for key, value in values.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
-        else:
+        elif value is not None and value != []:
             flat[prefix + key] = str(value)
     return flat

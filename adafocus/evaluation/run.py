@@ -163,7 +163,7 @@ def evaluate(
         }
         if stage == "stage3":
             run.add_figures(logged, logged)
-            run.add_model(checkpoint)
+            run.add_model(checkpoint, digest)
         else:
             run.add_figures(logged, {f"{stage}_{k}": v for k, v in result["metrics"].items()})
         run.add_artifacts(output, sheet, steps)

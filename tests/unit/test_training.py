@@ -4,6 +4,7 @@ import csv
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from noise import CLASSES, SIZE, tiny_recipe
 from torchvision.io import write_jpeg
 
@@ -79,6 +80,37 @@ def test_a_stage_keeps_what_it_starts_from_but_for_what_it_trains(data, tmp_path
         assert float(row["peak_memory_gb"]) > 0.05
     assert (tmp_path / "stage1.resume.pt").exists()
     assert (tmp_path / "curves.svg").exists()
+
+
+def test_training_that_goes_on_is_the_same_run_in_mlflow(data, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    init = [write(tmp_path / f"{part}.safetensors", part, None) for part in ("glancer", "focuser")]
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    seen = []
+    for _ in range(2):
+        run("stage1", init, data, tmp_path)
+        [experiment] = client.search_experiments(filter_string="name = 'tiny'")
+        found = client.search_runs([experiment.experiment_id], order_by=["tags.kind"])
+        metrics = {name for one in found for name in one.data.metrics if name[:7] != "system/"}
+        seen.append(
+            {
+                one.info.run_id: {
+                    name: [(m.step, m.timestamp, m.value) for m in history]
+                    for name in metrics
+                    for history in [client.get_metric_history(one.info.run_id, name)]
+                }
+                for one in found
+            }
+        )
+    assert seen[0] == seen[1]
+    chain, training = found
+    assert (chain.info.run_name, training.info.run_name) == ("tiny 32", "stage1")
+    assert len(seen[0][training.info.run_id]["val_top1"]) == 2
+    best = training.data.metrics["best_val_top1"]
+    assert chain.data.metrics == {"stage1_val_top1": best}
+    assert best == max(value for *_, value in seen[0][training.info.run_id]["val_top1"])
+    names = [one.dataset.name for one in training.inputs.dataset_inputs]
+    assert sorted(names) == ["tiny train", "tiny val"]
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
