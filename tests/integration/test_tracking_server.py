@@ -8,14 +8,20 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import mlflow.pyfunc
+import numpy as np
 import pytest
 from mlflow import MlflowClient
+from noise import tiny_recipe
 from servers import free_port, mlflow_server
 from test_tracking import CHAIN, RECIPE, ROWS, described, run_at_once
 from typer.testing import CliRunner
 
 from adafocus import tracking
 from adafocus.cli import app
+from adafocus.model import checkpoint
+from adafocus.model.adafocus import build
+from adafocus.model.checkpoint import Checkpoint
 from adafocus.training.engine import write_history
 
 pytestmark = pytest.mark.integration
@@ -89,6 +95,37 @@ def test_what_a_server_missed_is_uploaded_once(tmp_path, caplog, facts):
     other = f"sqlite:///{tmp_path}/other.db"
     assert "lacked something of 1" in sync(tmp_path, other).output
     assert len(described(other)) == 2
+
+
+def test_a_model_that_a_server_missed_is_uploaded_once(tmp_path, monkeypatch, caplog, facts):
+    recipe = tiny_recipe("gru")
+    path = tmp_path / "tiny_32_stage3.safetensors"
+    tensors = build(recipe, 32).state_dict()
+    checkpoint.write(path, Checkpoint(tensors, recipe, "stage3", 32, ("a",) * recipe.classes))
+    changed = tmp_path / "changed.safetensors"
+    shutil.copy(path, changed)
+    for model in (path, changed):
+        facts |= {"record": tmp_path / f"{model.stem}.run.json", "history": None}
+        with tracking.run("http://127.0.0.1:9", **facts) as run:
+            run.add_figures({"top1": 50.0}, {"top1": 50.0})
+            run.add_model(model, checkpoint.sha256(model))
+    changed.write_bytes(b"another")
+    with mlflow_server(f"sqlite:///{tmp_path}/server.db", tmp_path) as server:
+        assert "lacked something of 2" in sync(tmp_path, server).output
+        assert f"{changed}: is not what was evaluated" in caplog.text
+        once = described(server)
+        assert "lacked something of 0" in sync(tmp_path, server).output
+        client = MlflowClient(server)
+        for run_id in once:
+            client.delete_tag(run_id, "adafocus.state") if once[run_id][8] else None
+        assert "lacked something of 1" in sync(tmp_path, server).output
+        assert described(server) == once
+        [(run_id, model_id)] = [(run_id, *one[8]) for run_id, one in once.items() if one[8]]
+        assert client.get_logged_model(model_id).status == "READY"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+        loaded = mlflow.pyfunc.load_model(f"runs:/{run_id}/{path.stem}")
+        size, frames = recipe.model.frame_size, recipe.model.frames
+        assert len(loaded.predict(np.zeros((2, frames, 3, size, size), np.uint8))) == 2
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path):
