@@ -9,18 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import shorten
+from textwrap import shorten, wrap
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from adafocus.evaluation.predictions import Predictions, coverage, grid_shares
 from adafocus.files import whole
 
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
@@ -38,6 +40,14 @@ BASELINES = {
     "glancer": ("glancer alone", {"color": GREY, "linestyle": ":"}),
 }
 """Label and line of each baseline."""
+HEAT = "Blues"
+"""Colours of all maps: the lightest is zero, and darker is more, in grey too."""
+MOST_CLASSES = 4
+"""So many of the most and of the least improved classes have a map."""
+FULL_CONFUSION = 20
+"""Up to so many classes a confusion matrix names each; of more it lists the most frequent pairs."""
+MOST_PAIRS = 12
+"""So many of them."""
 METRICS = {"top1": "top-1", "top5": "top-5", "mAP": "mAP"}
 STYLE = {
     "axes.axisbelow": True,
@@ -166,8 +176,14 @@ def contact_sheet(
     """Clips as rows and frames as columns, each frame with its patch as a box.
 
     Right predictions are green, solid and ticked; wrong ones red, dashed and crossed; where the
-    truth is not known, blue.
+    truth is not known, blue. Without clips the sheet says so.
     """
+    if not clips:
+        with matplotlib.rc_context(STYLE):
+            figure = Figure(figsize=(6, 0.8))
+            figure.text(0.5, 0.5, f"{title}: none", ha="center", va="center", fontsize=12)
+            _save(figure, path)
+        return
     time, _, height, width = clips[0].frames.shape
     shown = np.linspace(0, time - 1, min(time, columns)).round().astype(int)
     # One frame is one inch wide and one unit of x; one set of axes holds them all.
@@ -206,6 +222,164 @@ def contact_sheet(
                     axes.add_patch(box)
         axes.set(xlim=(-margin, across + margin), ylim=(down + margin, -margin))
         _save(figure, path)
+
+
+def patch_maps(
+    predictions: Predictions,
+    patch_size: int,
+    frame_size: int,
+    grid: int,
+    metric: str,
+    path: Path,
+    title: str,
+    by_class: bool,
+) -> None:
+    """Where the patches lie over all videos and steps.
+
+    Args:
+        patch_size: in pixels.
+        frame_size: in pixels.
+        grid: positions of corners along each side; others count at the nearest.
+        metric: that of the accuracy by class.
+        by_class: whether to map the most and the least improved classes too.
+    """
+    margin = frame_size - patch_size
+    gain = predictions.gain
+    order = np.argsort(gain, kind="stable")[: np.isfinite(gain).sum()]
+    shown = min(MOST_CLASSES, len(order) // 2) if by_class else 0
+    groups = {"Most improved": order[::-1][:shown], "Least improved": order[:shown]}
+    # Placed by hand, in inches from the top left: automatic layouts waste the room around squares.
+    wide, top, row = 9.6, 4.6, 3.15
+    tall = top + row * len(groups) * bool(shown)
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(wide, tall))
+
+        def box(x: float, y: float, width: float, height: float) -> Axes:
+            across, up = width / wide, height / tall
+            return figure.add_axes((x / wide, 1 - y / tall - up, across, up))
+
+        figure.text(0.5, 1 - 0.25 / tall, title, ha="center", va="center", fontsize=12)
+        axes, bar = box(0.75, 0.75, 3.2, 3.2), box(4.05, 0.75, 0.14, 3.2)
+        axes.set_title("Corners of patches")
+        _draw_grid(axes, bar, grid_shares(predictions.corners, margin, grid), margin)
+        axes, bar = box(5.55, 0.75, 3.2, 3.2), box(8.85, 0.75, 0.14, 3.2)
+        axes.set(title="What patches cover", ylabel="y (px)")
+        covered = coverage(predictions.corners, patch_size, frame_size)
+        _draw_coverage(axes, bar, covered, covered.max())
+        maps = {
+            k: coverage(predictions.corners[predictions.labels[:, k]], patch_size, frame_size)
+            for classes in groups.values()
+            for k in classes
+        }
+        most = max((found.max() for found in maps.values()), default=0)
+        for line, (group, classes) in enumerate(groups.items()):
+            y = top + line * row
+            if shown:
+                heading = f"{group} over random patches ({METRICS[metric]})"
+                figure.text(
+                    0.5, 1 - (y + 0.15) / tall, heading, ha="center", va="center", weight="bold"
+                )
+            for column, k in enumerate(classes):
+                axes = box(0.75 + 2.08 * column, y + 0.85, 1.76, 1.76)
+                bar = box(8.85, y + 0.85, 0.14, 1.76) if column == 0 else None
+                _draw_coverage(axes, bar, maps[k], most)
+                axes.set_title(_class_gain(predictions, k), fontsize=8, weight="normal")
+                if column == 0:
+                    axes.set_ylabel("y (px)")
+                else:
+                    axes.set_yticklabels([])
+        _save(figure, path)
+
+
+def _draw_grid(axes: Axes, bar: Axes, shares: np.ndarray, margin: int) -> None:
+    grid = len(shares)
+    image = axes.imshow(shares, cmap=HEAT, vmin=0, interpolation="none")
+    axes.figure.colorbar(image, cax=bar, label="share of patches (%)")
+    for (row, column), share in np.ndenumerate(shares):
+        if grid <= 8 and share:
+            dark = share > 0.55 * shares.max()
+            text = f"{share:.0f}" if share >= 9.95 else f"{share:.1f}"
+            look = {"color": "white" if dark else "black", "fontsize": 7}
+            axes.text(column, row, text, ha="center", va="center", **look)
+    places = range(grid)
+    pixels = [margin * place // (grid - 1) for place in places]
+    axes.set_xticks(places, pixels)
+    axes.set_yticks(places, pixels)
+    axes.set(xlabel="left edge of the patch (px)", ylabel="top edge of the patch (px)")
+
+
+def _draw_coverage(axes: Axes, bar: Axes | None, covered: np.ndarray, most: float) -> None:
+    size = len(covered)
+    look = {"cmap": HEAT, "vmin": 0, "vmax": most, "interpolation": "none"}
+    image = axes.imshow(covered, extent=(0, size, size, 0), **look)
+    axes.set(xlabel="x (px)", xticks=[0, size // 2, size], yticks=[0, size // 2, size])
+    if bar:
+        axes.figure.colorbar(image, cax=bar, label="share of patches (%)")
+
+
+def _class_gain(predictions: Predictions, k: int) -> str:
+    name = "\n".join(wrap(_short(str(predictions.classes[k]), 56), 28))
+    before, after = predictions.accuracy_random[k], predictions.accuracy[k]
+    return f"{name}\n{after - before:+.1f} points, from {before:.0f} to {after:.0f}%"
+
+
+def confusion_matrix(predictions: Predictions, path: Path, title: str) -> None:
+    """Predicted by true classes; of many classes the pairs that are confused most beside it."""
+    counts = predictions.confusion()
+    classes = len(counts)
+    of_truth = counts.sum(axis=1, keepdims=True)
+    shares = 100 * np.divide(counts, of_truth, out=np.zeros_like(counts), where=of_truth > 0)
+    names = [str(name) for name in predictions.classes]
+    if numbered := max(map(len, names)) > 3:
+        names = [f"{k} {name}" for k, name in enumerate(names)]
+    few = classes <= FULL_CONFUSION
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        if few:
+            side = 2.2 + 0.38 * classes
+            figure = Figure(figsize=(side + (3 if numbered else 0.9), side), layout="constrained")
+            matrix = figure.subplots()
+            matrix.set_xticks(range(classes), range(classes) if numbered else names)
+            matrix.set_yticks(range(classes), [_short(name) for name in names])
+            for (row, column), share in np.ndenumerate(shares):
+                if share >= 0.5:
+                    look = {"color": "white" if share > 55 else "black", "fontsize": 7}
+                    matrix.text(column, row, f"{share:.0f}", ha="center", va="center", **look)
+        else:
+            figure = Figure(figsize=(11, 5.4), layout="constrained")
+            matrix, pairs = figure.subplots(1, 2, width_ratios=[1, 0.5])
+            _draw_confused(pairs, counts, of_truth[:, 0], names)
+        figure.suptitle(title)
+        # Of many classes, each is mistaken for many, a little for each.
+        norm = Normalize(0, 100) if few else PowerNorm(0.5, 0, 100)
+        image = matrix.imshow(shares, cmap=HEAT, norm=norm, interpolation="none")
+        bar = figure.colorbar(image, ax=matrix, label="share of the true class (%)", shrink=0.8)
+        if not few:
+            bar.set_ticks([0, 1, 5, 10, 25, 50, 100])
+        number = ", by number" if numbered else ""
+        matrix.set(xlabel=f"predicted class{number}", ylabel="true class" + number * (not few))
+        _save(figure, path)
+
+
+def _draw_confused(
+    axes: Axes, counts: np.ndarray, of_truth: np.ndarray, names: Sequence[str]
+) -> None:
+    """The pairs of classes that are confused most often, as bars."""
+    missed = counts * (1 - np.eye(len(counts)))
+    worst = np.argsort(-missed, axis=None, kind="stable")[:MOST_PAIRS]
+    pairs = [np.unravel_index(place, missed.shape) for place in worst if missed.flat[place] > 0]
+    values = [missed[pair] for pair in pairs]
+    axes.set(title="Confused most often", xlabel="videos", ylim=(max(len(pairs), 1) - 0.4, -0.6))
+    axes.barh(range(len(pairs)), values, color=BLUE, height=0.6)
+    for place, ((truth, _), value) in enumerate(zip(pairs, values, strict=True)):
+        axes.text(value, place, f" {value:.3g} of {of_truth[truth]:.3g}", va="center", fontsize=7)
+    labels = [f"{_short(names[truth], 44)}\n→ {_short(names[other], 44)}" for truth, other in pairs]
+    axes.set_yticks(range(len(pairs)), labels, fontsize=7)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlim(0, 1.5 * max(values, default=1))
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+
+
+# --- results together -------------------------------------------------------------------------
 
 
 def accuracy_against_gflops(
@@ -280,17 +454,65 @@ def _draw_data_set(
     axes.legend()
 
 
+def run_times(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Wall-clock time of each job as bars, one panel per data set.
+
+    Args:
+        rows: as in ``results/runtimes.csv``, in the order in which to draw them.
+    """
+    panels: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        panels.setdefault(row["dataset"], []).append(row)
+    with matplotlib.rc_context(STYLE | {"axes.grid.axis": "x"}):
+        tall = [0.9 + 0.24 * len(jobs) for jobs in panels.values()]
+        figure = Figure(figsize=(8, sum(tall)), layout="constrained")
+        columns = figure.subplots(len(panels), 1, squeeze=False, height_ratios=tall)[:, 0]
+        for axes, (dataset, jobs) in zip(columns, panels.items(), strict=True):
+            total = sum(job["seconds"] for job in jobs)
+            unit, length = _time_unit(max(job["seconds"] for job in jobs))
+            longest = max(job["seconds"] for job in jobs) / length
+            axes.set(
+                title=f"{dataset}: {_duration(total)} of wall-clock time in all",
+                xlabel=f"wall-clock time ({unit})",
+                xlim=(0, 1.45 * longest),
+                ylim=(len(jobs) - 0.4, -0.6),
+            )
+            axes.barh(range(len(jobs)), [job["seconds"] / length for job in jobs], color=BLUE)
+            axes.set_yticks(range(len(jobs)), [job["label"] for job in jobs])
+            axes.tick_params(axis="y", length=0)
+            for place, job in enumerate(jobs):
+                text = f"  {_duration(job['seconds'])}, CPU {_duration(job['cpu_seconds'])}"
+                text += f", {job['peak_memory_mb'] / 1000:.1f} GB"
+                axes.text(job["seconds"] / length, place, text, va="center", fontsize=7)
+        _save(figure, path)
+
+
+def _time_unit(seconds: float) -> tuple[str, int]:
+    """The unit that fits a time, and its length in seconds."""
+    return next(
+        (name, length)
+        for name, length in (("hours", 3600), ("minutes", 60), ("seconds", 1))
+        if seconds >= 2 * length or length == 1
+    )
+
+
+def _duration(seconds: float) -> str:
+    unit, length = _time_unit(seconds)
+    short = {"hours": "h", "minutes": "min", "seconds": "s"}[unit]
+    return f"{seconds / length:.1f} {short}"
+
+
 # --- files ------------------------------------------------------------------------------------
 
 
-def _short(name: str) -> str:
-    return shorten(name, 40, placeholder="…")
+def _short(name: str, most: int = 40) -> str:
+    return shorten(name, most, placeholder="…")
 
 
 def _save(figure: Figure, path: Path) -> None:
     with whole(path) as aside:
         if path.suffix == ".svg":
-            figure.savefig(aside, metadata={"Date": None})
+            figure.savefig(aside, metadata={"Date": None}, bbox_inches="tight")
         else:
             # A palette holds a sheet of photographs to a third of its size.
             canvas = FigureCanvasAgg(figure)

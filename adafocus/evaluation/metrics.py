@@ -20,16 +20,54 @@ def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
     Returns:
         ``top1``, ``top5`` and ``mAP`` in percent.
     """
+    scores, truth = _scores(logits), labels.cpu().numpy()
+    hits = _hits(scores, truth)
+    precision = _precision(scores, truth)
+    return {
+        "top1": 100 * float(hits[:, :1].any(axis=1).mean()),
+        "top5": 100 * float(hits[:, :5].any(axis=1).mean()),
+        "mAP": 100 * float(precision[truth.any(axis=0)].mean()),
+    }
+
+
+def accuracy_by_class(logits: Tensor, labels: Tensor, metric: str) -> np.ndarray:
+    """One metric of each class: the share of its videos that are right, or its average precision.
+
+    Args:
+        logits: (N, K).
+        labels: bool (N, K).
+        metric: ``top1``, ``top5`` or ``mAP``.
+
+    Returns:
+        (K,) in percent; NaN for a class without a video.
+    """
+    scores, truth = _scores(logits), labels.cpu().numpy()
+    if metric == "mAP":
+        return 100 * _precision(scores, truth)
+    right = _hits(scores, truth)[:, : {"top1": 1, "top5": 5}[metric]].any(axis=1)
+    videos = truth.sum(axis=0)
+    shares = np.full(len(videos), np.nan)
+    np.divide(100 * (truth & right[:, None]).sum(axis=0), videos, out=shares, where=videos > 0)
+    return shares
+
+
+def _scores(logits: Tensor) -> np.ndarray:
+    return logits.float().softmax(-1).cpu().numpy()
+
+
+def _hits(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """bool (N, K): whether a video's most, second most... probable class is one of its labels."""
+    return np.take_along_axis(truth, np.argsort(-scores, axis=1, kind="stable"), axis=1)
+
+
+def _precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(K,): average precision of each class, NaN for one without a video."""
     # Imported here, as it takes long and a job may start without it.
     from sklearn.metrics import average_precision_score
 
-    scores = logits.float().softmax(-1).cpu().numpy()
-    truth = labels.cpu().numpy()
-    ranked = np.take_along_axis(truth, np.argsort(-scores, axis=1, kind="stable"), axis=1)
     present = truth.any(axis=0)
-    precision = average_precision_score(truth[:, present], scores[:, present], average="macro")
-    return {
-        "top1": 100 * float(ranked[:, :1].any(axis=1).mean()),
-        "top5": 100 * float(ranked[:, :5].any(axis=1).mean()),
-        "mAP": 100 * float(precision),
-    }
+    precision = np.full(len(present), np.nan)
+    precision[present] = average_precision_score(
+        truth[:, present], scores[:, present], average=None
+    )
+    return precision

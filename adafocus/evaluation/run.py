@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor
@@ -21,14 +22,15 @@ import adafocus
 from adafocus import tracking
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
 from adafocus.evaluation import flops
-from adafocus.evaluation.metrics import accuracy
+from adafocus.evaluation.metrics import accuracy, accuracy_by_class
+from adafocus.evaluation.predictions import Predictions
 from adafocus.files import whole
 from adafocus.meter import Meter
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.checkpoint import assemble, read, sha256
 from adafocus.model.classifier import Glimpse
 from adafocus.model.patches import centred_corners
-from adafocus.plots import SheetClip, contact_sheet, step_curve
+from adafocus.plots import SheetClip, confusion_matrix, contact_sheet, patch_maps, step_curve
 from adafocus.recipe import Recipe
 from adafocus.training import pick_device, share_threads
 from adafocus.training.engine import autocast
@@ -36,7 +38,7 @@ from adafocus.training.engine import autocast
 DRAWS = 5
 """Random patches are drawn so many times; their accuracy is the mean."""
 SHEET_CLIPS = 6
-"""Rows of the contact sheet."""
+"""Rows of each contact sheet."""
 
 
 def evaluate(
@@ -65,9 +67,12 @@ def evaluate(
     Args:
         checkpoint: the file, which carries its recipe.
         data: the data set's folder, with its splits.
-        output: the JSON to write; its stem names the figures and the MLflow run.
-        plots: folder for ``*_sheet.png``, validation clips with the chosen patches, and
-            ``*_steps.svg``, the accuracy after each step.
+        output: the JSON to write; its stem names the figures and the MLflow run. The `Predictions`
+            lie beside it in ``*.predictions.npz``.
+        plots: folder for ``*_sheet.png``, validation clips with the chosen patches, ``*_right.png``
+            and ``*_wrong.png``, such clips by prediction, ``*_steps.svg``, the accuracy after each
+            step, ``*_patches.svg``, where the patches lie, and ``*_confusion.svg``, the predictions
+            by true class.
         seed: fixes the random patches.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads to use.
@@ -145,11 +150,10 @@ def evaluate(
             "recipe": recipe.to_dict(),
         }
 
-        sheet, steps = plots / f"{name}_sheet.png", plots / f"{name}_steps.svg"
-        chooser = "drawn at random" if model.policy is None else "chosen by the policy"
-        rows = _sheet(clips, measured, source.class_names)
-        contact_sheet(rows, patch_size, sheet, f"{name}: patches {chooser}")
-        step_curve(per_step, baselines, recipe.metric, steps, name)
+        predictions = _predictions(clips, measured, source.class_names, recipe.metric)
+        kept = output.with_suffix(".predictions.npz")
+        predictions.write(kept)
+        drawn = _draw(result, predictions, clips, plots, name, learned=model.policy is not None)
         with whole(output) as aside:
             aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
@@ -166,7 +170,7 @@ def evaluate(
             run.add_model(checkpoint, digest)
         else:
             run.add_figures(logged, {f"{stage}_{k}": v for k, v in result["metrics"].items()})
-        run.add_artifacts(output, sheet, steps)
+        run.add_artifacts(output, kept, *drawn)
     return result
 
 
@@ -277,27 +281,72 @@ def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 # --- what the result says besides -------------------------------------------------------------
 
 
-def _sheet(clips: Clips, measured: Measurement, names: Sequence[str]) -> list[SheetClip]:
-    """The same few clips for every model, drawn at random, as classes may alternate."""
-    last = measured.logits["chosen"][0, :, -1].softmax(-1)
-    rows = []
-    drawn = torch.randperm(len(clips), generator=torch.Generator().manual_seed(0))
-    for video in drawn[:SHEET_CLIPS].tolist():
-        predicted = last[video].argmax().item()
-        truth = measured.labels[video].nonzero().flatten().tolist()
-        frames = clips[0, video]["frames"].numpy()
-        corners = measured.corners[video].expand(len(frames), 2).numpy()
-        rows.append(
-            SheetClip(
-                frames,
-                corners,
-                truth=", ".join(names[label] for label in truth),
-                prediction=names[predicted],
-                right=predicted in truth,
-                probability=last[video, predicted].item(),
-            )
-        )
-    return rows
+def _predictions(
+    clips: Clips, measured: Measurement, names: Sequence[str], metric: str
+) -> Predictions:
+    last = measured.logits["chosen"][0, :, -1].float()
+    probability, predicted = last.softmax(-1).max(-1)
+    draws = measured.logits["random"][:, :, -1]
+    random = [accuracy_by_class(draw, measured.labels, metric) for draw in draws]
+    by_class = accuracy_by_class(last, measured.labels, metric)
+    return Predictions(
+        classes=np.array(names),
+        videos=np.array(clips.videos),
+        labels=measured.labels.numpy(),
+        predicted=predicted.numpy().astype(np.int16),
+        probability=probability.numpy(),
+        corners=measured.corners.numpy().astype(np.int16),
+        accuracy=by_class.astype(np.float32),
+        accuracy_random=np.mean(random, axis=0).astype(np.float32),
+    )
+
+
+def _draw(
+    result: dict[str, Any],
+    predictions: Predictions,
+    clips: Clips,
+    folder: Path,
+    name: str,
+    learned: bool,
+) -> list[Path]:
+    """Draws all figures of one evaluation and returns their paths."""
+    size, shape = result["patch_size"], clips.recipe.model
+    chooser = "chosen by the policy" if learned else "drawn at random"
+    # The same few clips for every model, drawn at random, as classes may alternate.
+    order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(0)).numpy()
+    right = predictions.right[order]
+    sheets = {
+        "sheet": (order, f"patches {chooser}"),
+        "right": (order[right], f"right predictions, {right.sum()} of {len(order)}"),
+        "wrong": (order[~right], f"wrong predictions, {(~right).sum()} of {len(order)}"),
+    }
+    paths = []
+    for sheet, (videos, title) in sheets.items():
+        paths.append(folder / f"{name}_{sheet}.png")
+        rows = [_sheet_clip(clips, predictions, video) for video in videos[:SHEET_CLIPS].tolist()]
+        contact_sheet(rows, size, paths[-1], f"{name}: {title}")
+    paths += [folder / f"{name}_{figure}.svg" for figure in ("steps", "patches", "confusion")]
+    steps, patches, confusion = paths[-3:]
+    metric = result["metric"]
+    step_curve(result["metrics_per_step"], result["baselines"], metric, steps, name)
+    title = f"{name}: patches {chooser}"
+    grid = shape.policy.grid
+    patch_maps(predictions, size, shape.frame_size, grid, metric, patches, title, learned)
+    confusion_matrix(predictions, confusion, name)
+    return paths
+
+
+def _sheet_clip(clips: Clips, predictions: Predictions, video: int) -> SheetClip:
+    frames = clips[0, video]["frames"].numpy()
+    steps = predictions.corners[video].astype(int)
+    return SheetClip(
+        frames,
+        np.broadcast_to(steps, (len(frames), 2)),
+        truth=", ".join(predictions.classes[predictions.labels[video]]),
+        prediction=str(predictions.classes[predictions.predicted[video]]),
+        right=bool(predictions.right[video]),
+        probability=float(predictions.probability[video]),
+    )
 
 
 def _published(

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow.pyfunc
+import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -20,6 +21,7 @@ from torchvision.io import write_jpeg
 from adafocus import evaluation
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
 from adafocus.evaluation.metrics import accuracy
+from adafocus.evaluation.predictions import Predictions
 from adafocus.evaluation.run import DRAWS
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError, load, write
@@ -108,6 +110,7 @@ def evaluated(folder, tmp_path_factory):
             store=store,
             sheet=results / "plots" / f"{output.stem}_sheet.png",
             steps=results / "plots" / f"{output.stem}_steps.svg",
+            predictions=output.with_suffix(".predictions.npz"),
         )
 
     return evaluate
@@ -211,6 +214,39 @@ def test_figures_are_drawn(evaluated):
     with Image.open(done.sheet) as image:
         assert min(image.size) > 300
     assert done.steps.read_text().startswith("<?xml")
+    for name in ("patches", "confusion"):
+        figure = done.steps.with_name(f"{done.output.stem}_{name}.svg")
+        assert figure.read_text().startswith("<?xml")
+    for name in ("right", "wrong"):
+        with Image.open(done.steps.with_name(f"{done.output.stem}_{name}.png")) as image:
+            assert image.size[0] > 300
+
+
+@pytest.mark.parametrize("family", ["gru", "tsm"])
+@torch.inference_mode()
+def test_predictions_lie_beside_the_result(family, evaluated, one_batch):
+    done = evaluated(family, "stage3")
+    found = Predictions.read(done.predictions)
+    batch, model = one_batch(done.recipe), load(done.checkpoint)
+    out = model(batch.frames, batch.glance)
+    assert found.videos.tolist() == [f"v{i}" for i in range(VIDEOS)]
+    assert (found.labels == batch.labels.numpy()).all()
+    assert (found.predicted == out.logits[:, -1].argmax(-1).numpy()).all()
+    assert (found.corners == out.corners.numpy()).all()
+    assert 100 * found.right.mean() == pytest.approx(done.result["metrics"]["top1"])
+    assert found.classes.tolist() == [f"class {k}" for k in range(CLASSES)]
+    by_class = np.stack([found.accuracy, found.accuracy_random])
+    assert (np.isnan(by_class) == ~found.labels.any(0)).all()
+
+
+def test_random_by_class_is_a_mean_of_draws(evaluated):
+    """The model of stage 1 looks at random itself, once."""
+    done = evaluated("gru", "stage1")
+    found = Predictions.read(done.predictions)
+    videos = found.labels.sum(0)
+    hits = found.accuracy_random / 100 * videos * DRAWS
+    hits = hits[videos > 0]
+    assert hits == pytest.approx(hits.round(), abs=1e-4)
 
 
 def test_the_run_is_in_mlflow(evaluated):
@@ -225,7 +261,10 @@ def test_the_run_is_in_mlflow(evaluated):
         assert run.data.metrics[name] == done.result[name]
     assert run.data.metrics["random_mAP"] == done.result["baselines"]["random"]["mAP"]
     kept = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert kept == {done.output.name, done.sheet.name, done.steps.name, "recipe.yaml"}
+    figures = {"right.png", "wrong.png", "patches.svg", "confusion.svg"}
+    figures = {f"{done.output.stem}_{name}" for name in figures}
+    files = {done.output.name, done.sheet.name, done.steps.name, done.predictions.name}
+    assert kept == files | figures | {"recipe.yaml"}
     assert [one.dataset.name for one in run.inputs.dataset_inputs] == [f"{done.recipe.name} val"]
 
     parent = client.get_run(run.data.tags["mlflow.parentRunId"])

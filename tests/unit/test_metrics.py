@@ -3,7 +3,7 @@ import pytest
 import torch
 from published import GOLDEN
 
-from adafocus.evaluation.metrics import accuracy
+from adafocus.evaluation.metrics import accuracy, accuracy_by_class
 
 
 def test_by_hand():
@@ -67,6 +67,26 @@ def test_an_absent_class_does_not_mix_up_the_others():
     assert scores["mAP"] == pytest.approx(100 * sum(per_class) / 19)
     published = float(golden["map_single_class3_absent_authors"])
     assert scores["mAP"] != pytest.approx(published, abs=0.1)
+
+
+def test_classes_by_hand():
+    logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 1.0], [2.0, 1.0, 0.0], [0.0, 1.0, 0.5]])
+    labels = torch.tensor([[1, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=torch.bool)
+    top1 = accuracy_by_class(logits, labels, "top1")
+    # A class without a video has no accuracy.
+    assert top1 == pytest.approx([100 * 2 / 3, 100, np.nan], nan_ok=True)
+    assert accuracy_by_class(logits, labels, "top5")[0] == 100
+
+
+def test_the_mean_over_classes_is_that_of_all():
+    golden = np.load(GOLDEN / "map_golden.npz")
+    logits = torch.from_numpy(golden["outputs"])
+    labels = torch.nn.functional.one_hot(torch.from_numpy(golden["single"][:, 0]), 20).bool()
+    scores = accuracy(logits, labels)
+    assert accuracy_by_class(logits, labels, "mAP").mean() == pytest.approx(scores["mAP"])
+    videos = labels.sum(0).numpy()
+    top1 = accuracy_by_class(logits, labels, "top1")
+    assert np.average(top1, weights=videos) == pytest.approx(scores["top1"])
 
 
 def average_precision(scores, truth):

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from adafocus import plots
+from adafocus.evaluation.predictions import Predictions
 
 HISTORY = [
     {
@@ -97,6 +98,77 @@ def test_accuracy_against_gflops_draws_the_latest_stage_of_each_data_set(tmp_pat
     assert said.count("AR-Net") == 1
 
 
+def predictions_of(classes, videos=60):
+    """Of each class the first video is taken for the next class; patches move down by class."""
+    truth = np.arange(videos) % classes
+    predicted = np.where(np.arange(videos) < classes, (truth + 1) % classes, truth)
+    tops = np.minimum(truth, 6) * 11
+    return Predictions(
+        classes=np.array([f"doing a thing {k} of some kind" for k in range(classes)]),
+        videos=np.array([f"v{n}" for n in range(videos)]),
+        labels=np.eye(classes, dtype=bool)[truth],
+        predicted=predicted.astype(np.int16),
+        probability=np.full(videos, 0.5, np.float32),
+        corners=np.stack([np.stack([tops, tops], -1)] * 4, axis=1).astype(np.int16),
+        accuracy=np.linspace(50, 80, classes, dtype=np.float32),
+        accuracy_random=np.full(classes, 50, np.float32),
+    )
+
+
+def test_patch_maps_show_the_classes_that_gain_most_and_least(tmp_path, texts):
+    path = tmp_path / "patches.svg"
+    found = predictions_of(10)
+    plots.patch_maps(found, 28, 96, 7, "mAP", path, "demo_28_stage3", by_class=True)
+    said = " ".join(texts(path))
+    for text in ("left edge of the patch (px)", "share of patches (%)", "x (px)"):
+        assert text in said
+    assert "Most improved over random patches (mAP)" in said
+    assert "+30.0 points, from 50 to 80%" in said and "+0.0 points, from 50 to 50%" in said
+    assert said.count(" points, ") == 8
+    plots.patch_maps(found, 28, 96, 7, "mAP", path, "demo_28_stage1", by_class=False)
+    assert "points" not in " ".join(texts(path))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_few_classes_have_few_maps(tmp_path, texts, classes):
+    path = tmp_path / "patches.svg"
+    found = predictions_of(classes)
+    plots.patch_maps(found, 28, 96, 7, "top1", path, "own_28_stage3", by_class=True)
+    assert " ".join(texts(path)).count(" points, ") == classes // 2 * 2
+
+
+def test_a_small_confusion_matrix_names_each_class(tmp_path, texts):
+    plots.confusion_matrix(predictions_of(10), tmp_path / "confusion.svg", "demo_28_stage3")
+    said = texts(tmp_path / "confusion.svg")
+    assert "9 doing a thing 9 of some kind" in said
+    assert said.count("83") == 10 and said.count("17") == 10
+    assert {"true class", "predicted class, by number", "share of the true class (%)"} <= set(said)
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_large_one_names_the_pairs_that_are_confused_most(tmp_path, texts, wrong):
+    found = predictions_of(239, videos=478)
+    if not wrong:
+        found = Predictions(**vars(found) | {"predicted": found.labels.argmax(1)})
+    plots.confusion_matrix(found, tmp_path / "confusion.svg", "fcvid_128_stage3")
+    said = " ".join(texts(tmp_path / "confusion.svg"))
+    assert said.count(" 1 of 2") == (plots.MOST_PAIRS if wrong else 0)
+    assert ("→ 1 doing a thing 1 of some kind" in said) == wrong
+    assert (tmp_path / "confusion.svg").stat().st_size < 200_000
+
+
+def test_run_times_are_in_units_that_fit(tmp_path, texts):
+    job = {"cpu_seconds": 30.0, "peak_memory_mb": 2500.0}
+    rows = [
+        job | {"dataset": "actnet", "label": "stage 1, 128 px", "seconds": 9000.0},
+        job | {"dataset": "demo", "label": "split files", "seconds": 4.0},
+    ]
+    plots.run_times(rows, tmp_path / "runtimes.svg")
+    said = [" ".join(text.split()) for text in texts(tmp_path / "runtimes.svg")]
+    assert "2.5 h, CPU 30.0 s, 2.5 GB" in said and "4.0 s, CPU 30.0 s, 2.5 GB" in said
+    assert "wall-clock time (hours)" in said and "wall-clock time (seconds)" in said
+
+
 def test_the_same_data_give_the_same_file(tmp_path):
     for name in ("a.svg", "b.svg"):
         plots.training_curves(HISTORY, tmp_path / name, "same")
@@ -128,3 +200,8 @@ def test_a_sheet_of_the_demo_is_small(tmp_path):
     clip = plots.SheetClip(frames, np.zeros((8, 2), int), "3", "8", False, 0.5)
     plots.contact_sheet([clip] * 6, 40, tmp_path / "sheet.png", "demo_40_stage3")
     assert (tmp_path / "sheet.png").stat().st_size < 500_000
+
+
+def test_a_sheet_without_clips_says_so(tmp_path):
+    plots.contact_sheet([], 24, tmp_path / "sheet.png", "demo_28_stage3: wrong predictions")
+    assert (np.asarray(Image.open(tmp_path / "sheet.png").convert("L")) < 128).any()

@@ -4,8 +4,13 @@ rule evaluate:
         checkpoint=checkpoints_of("{dataset}_{patch_size}_stage{stage}"),
     output:
         result="results/{dataset}_{patch_size}_stage{stage}.json",
+        predictions="results/{dataset}_{patch_size}_stage{stage}.predictions.npz",
         sheet="results/plots/{dataset}_{patch_size}_stage{stage}_sheet.png",
+        right="results/plots/{dataset}_{patch_size}_stage{stage}_right.png",
+        wrong="results/plots/{dataset}_{patch_size}_stage{stage}_wrong.png",
         steps="results/plots/{dataset}_{patch_size}_stage{stage}_steps.svg",
+        patches="results/plots/{dataset}_{patch_size}_stage{stage}_patches.svg",
+        confusion="results/plots/{dataset}_{patch_size}_stage{stage}_confusion.svg",
     log:
         "results/logs/{dataset}_{patch_size}_stage{stage}_evaluation.log",
     benchmark:

@@ -1,0 +1,106 @@
+"""What an evaluation predicted, video by video and class by class."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from adafocus.files import whole
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """N validation videos of K classes, of which the model saw patches at S steps."""
+
+    classes: np.ndarray
+    """str (K,)"""
+    videos: np.ndarray
+    """str (N,)"""
+    labels: np.ndarray
+    """bool (N, K)"""
+    predicted: np.ndarray
+    """int16 (N,): the most probable class after the last step"""
+    probability: np.ndarray
+    """float32 (N,): that of ``predicted``"""
+    corners: np.ndarray
+    """int16 (N, S, 2): top and left of each patch in pixels; S is 1 where one serves all frames"""
+    accuracy: np.ndarray
+    """float32 (K,): the data set's metric of each class in percent, NaN for one without a video"""
+    accuracy_random: np.ndarray
+    """float32 (K,): likewise on random patches, mean over draws"""
+
+    def write(self, path: Path) -> None:
+        """Writes all arrays under their names to an ``.npz``."""
+        with whole(path) as aside:
+            np.savez_compressed(aside, **asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What `write` wrote."""
+        with np.load(path) as arrays:
+            return cls(**arrays)
+
+    @property
+    def right(self) -> np.ndarray:
+        """bool (N,): whether the predicted class is one of the video's labels."""
+        return self.labels[np.arange(len(self.labels)), self.predicted]
+
+    @property
+    def gain(self) -> np.ndarray:
+        """(K,): accuracy minus that on random patches, in percent points."""
+        return self.accuracy - self.accuracy_random
+
+    def confusion(self) -> np.ndarray:
+        """Videos by true and predicted class.
+
+        A video with several labels counts once where the prediction is one of them; else it counts
+        in equal parts for each of them.
+
+        Returns:
+            float (K, K), true classes as rows.
+        """
+        counts = np.zeros((len(self.classes),) * 2)
+        right = self.right
+        hits = self.predicted[right]
+        np.add.at(counts, (hits, hits), 1)
+        missed = np.flatnonzero(~right)
+        rows, truth = np.nonzero(self.labels[missed])
+        parts = 1 / self.labels[missed].sum(axis=1)
+        np.add.at(counts, (truth, self.predicted[missed][rows]), parts[rows])
+        return counts
+
+
+def grid_shares(corners: np.ndarray, margin: int, grid: int) -> np.ndarray:
+    """How often patches lie at each position of a grid, or nearest to it.
+
+    Args:
+        corners: (..., 2), top and left in pixels.
+        margin: the largest corner: the frame's side minus the patch's.
+        grid: positions along each side.
+
+    Returns:
+        (grid, grid) in percent of all patches, from top to bottom and left to right.
+    """
+    cells = np.rint(corners.reshape(-1, 2) * ((grid - 1) / max(margin, 1))).astype(int)
+    counts = np.zeros((grid, grid))
+    np.add.at(counts, tuple(cells.T), 1)
+    return 100 * counts / len(cells)
+
+
+def coverage(corners: np.ndarray, patch_size: int, frame_size: int) -> np.ndarray:
+    """How often each pixel of the frame lies within a patch.
+
+    Args:
+        corners: (..., 2), top and left in pixels.
+
+    Returns:
+        (frame_size, frame_size) in percent of all patches.
+    """
+    tops, lefts = corners.reshape(-1, 2).astype(int).T
+    edges = np.zeros((frame_size + 1, frame_size + 1))
+    for down, right, sign in ((0, 0, 1), (0, 1, -1), (1, 0, -1), (1, 1, 1)):
+        np.add.at(edges, (tops + down * patch_size, lefts + right * patch_size), sign)
+    return 100 * edges.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] / len(tops)

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from adafocus.evaluation.predictions import Predictions, coverage, grid_shares
+
+
+def predictions_of(labels, predicted):
+    labels = np.array(labels, bool)
+    videos, classes = labels.shape
+    return Predictions(
+        classes=np.array([f"class {k}" for k in range(classes)]),
+        videos=np.array([f"v{n}" for n in range(videos)]),
+        labels=labels,
+        predicted=np.array(predicted, np.int16),
+        probability=np.linspace(0, 1, videos, dtype=np.float32),
+        corners=np.zeros((videos, 2, 2), np.int16),
+        accuracy=np.array([50.0] * classes, np.float32),
+        accuracy_random=np.arange(classes, dtype=np.float32),
+    )
+
+
+def test_a_file_holds_all(tmp_path):
+    written = predictions_of([[1, 0], [0, 1], [1, 1]], [0, 0, 1])
+    written.write(tmp_path / "a.predictions.npz")
+    read = Predictions.read(tmp_path / "a.predictions.npz")
+    for name, array in vars(written).items():
+        assert array.dtype == getattr(read, name).dtype
+        assert (array == getattr(read, name)).all()
+
+
+def test_confusion_of_single_labels():
+    labels = np.eye(3, dtype=bool)[[0, 0, 1, 2]]
+    found = predictions_of(labels, [0, 1, 1, 0])
+    assert found.right.tolist() == [True, False, True, False]
+    assert found.confusion().tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_each_video_of_several_labels_counts_once():
+    """Right: on the diagonal. Wrong: in equal parts for each label."""
+    found = predictions_of([[1, 1, 0], [1, 1, 0]], [1, 2])
+    assert found.confusion().tolist() == [[0, 0, 0.5], [0, 1, 0.5], [0, 0, 0]]
+
+
+def test_gain_is_over_random_patches():
+    assert predictions_of([[1, 0]], [0]).gain.tolist() == [50, 49]
+
+
+@pytest.mark.parametrize(("margin", "grid"), [(96, 7), (24, 5), (68, 7), (64, 8)])
+def test_every_cell_of_the_policys_grid_has_its_place(margin, grid):
+    places = [margin * i // (grid - 1) for i in range(grid)]
+    corners = np.array([(y, x) for y in places for x in places], np.int16)[:, None]
+    assert grid_shares(corners, margin, grid) == pytest.approx(np.full((grid,) * 2, 100 / grid**2))
+
+
+def test_rows_of_a_grid_go_down():
+    assert grid_shares(np.array([[8, 0], [8, 1]]), 8, 3)[2, 0] == 100
+    # A patch as large as the frame has one place.
+    assert grid_shares(np.zeros((4, 2), np.int16), 0, 3)[0, 0] == 100
+
+
+def test_coverage_counts_the_patches_over_each_pixel():
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 12 - 5 + 1, size=(6, 3, 2)).astype(np.int16)
+    expected = np.zeros((12, 12))
+    for top, left in corners.reshape(-1, 2):
+        expected[top : top + 5, left : left + 5] += 100 / 18
+    assert coverage(corners, 5, 12) == pytest.approx(expected)
