@@ -105,7 +105,9 @@ def training_curves(history: Sequence[Mapping[str, float]], path: Path, title: s
                 axes.set_ylim(bottom=0)
                 axes.ticklabel_format(axis="y", scilimits=(-2, 3))
             if len(series) > 1:
-                axes.legend()
+                # Below, as curves may run anywhere within.
+                look = {"columnspacing": 1, "handlelength": 2.2, "ncols": len(series)}
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), **look)
         _save(figure, path)
 
 
@@ -179,11 +181,7 @@ def contact_sheet(
     truth is not known, blue. Without clips the sheet says so.
     """
     if not clips:
-        with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(6, 0.8))
-            figure.text(0.5, 0.5, f"{title}: none", ha="center", va="center", fontsize=12)
-            _save(figure, path)
-        return
+        return _save_note(f"{title}: none", path)
     time, _, height, width = clips[0].frames.shape
     shown = np.linspace(0, time - 1, min(time, columns)).round().astype(int)
     # One frame is one inch wide and one unit of x; one set of axes holds them all.
@@ -296,7 +294,7 @@ def _draw_grid(axes: Axes, bar: Axes, shares: np.ndarray, margin: int) -> None:
     image = axes.imshow(shares, cmap=HEAT, vmin=0, interpolation="none")
     axes.figure.colorbar(image, cax=bar, label="share of patches (%)")
     for (row, column), share in np.ndenumerate(shares):
-        if grid <= 8 and share:
+        if grid <= 8 and share >= 0.05:
             dark = share > 0.55 * shares.max()
             text = f"{share:.0f}" if share >= 9.95 else f"{share:.1f}"
             look = {"color": "white" if dark else "black", "fontsize": 7}
@@ -318,7 +316,9 @@ def _draw_coverage(axes: Axes, bar: Axes | None, covered: np.ndarray, most: floa
 
 
 def _class_gain(predictions: Predictions, k: int) -> str:
-    name = "\n".join(wrap(_short(str(predictions.classes[k]), 56), 28))
+    name = str(predictions.classes[k])
+    # A number alone would not say what it is.
+    name = "\n".join(wrap(_short(name, 56), 28)) if len(name) > 3 else f"class {name}"
     before, after = predictions.accuracy_random[k], predictions.accuracy[k]
     return f"{name}\n{after - before:+.1f} points, from {before:.0f} to {after:.0f}%"
 
@@ -399,7 +399,7 @@ def accuracy_against_gflops(
     with matplotlib.rc_context(STYLE):
         columns = min(len(latest), 3)
         lines = math.ceil(len(latest) / columns)
-        figure = Figure(figsize=(max(5.4, 4.0 * columns), 3.6 * lines), layout="constrained")
+        figure = Figure(figsize=(max(5.4, 4.0 * columns), 4.0 * lines), layout="constrained")
         for place, (dataset, by_size) in enumerate(sorted(latest.items()), start=1):
             axes = figure.add_subplot(lines, columns, place)
             drawn = [by_size[size] for size in sorted(by_size)]
@@ -418,12 +418,15 @@ def _draw_data_set(
     gflops = [row["gflops"] for row in rows]
     measured = [row["adafocus"] for row in rows]
     axes.plot(gflops, measured, **SERIES[0], label="AdaFocus, measured")
+    # Keeps names legible where a line runs behind them.
+    blank = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
     for row in rows:
         axes.annotate(
             f"{row['patch_size']} px",
             (row["gflops"], row["adafocus"]),
             (6, -10),
             textcoords="offset points",
+            bbox=blank,
         )
     drawn = {"oracle": "^", "random": "v"}
     for name, marker in drawn.items():
@@ -438,7 +441,8 @@ def _draw_data_set(
         place = (figure["published_gflops"], figure["published"])
         if figure["model"] not in families:
             axes.plot(*place, color=GREY, marker="x", linestyle="none")
-            axes.annotate(figure["model"], place, (5, 3), textcoords="offset points", color=GREY)
+            look = {"textcoords": "offset points", "color": GREY, "bbox": blank}
+            axes.annotate(figure["model"], place, (5, 3), **look)
     for model, marker in families.items():
         points = [
             (figure["published_gflops"], figure["published"])
@@ -451,7 +455,7 @@ def _draw_data_set(
             axes.plot(*zip(*points, strict=True), **look, marker=marker, label=label)
     axes.set_xlim(0.85 * min(costs), 1.15 * max(costs))
     axes.margins(y=0.15)
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
 
 
 def run_times(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -460,6 +464,8 @@ def run_times(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     Args:
         rows: as in ``results/runtimes.csv``, in the order in which to draw them.
     """
+    if not rows:
+        return _save_note("no run times", path)
     panels: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         panels.setdefault(row["dataset"], []).append(row)
@@ -481,8 +487,11 @@ def run_times(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.set_yticks(range(len(jobs)), [job["label"] for job in jobs])
             axes.tick_params(axis="y", length=0)
             for place, job in enumerate(jobs):
-                text = f"  {_duration(job['seconds'])}, CPU {_duration(job['cpu_seconds'])}"
-                text += f", {job['peak_memory_mb'] / 1000:.1f} GB"
+                text = f"  {_duration(job['seconds'])}"
+                if job["cpu_seconds"] is not None:
+                    text += f", CPU {_duration(job['cpu_seconds'])}"
+                if job["peak_memory_mb"] is not None:
+                    text += f", {job['peak_memory_mb'] / 1000:.1f} GB"
                 axes.text(job["seconds"] / length, place, text, va="center", fontsize=7)
         _save(figure, path)
 
@@ -507,6 +516,14 @@ def _duration(seconds: float) -> str:
 
 def _short(name: str, most: int = 40) -> str:
     return shorten(name, most, placeholder="…")
+
+
+def _save_note(text: str, path: Path) -> None:
+    """Draws a figure that says why there is nothing to draw."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6, 0.8))
+        figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12)
+        _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:

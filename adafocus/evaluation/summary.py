@@ -1,9 +1,10 @@
-"""All results in one table and one figure."""
+"""All results in one table, one page and one figure."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,52 @@ PUBLISHED_HEADINGS = {
 """Columns of the table of published figures."""
 
 
+RUN_HEADINGS = {
+    "dataset": "data set",
+    "title": "title",
+    "patch_size": "patch",
+    "stage": "stage",
+    "videos": "validation videos",
+    "seed": "seed",
+    "device": "evaluated on",
+    "torch": "PyTorch",
+    "git_commit": "commit",
+    "checkpoint": "checkpoint's SHA-256",
+}
+"""Columns of the table of what was run."""
+TEXT = ("dataset", "title", "metric", "model", "device", "torch", "git_commit", "checkpoint")
+"""Columns that are flush left."""
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8"/>
+<title>AdaFocus: results</title>
+<style>
+body {{ font: 15px/1.5 sans-serif; color: #222; margin: 2em; }}
+div {{ overflow-x: auto; }}
+p {{ max-width: 50em; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 0.3em 0.7em; border-bottom: 1px solid #ddd; text-align: right; }}
+th {{ border-bottom: 2px solid #666; vertical-align: bottom; }}
+.text, td {{ white-space: nowrap; }}
+.text {{ text-align: left; }}
+</style>
+</head>
+<body>
+{}
+</body>
+</html>
+"""
+
+
 class ResultError(ValueError):
     """A result that cannot be summarised; the message is one line that names the file."""
 
 
 def write_summary(results: Sequence[Path], stem: Path) -> None:
-    """Writes ``stem`` plus ``.csv``, ``.md`` and ``.svg`` from the results of `evaluate`.
+    """Writes ``stem`` plus ``.csv``, ``.md``, ``.html`` and ``.svg`` from results of `evaluate`.
+
+    The page holds the tables of the Markdown and one of what was run.
 
     Raises:
         ResultError: where there is no result, or a file is not one.
@@ -63,6 +104,8 @@ def write_summary(results: Sequence[Path], stem: Path) -> None:
         pd.DataFrame(rows).to_csv(aside, index=False)
     with whole(stem.with_name(f"{stem.name}.md")) as aside:
         aside.write_text(table(rows) + published_table(beside), encoding="utf-8")
+    with whole(stem.with_name(f"{stem.name}.html")) as aside:
+        aside.write_text(page(rows, beside), encoding="utf-8")
     accuracy_against_gflops(rows, figures, stem.with_name(f"{stem.name}.svg"))
 
 
@@ -77,10 +120,12 @@ def _row(path: Path) -> dict[str, Any]:
         metric = result["metric"]
         baselines = {name: scores[metric] for name, scores in result["baselines"].items()}
         published = result["published"] or {}
+        recipe = parse_recipe(result["recipe"], source=f"{path}: recipe")
         random, oracle = baselines["random"], baselines.get("oracle")
         accuracy = result["metrics"][metric]
         return {
             "dataset": result["dataset"],
+            "title": recipe.title,
             "patch_size": int(result["patch_size"]),
             "stage": int(result["stage"]),
             "metric": metric,
@@ -97,9 +142,13 @@ def _row(path: Path) -> dict[str, Any]:
             "verified": published.get("verified"),
             "difference": published.get("difference"),
             "videos": result["videos"],
+            "seed": result["seed"],
             "device": result["device"],
+            "torch": result["versions"]["torch"],
+            "git_commit": result["git_commit"],
+            "checkpoint": result["checkpoint"]["sha256"],
             "file": str(path),
-            "recipe": parse_recipe(result["recipe"], source=f"{path}: recipe"),
+            "recipe": recipe,
         }
     except OSError as error:
         raise ResultError(f"{path}: cannot be read ({error.strerror})") from None
@@ -165,20 +214,58 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     Args:
         rows: as in the CSV.
     """
-    columns = [name for name in HEADINGS if any(row[name] is not None for row in rows)]
-    lines = _markdown({name: HEADINGS[name] for name in columns}, rows)
-    return "\n".join(["# Results", "", *lines, "", *_notes(rows, columns)]) + "\n"
+    columns = _columns(rows)
+    lines = ["# Results", "", *_markdown(columns, rows), "", *_notes(rows, columns)]
+    return "\n".join(lines) + "\n"
 
 
 def published_table(beside: Sequence[dict[str, Any]]) -> str:
     """AdaFocus's published figures beside those measured; nothing where none are published."""
     if not beside:
         return ""
-    notes = ["A blank was not measured. Measured figures are of stage 3."]
-    if any(not row["verified"] for row in beside):
-        notes.append("\\* This figure could not be checked against the paper.")
-    title = ["", "## Published and measured", ""]
-    return "\n".join([*title, *_markdown(PUBLISHED_HEADINGS, beside), "", " ".join(notes)]) + "\n"
+    lines = ["", "## Published and measured", "", *_markdown(PUBLISHED_HEADINGS, beside), ""]
+    return "\n".join([*lines, _published_notes(beside)]) + "\n"
+
+
+def page(rows: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]]) -> str:
+    """What was run, its results and the published figures, as a web page of its own.
+
+    Args:
+        rows: as in the CSV.
+        beside: published figures and those measured.
+    """
+    columns = _columns(rows)
+    parts = ["<h1>Results</h1>", *_html(columns, rows)]
+    parts += [f"<p>{escape(note)}</p>" for note in _notes(rows, columns) if note]
+    if beside:
+        parts += ["<h2>Published and measured</h2>", *_html(PUBLISHED_HEADINGS, beside)]
+        notes = _published_notes(beside).replace("\\*", "*")
+        parts.append(f"<p>{escape(notes)}</p>")
+    parts += ["<h2>What was run</h2>", *_html(RUN_HEADINGS, rows)]
+    return PAGE.format("\n".join(parts))
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Headings of the table of results, without columns that are empty."""
+    return {
+        name: heading
+        for name, heading in HEADINGS.items()
+        if any(row[name] is not None for row in rows)
+    }
+
+
+def _html(headings: Mapping[str, str], rows: Sequence[dict[str, Any]]) -> list[str]:
+    def line(tag: str, cells: Mapping[str, str]) -> str:
+        filled = (
+            f'<{tag} class="text">{escape(text)}</{tag}>'
+            if name in TEXT
+            else f"<{tag}>{escape(text)}</{tag}>"
+            for name, text in cells.items()
+        )
+        return f"<tr>{''.join(filled)}</tr>"
+
+    body = [line("td", {name: _cell(name, row) for name in headings}) for row in rows]
+    return ["<div><table>", line("th", headings), *body, "</table></div>"]
 
 
 def _markdown(headings: Mapping[str, str], rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -186,7 +273,7 @@ def _markdown(headings: Mapping[str, str], rows: Sequence[dict[str, Any]]) -> li
     cells = [list(headings.values())]
     cells += [[_cell(name, row) for name in headings] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    is_text = [name in ("dataset", "metric", "model") for name in headings]
+    is_text = [name in TEXT for name in headings]
     rule = [
         ":" + "-" * (width - 1) if text else "-" * (width - 1) + ":"
         for width, text in zip(widths, is_text, strict=True)
@@ -206,12 +293,12 @@ def _cell(name: str, row: dict[str, Any]) -> str:
     if value is None:
         return ""
     match name:
-        case "dataset" | "patch_size" | "stage" | "model":
-            return str(value)
-        case "metric":
-            return METRICS[value]
+        case "git_commit" | "checkpoint":
+            return value[:12] + ("-dirty" if value.endswith("-dirty") else "")
         case "gain":
             return f"{value:.1f}%"
+        case "metric":
+            return METRICS[value]
         case "gflops" | "published_gflops":
             return f"{value:.2f}" if value < 1 else f"{value:.1f}"
         case "published":
@@ -219,10 +306,17 @@ def _cell(name: str, row: dict[str, Any]) -> str:
         case "difference":
             return f"{value:+.1f}"
         case _:
-            return f"{value:.1f}"
+            return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def _notes(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[str]:
+def _published_notes(beside: Sequence[dict[str, Any]]) -> str:
+    notes = ["A blank was not measured. Measured figures are of stage 3."]
+    if any(not row["verified"] for row in beside):
+        notes.append("\\* This figure could not be checked against the paper.")
+    return " ".join(notes)
+
+
+def _notes(rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> list[str]:
     notes = [
         "Accuracy in percent on the validation videos, the baselines' on the same weights; random"
         " is the mean of five draws. Patches in pixels, GFLOPs and videos/s of AdaFocus."

@@ -1,5 +1,6 @@
 import csv
 import json
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,11 @@ def result(dataset, patch_size, stage, accuracy, *, oracle=None, published=None,
         "videos_per_second": 123.45,
         "published": published,
         "videos": 400,
+        "seed": 0,
         "device": "x86_64 CPU",
+        "versions": {"torch": "2.11.0"},
+        "git_commit": "0123456789abcdef",
+        "checkpoint": {"sha256": "fedcba9876543210"},
         "recipe": load_recipe(RECIPES / f"{dataset}.yaml").to_dict(),
     }
 
@@ -141,6 +146,31 @@ def test_figures_that_could_not_be_checked_are_marked(summarise, published, tmp_
 def test_a_data_set_of_ones_own_has_no_published_figures(summarise, tmp_path):
     summarise(result("demo", 28, 3, 83.5))
     assert "Published" not in (tmp_path / "summary.md").read_text()
+
+
+def test_the_page_holds_the_tables_and_what_was_run(summarise, tmp_path):
+    named = result("actnet", 128, 3, 74.45, metric="mAP") | {"git_commit": "a" * 40 + "-dirty"}
+    named["device"] = "a <fast> device"
+    summarise(named, result("fcvid", 128, 3, 83.5, metric="mAP"))
+    # Well-formed, so that it can be read as XML.
+    page = ET.fromstring((tmp_path / "summary.html").read_text().partition("\n")[2])
+    assert [heading.text for heading in page.iter("h2")] == [
+        "Published and measured",
+        "What was run",
+    ]
+    results, published, run = (
+        [[cell.text for cell in line] for line in table] for table in page.iter("table")
+    )
+    assert dict(zip(*results[:2], strict=True))["AdaFocus"] == "74.5"
+    assert [line[1:5] for line in published if line[4] == "83.4*"] == [
+        ["AdaFocus", "128", "mAP", "83.4*"]
+    ]
+    assert any("* This figure could not" in note.text for note in page.iter("p"))
+    ran = dict(zip(*run[:2], strict=True))
+    assert ran["commit"] == "aaaaaaaaaaaa-dirty"
+    assert ran["evaluated on"] == "a <fast> device"
+    assert ran["validation videos"] == "400"
+    assert "://" not in (tmp_path / "summary.html").read_text()
 
 
 @pytest.mark.parametrize(
