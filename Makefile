@@ -1,13 +1,14 @@
 # make demo    install, train AdaFocus on generated videos, print the table
 # make test    install, check style and rules, run all tests
 # make bench   measure speed and memory against other ways, a table in benchmarks/results
+# make report  write results/report.html: all results on disk as one page
 # make ui      open the runs in MLflow
 # make lint    put the code in form
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test bench ui lint
+.PHONY: demo test bench report ui lint
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -26,6 +27,7 @@ demo: $(BIN)/installed
 	@echo "How all stages learned: results/plots/*_curves.svg"
 	@echo "Accuracy after a step:  results/plots/demo_28_stage3_steps.svg"
 	@echo "Accuracy against cost:  results/summary.svg"
+	@echo "All of this on a page:  make report"
 	@echo "All runs in MLflow:     make ui"
 
 test: $(BIN)/installed
@@ -39,6 +41,11 @@ test: $(BIN)/installed
 bench: $(BIN)/installed
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/data.py
+
+report: $(BIN)/installed
+	$(BIN)/snakemake --cores all results/summary.md
+	$(BIN)/snakemake --report results/report.html results/summary.md \
+		$$(ls results | sed -n 's|.*_stage[123]\.json$$|results/&|p')
 
 ui: $(BIN)/installed
 	store=$${MLFLOW_TRACKING_URI:-$$($(BIN)/python -c "$$STORE")}; \

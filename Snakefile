@@ -8,6 +8,9 @@ min_version("9.27")
 sys.path.insert(0, workflow.basedir)
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/configuration.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/training.smk"

@@ -1,5 +1,30 @@
 import os
+import shutil
+
+import pytest
 
 # Before torch is imported: threads of several processes on few cores spin against each other.
 for library in ("OMP", "MKL", "OPENBLAS"):
     os.environ[f"{library}_NUM_THREADS"] = "1"
+
+
+@pytest.fixture
+def browser():
+    """Headless Chromium that reaches nothing but local files, with the logs of its console and of
+    its requests."""
+    selenium = pytest.importorskip("selenium.webdriver")
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    for name, path in programs.items():
+        if path is None:
+            pytest.skip(f"{name} is not installed; on Debian: apt-get install chromium-driver")
+    options = selenium.ChromeOptions()
+    options.binary_location = programs["chromium"]
+    # The first two are for root in a container; nothing listens at the proxy.
+    for argument in ("no-sandbox", "disable-dev-shm-usage", "headless=new", "disable-gpu"):
+        options.add_argument(f"--{argument}")
+    options.add_argument("--proxy-server=127.0.0.1:9")
+    options.add_argument("--window-size=1500,1000")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = selenium.Chrome(options, selenium.ChromeService(programs["chromedriver"]))
+    yield driver
+    driver.quit()

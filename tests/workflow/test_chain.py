@@ -161,6 +161,113 @@ def test_every_job_leaves_a_log_a_benchmark_and_a_run(chain):
     assert records == jobs
 
 
+@pytest.fixture(scope="module")
+def report(chain):
+    """The report of both chains, made without network."""
+    with pytest.MonkeyPatch.context() as environment:
+        for proxy in ("http_proxy", "https_proxy"):
+            environment.setenv(proxy, "http://127.0.0.1:9")
+        run = chain.snakemake("--report", "results/report.html")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return chain.folder / "results" / "report.html"
+
+
+FIGURES = {"summary.html", "summary.svg", "runtimes.svg"}
+FIGURES |= {
+    f"plots/{name}_{figure}"
+    for name in RESULTS
+    for figure in (
+        "confusion.svg",
+        "curves.svg",
+        "patches.svg",
+        "right.png",
+        "sheet.png",
+        "steps.svg",
+        "wrong.png",
+    )
+}
+FIGURES |= {
+    f"plots/{name}_{stage}_curves.svg"
+    for name in ("digits", "given")
+    for stage in ("glancer_stage0", "focuser_stage0", "16_stage1", "16_stage2")
+}
+
+
+@pytest.mark.integration
+def test_the_report_opens_without_network(report, browser):
+    browser.get(report.as_uri())
+    shown = [button.text for button in browser.find_elements("css selector", "nav li")]
+    assert [name for name in shown if name[:1].isdigit()] == [
+        "1 Results",
+        "2 Training",
+        "3 Accuracy",
+        "4 Where it looks",
+    ]
+    assert "a policy picks one" in browser.find_element("id", "app").text
+    assert browser.find_element("css selector", "#rulegraph svg, #rulegraph canvas").is_displayed()
+    assert set(browser.execute_script("return Object.keys(results)")) == {
+        f"results/{figure}" for figure in FIGURES
+    }
+    assert_quiet(browser, report)
+
+
+@pytest.mark.integration
+def test_every_picture_of_the_report_loads_and_has_a_caption(report, browser):
+    browser.get(report.as_uri())
+    for figure in sorted(FIGURES):
+        browser.execute_script("app.showResultInfo(arguments[0])", f"results/{figure}")
+        captions = browser.find_elements("css selector", "nav .prose")
+        assert [len(caption.text) > 200 for caption in captions] == [True], figure
+        assert "{" not in captions[0].text
+        # The eye beside the labels opens the figure.
+        browser.find_element("css selector", "nav table a").click()
+        if figure.endswith(".html"):
+            browser.switch_to.frame(browser.find_element("tag name", "iframe"))
+            assert "What was run" in browser.find_element("tag name", "body").text
+            browser.switch_to.default_content()
+        else:
+            picture = browser.find_element("css selector", "#app img:not(nav img)")
+            wide = browser.execute_async_script(
+                "const [image, done] = arguments;"
+                "image.decode().then(() => done(image.naturalWidth), () => done(0))",
+                picture,
+            )
+            assert wide > 200, figure
+    assert_quiet(browser, report)
+
+
+@pytest.mark.integration
+def test_a_figure_is_found_by_clicking(report, browser):
+    browser.get(report.as_uri())
+    for name in ("4 Where it looks", "given"):
+        browser.find_element("xpath", f"//nav//li[contains(., '{name}')]//a").click()
+    row = browser.find_element("xpath", "//nav//tr[contains(., 'maps of patches')]")
+    assert "16 px" in row.text
+    row.find_element("tag name", "a").click()
+    picture = browser.find_element("css selector", "#app img:not(nav img)")
+    assert picture.get_attribute("src").startswith("data:image/svg+xml")
+
+
+def assert_quiet(browser, page):
+    """The console has no error, and nothing but the page itself was asked for."""
+    errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert errors == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    addresses = {
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    }
+    assert page.as_uri() in addresses
+    assert {a for a in addresses if not a.startswith(("data:", "blob:"))} == {page.as_uri()}
+
+
+def test_what_is_not_there_yet_is_named(chain):
+    run = chain.snakemake("--report", "results/none.html", "results/digits_24_stage3.json")
+    assert run.returncode == 1
+    assert "digits_24_stage3" in run.stderr and "does not exist" in run.stderr
+
+
 def test_nothing_is_done_twice(chain):
     for targets in ([], ["results/given_16_stage3.json"]):
         assert "Nothing to be done" in chain.snakemake(*targets).stderr

@@ -78,6 +78,20 @@ def pretrained_of(wildcards):
     return []
 
 
+def figure_labels(figure):
+    """Function of the wildcards for `report`: what a figure is and which model it is of."""
+
+    def labels(wildcards):
+        found = {"figure": figure, "patch": "", "stage": ""}
+        if "patch_size" in wildcards.keys():
+            found["patch"] = f"{wildcards.patch_size} px"
+        if "stage" in wildcards.keys():
+            found["stage"] = wildcards.stage
+        return found
+
+    return labels
+
+
 def results_asked_for():
     """Results that the targets of this call of snakemake name or stand for."""
     targets = {os.path.normpath(target) for target in workflow.dag_settings.targets} or {"all"}

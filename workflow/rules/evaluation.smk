@@ -5,12 +5,48 @@ rule evaluate:
     output:
         result="results/{dataset}_{patch_size}_stage{stage}.json",
         predictions="results/{dataset}_{patch_size}_stage{stage}.predictions.npz",
-        sheet="results/plots/{dataset}_{patch_size}_stage{stage}_sheet.png",
-        right="results/plots/{dataset}_{patch_size}_stage{stage}_right.png",
-        wrong="results/plots/{dataset}_{patch_size}_stage{stage}_wrong.png",
-        steps="results/plots/{dataset}_{patch_size}_stage{stage}_steps.svg",
-        patches="results/plots/{dataset}_{patch_size}_stage{stage}_patches.svg",
-        confusion="results/plots/{dataset}_{patch_size}_stage{stage}_confusion.svg",
+        sheet=report(
+            "results/plots/{dataset}_{patch_size}_stage{stage}_sheet.png",
+            caption="../report/sheet.rst",
+            category="4 Where it looks",
+            subcategory="{dataset}",
+            labels=figure_labels("some clips"),
+        ),
+        right=report(
+            "results/plots/{dataset}_{patch_size}_stage{stage}_right.png",
+            caption="../report/sheet.rst",
+            category="4 Where it looks",
+            subcategory="{dataset}",
+            labels=figure_labels("right predictions"),
+        ),
+        wrong=report(
+            "results/plots/{dataset}_{patch_size}_stage{stage}_wrong.png",
+            caption="../report/sheet.rst",
+            category="4 Where it looks",
+            subcategory="{dataset}",
+            labels=figure_labels("wrong predictions"),
+        ),
+        steps=report(
+            "results/plots/{dataset}_{patch_size}_stage{stage}_steps.svg",
+            caption="../report/steps.rst",
+            category="3 Accuracy",
+            subcategory="{dataset}",
+            labels=figure_labels("accuracy after each step"),
+        ),
+        patches=report(
+            "results/plots/{dataset}_{patch_size}_stage{stage}_patches.svg",
+            caption="../report/patches.rst",
+            category="4 Where it looks",
+            subcategory="{dataset}",
+            labels=figure_labels("maps of patches"),
+        ),
+        confusion=report(
+            "results/plots/{dataset}_{patch_size}_stage{stage}_confusion.svg",
+            caption="../report/confusion.rst",
+            category="3 Accuracy",
+            subcategory="{dataset}",
+            labels=figure_labels("confusion matrix"),
+        ),
     log:
         "results/logs/{dataset}_{patch_size}_stage{stage}_evaluation.log",
     benchmark:
@@ -35,7 +71,26 @@ rule summary:
     input:
         lambda wildcards: results_asked_for(),
     output:
-        multiext("results/summary", ".csv", ".md", ".svg"),
+        multiext("results/summary", ".csv", ".md"),
+        report(
+            "results/summary.html",
+            caption="../report/results.rst",
+            category="1 Results",
+            labels={"figure": "tables, and what was run"},
+        ),
+        report(
+            "results/summary.svg",
+            caption="../report/gflops.rst",
+            category="1 Results",
+            labels={"figure": "accuracy against GFLOPs"},
+        ),
+        "results/runtimes.csv",
+        report(
+            "results/runtimes.svg",
+            caption="../report/runtimes.rst",
+            category="1 Results",
+            labels={"figure": "run times and cost"},
+        ),
     log:
         "results/logs/summary.log",
     benchmark:

@@ -32,7 +32,13 @@ rule train_glancer:
         pretrained=pretrained_of,
     output:
         checkpoint="results/checkpoints/{dataset}_glancer_stage0.safetensors",
-        curves="results/plots/{dataset}_glancer_stage0_curves.svg",
+        curves=report(
+            "results/plots/{dataset}_glancer_stage0_curves.svg",
+            caption="../report/curves.rst",
+            category="2 Training",
+            subcategory="{dataset}",
+            labels=figure_labels("glancer, stage 0"),
+        ),
     log:
         "results/logs/{dataset}_glancer_stage0.log",
     benchmark:
@@ -57,7 +63,13 @@ rule train_glancer:
 use rule train_glancer as train_focuser with:
     output:
         checkpoint="results/checkpoints/{dataset}_focuser_stage0.safetensors",
-        curves="results/plots/{dataset}_focuser_stage0_curves.svg",
+        curves=report(
+            "results/plots/{dataset}_focuser_stage0_curves.svg",
+            caption="../report/curves.rst",
+            category="2 Training",
+            subcategory="{dataset}",
+            labels=figure_labels("focuser, stage 0"),
+        ),
     log:
         "results/logs/{dataset}_focuser_stage0.log",
     benchmark:
@@ -76,7 +88,13 @@ use rule train_glancer as stage1 with:
         init=checkpoints_of("{dataset}_glancer_stage0", "{dataset}_focuser_stage0"),
     output:
         checkpoint="results/checkpoints/{dataset}_{patch_size}_stage1.safetensors",
-        curves="results/plots/{dataset}_{patch_size}_stage1_curves.svg",
+        curves=report(
+            "results/plots/{dataset}_{patch_size}_stage1_curves.svg",
+            caption="../report/curves.rst",
+            category="2 Training",
+            subcategory="{dataset}",
+            labels=figure_labels("stage 1"),
+        ),
     log:
         "results/logs/{dataset}_{patch_size}_stage1.log",
     benchmark:
@@ -96,7 +114,13 @@ use rule stage1 as stage2 with:
         init=checkpoints_of("{dataset}_{patch_size}_stage1"),
     output:
         checkpoint="results/checkpoints/{dataset}_{patch_size}_stage2.safetensors",
-        curves="results/plots/{dataset}_{patch_size}_stage2_curves.svg",
+        curves=report(
+            "results/plots/{dataset}_{patch_size}_stage2_curves.svg",
+            caption="../report/rewards.rst",
+            category="2 Training",
+            subcategory="{dataset}",
+            labels=figure_labels("stage 2"),
+        ),
     log:
         "results/logs/{dataset}_{patch_size}_stage2.log",
     benchmark:
@@ -116,7 +140,13 @@ use rule stage1 as stage3 with:
         init=checkpoints_of("{dataset}_{patch_size}_stage2"),
     output:
         checkpoint="results/checkpoints/{dataset}_{patch_size}_stage3.safetensors",
-        curves="results/plots/{dataset}_{patch_size}_stage3_curves.svg",
+        curves=report(
+            "results/plots/{dataset}_{patch_size}_stage3_curves.svg",
+            caption="../report/curves.rst",
+            category="2 Training",
+            subcategory="{dataset}",
+            labels=figure_labels("stage 3"),
+        ),
     log:
         "results/logs/{dataset}_{patch_size}_stage3.log",
     benchmark:
