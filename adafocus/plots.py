@@ -237,7 +237,7 @@ def patch_maps(
     Args:
         patch_size: in pixels.
         frame_size: in pixels.
-        grid: positions of corners along each side; others count at the nearest.
+        grid: cells along each side in which to count corners.
         metric: that of the accuracy by class.
         by_class: whether to map the most and the least improved classes too.
     """
@@ -299,10 +299,10 @@ def _draw_grid(axes: Axes, bar: Axes, shares: np.ndarray, margin: int) -> None:
             text = f"{share:.0f}" if share >= 9.95 else f"{share:.1f}"
             look = {"color": "white" if dark else "black", "fontsize": 7}
             axes.text(column, row, text, ha="center", va="center", **look)
-    places = range(grid)
-    pixels = [margin * place // (grid - 1) for place in places]
-    axes.set_xticks(places, pixels)
-    axes.set_yticks(places, pixels)
+    edges = np.arange(grid + 1)
+    pixels = (edges * (margin / grid)).round().astype(int)
+    axes.set_xticks(edges - 0.5, pixels)
+    axes.set_yticks(edges - 0.5, pixels)
     axes.set(xlabel="left edge of the patch (px)", ylabel="top edge of the patch (px)")
 
 

@@ -74,17 +74,20 @@ class Predictions:
 
 
 def grid_shares(corners: np.ndarray, margin: int, grid: int) -> np.ndarray:
-    """How often patches lie at each position of a grid, or nearest to it.
+    """How often patches' corners lie in each cell of a grid over all corners that there may be.
+
+    Of a policy that chooses among ``grid`` by ``grid`` positions each has a cell of its own, and
+    corners drawn at random fall into all cells alike.
 
     Args:
         corners: (..., 2), top and left in pixels.
         margin: the largest corner: the frame's side minus the patch's.
-        grid: positions along each side.
+        grid: cells along each side.
 
     Returns:
         (grid, grid) in percent of all patches, from top to bottom and left to right.
     """
-    cells = np.rint(corners.reshape(-1, 2) * ((grid - 1) / max(margin, 1))).astype(int)
+    cells = corners.reshape(-1, 2).astype(int) * grid // (margin + 1)
     counts = np.zeros((grid, grid))
     np.add.at(counts, tuple(cells.T), 1)
     return 100 * counts / len(cells)

@@ -45,11 +45,18 @@ def test_gain_is_over_random_patches():
     assert predictions_of([[1, 0]], [0]).gain.tolist() == [50, 49]
 
 
-@pytest.mark.parametrize(("margin", "grid"), [(96, 7), (24, 5), (68, 7), (64, 8)])
+@pytest.mark.parametrize(
+    ("margin", "grid"), [(96, 7), (24, 5), (68, 7), (32, 7), (20, 7), (64, 8), (128, 6)]
+)
 def test_every_cell_of_the_policys_grid_has_its_place(margin, grid):
     places = [margin * i // (grid - 1) for i in range(grid)]
     corners = np.array([(y, x) for y in places for x in places], np.int16)[:, None]
     assert grid_shares(corners, margin, grid) == pytest.approx(np.full((grid,) * 2, 100 / grid**2))
+
+
+def test_corners_at_random_fall_into_all_cells_alike():
+    corners = np.array([(y, x) for y in range(84) for x in range(84)])
+    assert grid_shares(corners, 83, 7) == pytest.approx(np.full((7, 7), 100 / 49))
 
 
 def test_rows_of_a_grid_go_down():
