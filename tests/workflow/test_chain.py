@@ -4,7 +4,10 @@ import csv
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +16,7 @@ from adafocus.data.digits import write_videos
 from adafocus.recipe import GenerateSource
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
 
 STAGE = {"epochs": 1, "batch_size": 6}
 POLICY = {"optimizer": "adam", "schedule": "constant", "weight_decay": 0.0}
@@ -332,6 +336,29 @@ def test_the_summary_alone_does_not_train(chain):
         assert chain.planned("results/given_16_stage3.json", "summary") == {"summary": 1}
     finally:
         chain.edit(*change, value=1)
+
+
+def test_make_report_covers_all_results_on_disk(chain):
+    """Whatever the configuration asks for."""
+    for name in ("Snakefile", "workflow", "profiles", "adafocus"):
+        (chain.folder / name).symlink_to(ROOT / name)
+    programs = Path(sys.executable).parent
+    make = ["make", "--file", ROOT / "Makefile", f"BIN={programs}", "PYTHON=false"]
+    chain.edit("config.yaml", "datasets", value={"digits": [24]})
+    try:
+        run = subprocess.run(
+            [*make, f"--assume-old={programs}/installed", "report"],
+            cwd=chain.folder,
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        chain.edit("config.yaml", "datasets", value={"digits": [16], "given": [16]})
+    assert run.returncode == 0, run.stdout + run.stderr
+    page = (chain.folder / "results" / "report.html").read_text()
+    for name in RESULTS:
+        assert f"results/plots/{name}_patches.svg" in page
+    assert not (chain.folder / "results" / "digits_24_stage3.json").exists()
 
 
 def test_a_failed_job_is_one_line_that_names_its_log(chain):
