@@ -29,6 +29,7 @@ ELSEWHERE = {
     "make demo": "test_demo.py",
     "make test": "runs this test",
     "make ui": "test_make_ui_opens_mlflow",
+    "make report": "test_chain.py",
     "source .venv/bin/activate": "the environment that these tests run in",
     "snakemake --cores all results/mine_128_stage3.json": "test_own_videos.py, with small networks",
 }
