@@ -291,7 +291,11 @@ class Run:
         """Writes the record and makes the run, or takes it up again."""
         self._record.write(self._path)
         # Here, not in the thread: a process forked during an import can hang in its own.
-        self._upload.load_mlflow()
+        try:
+            self._upload.load_mlflow()
+        except ImportError as error:
+            self._warn(error)
+            return
         self._thread.start()
         self._begun.wait(LOCK_TIMEOUT if self._upload.database else START_PATIENCE)
 
@@ -303,8 +307,9 @@ class Run:
         self, figures: Mapping[str, float], chain_figures: Mapping[str, float] | None = None
     ) -> None:
         """Keeps final metrics of the run and those that its parent is to carry."""
-        self._record.figures |= figures
-        self._record.chain_figures |= chain_figures or {}
+        # New ones, as the thread may be reading the old.
+        self._record.figures = {**self._record.figures, **figures}
+        self._record.chain_figures = {**self._record.chain_figures, **(chain_figures or {})}
         self._record.write(self._path)
 
     def add_artifacts(self, *paths: Path) -> None:
@@ -323,6 +328,8 @@ class Run:
         """Ends the run; waits for its upload, but not for ever."""
         self._record.ended, self._record.status = _now(), status
         self._record.write(self._path)
+        if self._thread.ident is None:
+            return
         self._ending.set()
         self._wake.set()
         patience = MODEL_PATIENCE if self._record.model else END_PATIENCE
@@ -680,7 +687,7 @@ def _monitors() -> list[BaseMetricsMonitor]:
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
     from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
-    monitors: list[BaseMetricsMonitor] = []
+    monitors = []
     for kind in (CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor):
         try:
             monitors.append(kind())
@@ -693,9 +700,12 @@ def _monitors() -> list[BaseMetricsMonitor]:
 def _load(monitors: Sequence[BaseMetricsMonitor]) -> dict[str, float]:
     load = {}
     for monitor in monitors:
-        monitor.collect_metrics()
-        load |= {f"system/{k}": v for k, v in monitor.aggregate_metrics().items()}
-        monitor.clear_metrics()
+        try:
+            monitor.collect_metrics()
+            load |= {f"system/{k}": v for k, v in monitor.aggregate_metrics().items()}
+            monitor.clear_metrics()
+        except Exception as error:  # what a container hides, a run can do without
+            logger.debug("%r: %s", monitor, error)
     return load
 
 

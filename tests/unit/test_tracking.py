@@ -244,6 +244,17 @@ def test_a_store_that_cannot_be_used_is_one_warning(broken, tmp_path, monkeypatc
     assert "secret" not in record.message
 
 
+def test_a_machine_without_mlflow_is_one_warning(monkeypatch, caplog, facts):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with tracking.run("sqlite:///never.db", tags={}, parameters={}, **facts) as run:
+        run.epoch_done()
+        run.add_figures({"best_val_top1": 50.0})
+    [warning] = [record for record in caplog.records if record.name == "adafocus.tracking"]
+    assert "mlflow" in warning.message
+    kept = tracking.Record.read(facts["record"])
+    assert (kept.status, kept.figures) == ("FINISHED", {"best_val_top1": 50.0})
+
+
 def test_a_store_that_goes_away_does_not_stop_the_run(store, tmp_path, caplog, facts):
     with tracking.run(store, tags={}, parameters={}, **facts) as run:
         run.epoch_done()
