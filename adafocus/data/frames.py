@@ -53,7 +53,7 @@ class Extracted(NamedTuple):
     """Why a video failed, or what is damaged in one of which ffmpeg could read the rest."""
 
 
-GROUP, GROUP_BYTES = 8, 4_000_000
+GROUP, GROUP_BYTES = 8, 500_000
 """Videos that one ffmpeg takes at a time, and their size: for short ones it starts longer than it
 works."""
 

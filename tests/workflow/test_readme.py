@@ -30,6 +30,10 @@ ELSEWHERE = {
     "make test": "runs this test",
     "make ui": "test_make_ui_opens_mlflow",
     "make report": "test_chain.py",
+    "make bench": "test_speed.py, at a small size",
+    "createdb mlflow": "integration/test_tracking_server.py, with a PostgreSQL of its own",
+    "mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri postgresql:///mlflow"
+    " --artifacts-destination mlartifacts": "likewise",
     "source .venv/bin/activate": "the environment that these tests run in",
     "snakemake --cores all results/mine_128_stage3.json": "test_own_videos.py, with small networks",
 }
