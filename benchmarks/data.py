@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
-import random
 import re
 import resource
 import shutil
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -32,7 +32,7 @@ import yaml
 from machine import machine
 from PIL import Image
 
-from adafocus.data.clips import Clips, sample_train
+from adafocus.data.clips import Clips, draw_crop, sample_train
 from adafocus.data.ffmpeg import ffmpeg_path
 from adafocus.data.frames import extract
 from adafocus.data.splits import write_splits
@@ -188,80 +188,84 @@ def extraction(folder: Path, count: int, size: str, seconds: float) -> dict[str,
 # --- loading ----------------------------------------------------------------------------------
 
 
-def pil_clip(
-    folder: Path, indices: np.ndarray, scales: tuple[float, ...], size: int
-) -> torch.Tensor:
-    """A training clip as the usual loader of TSN makes it: PIL, frame by frame, to floats."""
-    frames = []
-    crop = None
-    for index in indices:
-        image = Image.open(folder / f"{index + 1:06d}.jpg").convert("RGB")
-        if crop is None:
-            side = int(min(image.size) * random.choice(scales))
-            left = random.randint(0, image.width - side)
-            top = random.randint(0, image.height - side)
-            crop = (left, top, left + side, top + side)
-        image = image.crop(crop).resize((size, size), Image.Resampling.BILINEAR)
-        frames.append(torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255))
-    clip = torch.stack(frames)
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    return (clip - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+class Loading:
+    """A process that loads training clips one way, as a loader's worker does."""
+
+    def __init__(self, way: Callable[[Path, int], object]) -> None:
+        self.way = way
+        spawn = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(1, spawn, torch.set_num_threads, (1,))
+
+    def __call__(self, folder: Path) -> None:
+        """Loads a clip of each of the four videos."""
+        self.pool.submit(self.way, folder, 4).result()
+
+
+def our_clips(folder: Path, videos: int) -> None:
+    keep_freed_memory()  # as training does, and its loaders inherit
+    clips = Clips(folder, "train", loading_recipe(), augment=True, seed=0)
+    for number in range(videos):
+        clips[0, number]
+
+
+def pil_clips(folder: Path, videos: int) -> None:
+    """The usual loader of TSN: PIL, frame by frame, then floats."""
+    recipe = loading_recipe()
+    rng = np.random.default_rng(0)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    for number in range(videos):
+        indices = sample_train(LOADED_FRAMES, recipe.model.frames, "gru", rng)
+        crop = None
+        frames = []
+        for index in indices:
+            file = folder / "plain" / f"{number:03d}" / f"{index + 1:06d}.jpg"
+            image = Image.open(file).convert("RGB")
+            crop = crop or draw_crop(image.height, image.width, recipe.augmentation.scales, rng)
+            y, x, height, width = crop
+            image = image.crop((x, y, x + width, y + height))
+            image = image.resize((recipe.model.frame_size,) * 2, Image.Resampling.BILINEAR)
+            frames.append(torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255))
+        (torch.stack(frames) - mean) / std
+
+
+LOADED_FRAMES = 1800
+
+
+def loading_recipe() -> Recipe:
+    values = yaml.safe_load((ROOT / "config" / "recipes" / "actnet.yaml").read_text())
+    values["frames"]["shards"] = 1
+    return Recipe.model_validate(values)
 
 
 def loading(folder: Path) -> dict[str, float]:
-    """Clips per second of one process, from our stores and from folders, the same frames."""
-    make_videos(folder / "videos", 4, "640x360", 60)
+    """Clips per second of one process each, from our stores and from folders, the same frames."""
+    make_videos(folder / "videos", 4, "640x360", LOADED_FRAMES / 30)
     with (folder / "videos.csv").open("w", newline="") as file:
         listing = csv.writer(file)
         listing.writerow(("video", "path", "error"))
         listing.writerows((f"{n:03d}", f"videos/{n:03d}.mp4", "") for n in range(4))
-    values = yaml.safe_load((ROOT / "config" / "recipes" / "actnet.yaml").read_text())
-    values["frames"]["shards"] = 1
-    recipe = Recipe.model_validate(values)
-    extract(recipe, folder, shard=0, threads=2)
+    extract(loading_recipe(), folder, shard=0, threads=2)
     (folder / "splits").mkdir()
-    counts = []
     with (folder / "splits" / "train.csv").open("w") as file:
         file.write("video,path,frames,labels\n")
         for number in range(4):
             store = folder / "frames" / f"{number:03d}.zip"
             with ZipFile(store) as archive:
-                counts.append(len(archive.namelist()))
                 archive.extractall(folder / "plain" / f"{number:03d}")
-            file.write(f"{number:03d},frames/{number:03d}.zip,{counts[-1]},0\n")
-    clips = Clips(folder, "train", recipe, augment=True, seed=0)
-    rng = np.random.default_rng(0)
-    torch.set_num_threads(1)  # as in a process that loads
-    keep_freed_memory()  # likewise
+            file.write(f"{number:03d},frames/{number:03d}.zip,{LOADED_FRAMES},0\n")
+    ours, pil = Loading(our_clips), Loading(pil_clips)
+    clip = by_turns({"ours": lambda: ours(folder), "pil": lambda: pil(folder)})
 
-    def ours() -> None:
-        for number in range(4):
-            clips[0, number]
-
-    def pil() -> None:
-        for number in range(4):
-            indices = sample_train(counts[number], recipe.model.frames, "gru", rng)
-            pil_clip(
-                folder / "plain" / f"{number:03d}",
-                indices,
-                recipe.augmentation.scales,
-                recipe.model.frame_size,
-            )
-
-    chosen = np.linspace(0, counts[0] - 1, 16).astype(int).tolist()
-    clip = by_turns({"ours": ours, "pil": pil})
+    chosen = np.linspace(0, LOADED_FRAMES - 1, 16).astype(int).tolist()
     random_access = by_turns(
         {
             "store": lambda: read_frames(folder / "frames" / "000.zip", chosen),
             "folder": lambda: read_frames(folder / "plain" / "000", chosen),
-            "files": lambda: [
-                (folder / "plain" / "000" / f"{index + 1:06d}.jpg").read_bytes() for index in chosen
-            ],
         },
         repeats=20,
     )
     return {
-        "frames_per_video": counts[0],
+        "frames_per_video": LOADED_FRAMES,
         "ours": 4 / clip["ours"],
         "pil": 4 / clip["pil"],
         "ratio": clip["pil"] / clip["ours"],

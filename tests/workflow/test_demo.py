@@ -6,6 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+
+from adafocus.data.clips import Batch, Clips, EpochSampler, loader
+from adafocus.evaluation.metrics import accuracy
+from adafocus.model import checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,3 +32,19 @@ def test_the_learned_patches_beat_random_ones(project):
     assert "demo" in (project.folder / "results" / "summary.md").read_text()
     assert (project.folder / "results" / "plots" / f"{name}_sheet.png").stat().st_size < 300_000
     assert "Nothing to be done" in project.snakemake(*targets.split()).stderr
+    assert abs(top1_in_bf16(project.folder, name) - policy) <= 0.5
+
+
+@torch.inference_mode()
+def top1_in_bf16(folder, name):
+    """What a GPU computes in, here on the CPU."""
+    file = folder / "results" / "checkpoints" / f"{name}.safetensors"
+    model, recipe = checkpoint.load(file).frozen(), checkpoint.read(file).recipe
+    clips = Clips(folder / "data" / "demo", "val", recipe, augment=False, seed=0)
+    sampler, device = EpochSampler(len(clips), 0, shuffle=False), torch.device("cpu")
+    logits, labels = [], []
+    for items in loader(clips, 50, sampler, workers=0, device=device):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits.append(model(Batch.of(items, device).frames).logits[:, -1])
+        labels.append(items["labels"])
+    return accuracy(torch.cat(logits), torch.cat(labels))["top1"]
