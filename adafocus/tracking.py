@@ -225,6 +225,20 @@ def run(
     tracked.end("FINISHED")
 
 
+def identity(
+    recipe: Recipe, patch_size: int | None, stage: str, kind: str, seed: int
+) -> dict[str, Any]:
+    """What `run` is told of where a run belongs: experiment, chain, tags and recipe.
+
+    Args:
+        patch_size: in pixels; None for stage 0.
+        kind: ``training`` or ``evaluation``.
+    """
+    tags = {"dataset": recipe.name, "patch_size": patch_size, "stage": stage, "kind": kind}
+    chain = Chain.of(recipe, patch_size, seed)
+    return {"experiment": recipe.name, "chain": chain, "tags": tags, "recipe": recipe}
+
+
 def dataset(recipe: Recipe, split: str, folder: Path, digest: str, videos: int) -> dict[str, Any]:
     """An entry of a run's data sets: one split.
 

@@ -29,7 +29,7 @@ from zipfile import ZipFile
 import numpy as np
 import torch
 import yaml
-from machine import machine
+from machine import machine, take_turns
 from PIL import Image
 
 from adafocus.data.clips import Clips, draw_crop, sample_train
@@ -47,15 +47,8 @@ REPEATS = 5
 
 
 def by_turns(ways: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:
-    """Median seconds of each way, after one run of each that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(repeats + 1):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            if repeat:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    """Median seconds of each way by its name, see `take_turns`."""
+    return dict(zip(ways, take_turns(list(ways.values()), repeats), strict=True))
 
 
 # --- planning and splits ----------------------------------------------------------------------

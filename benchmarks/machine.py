@@ -1,9 +1,12 @@
-"""What a benchmark's figures were measured on."""
+"""What a benchmark's figures were measured on, and how."""
 
 from __future__ import annotations
 
 import os
 import platform
+import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +32,19 @@ def machine(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
     }
+
+
+def take_turns(
+    works: list[Callable[[], object]],
+    repeats: int,
+    now: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """Median seconds of each of several things, which take turns; the first turn warms up."""
+    times: list[list[float]] = [[] for _ in works]
+    for turn in range(-1, repeats):
+        for work, taken in zip(works, times, strict=True):
+            started = now()
+            work()
+            if turn >= 0:
+                taken.append(now() - started)
+    return [statistics.median(taken) for taken in times]

@@ -27,7 +27,7 @@ from typing import Any
 
 import stepwise
 import torch
-from machine import machine
+from machine import machine, take_turns
 from torch import Tensor, nn
 from torchvision.io import write_jpeg
 from whole_frames import WholeFrames, gflops
@@ -115,14 +115,7 @@ class Bench:
 
     def seconds(self, *works: Work) -> list[float]:
         """Median seconds of each of several things, which take turns."""
-        times: list[list[float]] = [[] for _ in works]
-        for turn in range(-1, self.repeats):
-            for work, taken in zip(works, times, strict=True):
-                started = self.now()
-                work()
-                if turn >= 0:  # the first turn warms up
-                    taken.append(self.now() - started)
-        return [statistics.median(taken) for taken in times]
+        return take_turns(list(works), self.repeats, self.now)
 
     def now(self) -> float:
         if self.device.type == "cuda":

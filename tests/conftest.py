@@ -10,8 +10,8 @@ for library in ("OMP", "MKL", "OPENBLAS"):
 
 @pytest.fixture
 def browser():
-    """Headless Chromium that reaches nothing but local files, with the logs of its console and of
-    its requests."""
+    """Headless Chromium that reaches nothing but local files and servers of this machine, with the
+    logs of its console and of its requests."""
     selenium = pytest.importorskip("selenium.webdriver")
     programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
     for name, path in programs.items():
@@ -19,11 +19,12 @@ def browser():
             pytest.skip(f"{name} is not installed; on Debian: apt-get install chromium-driver")
     options = selenium.ChromeOptions()
     options.binary_location = programs["chromium"]
-    # The first two are for root in a container; nothing listens at the proxy.
+    # The first two are for root in a container. Nothing listens at the proxy, which loopback
+    # addresses do not take.
     for argument in ("no-sandbox", "disable-dev-shm-usage", "headless=new", "disable-gpu"):
         options.add_argument(f"--{argument}")
     options.add_argument("--proxy-server=127.0.0.1:9")
-    options.add_argument("--window-size=1500,1000")
+    options.add_argument("--window-size=1600,1400")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = selenium.Chrome(options, selenium.ChromeService(programs["chromedriver"]))
     yield driver

@@ -125,7 +125,7 @@ def _classes(recipe: Recipe, folder: Path, listed: list[Entry]) -> list[str]:
         source = folder / "annotations" / name
         names = (_indexed if name.endswith(".json") else read_class_list)(source)
     if recipe.annotations.format == "something_v1":
-        names = sorted(names)
+        names = sorted(names)  # see `ListedFiles`
     if len(names) != recipe.classes:
         raise DataError(
             f"{source}: lists {len(names)} classes, but the recipe has {recipe.classes}"

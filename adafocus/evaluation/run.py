@@ -100,17 +100,9 @@ def evaluate(
     with tracking.run(
         tracking_uri,
         record=output.with_name(f"{name}_evaluation.run.json"),
-        experiment=recipe.name,
         name=f"{name}_evaluation",
-        chain=tracking.Chain.of(recipe, patch_size, seed),
-        tags={
-            "dataset": recipe.name,
-            "patch_size": patch_size,
-            "stage": stage,
-            "kind": "evaluation",
-        },
+        **tracking.identity(recipe, patch_size, stage, "evaluation", seed),
         parameters={"seed": seed, "checkpoint": checkpoint, "checkpoint_sha256": digest},
-        recipe=recipe,
         datasets=[tracking.dataset(recipe, "val", data, clips.digest, len(clips))],
     ) as run:
         measured = measure(

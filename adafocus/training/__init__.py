@@ -109,17 +109,9 @@ def train(
     with tracking.run(
         tracking_uri,
         record=output.with_name(f"{name}.run.json"),
-        experiment=recipe.name,
         name=name,
-        chain=tracking.Chain.of(recipe, patch_size, seed),
-        tags={
-            "dataset": recipe.name,
-            "patch_size": patch_size,
-            "stage": stage,
-            "kind": "training",
-        },
+        **tracking.identity(recipe, patch_size, stage, "training", seed),
         parameters={"seed": seed, **training.model_dump(mode="json")},
-        recipe=recipe,
         datasets=[
             tracking.dataset(recipe, split, data, part.digest, len(part))
             for split, part in (("train", clips), ("val", validation))

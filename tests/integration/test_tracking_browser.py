@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import shutil
 from urllib.parse import quote
 
 import pytest
@@ -38,57 +37,28 @@ def runs(tmp_path_factory):
 
 
 def _leave_chain(store, folder, patch_size):
-    facts = {
-        "experiment": "demo",
-        "chain": tracking.Chain.of(RECIPE, patch_size, seed=0),
-        "recipe": RECIPE,
-    }
-    tags = {"dataset": "demo", "patch_size": patch_size}
+    def run(name, stage, kind, **more):
+        return tracking.run(
+            store,
+            record=folder / f"{name}.run.json",
+            name=name,
+            parameters={"seed": 0},
+            **tracking.identity(RECIPE, patch_size, stage, kind, seed=0),
+            **more,
+        )
+
     name = f"demo_{patch_size}_stage2"
     history = folder / f"{name}.metrics.csv"
-    with tracking.run(
-        store,
-        record=folder / f"{name}.run.json",
-        name=name,
-        tags=tags | {"stage": "stage2", "kind": "training"},
-        parameters={"seed": 0},
-        history=history,
-        **facts,
-    ):
+    with run(name, "stage2", "training", history=history):
         rewards = [0.1 * math.log(epoch) for epoch in range(1, EPOCHS + 1)]
         rows = [{"epoch": e, "reward": r, "seconds": 6.0} for e, r in enumerate(rewards, start=1)]
         write_history(rows, history)
-    name = f"demo_{patch_size}_stage3_evaluation"
     sheet = folder / "sheet.png"
     Image.new("RGB", (64, 48), "orange").save(sheet)
-    with tracking.run(
-        store,
-        record=folder / f"{name}.run.json",
-        name=name,
-        tags=tags | {"stage": "stage3", "kind": "evaluation"},
-        parameters={"seed": 0},
-        **facts,
-    ) as run:
+    with run(f"demo_{patch_size}_stage3_evaluation", "stage3", "evaluation") as evaluation:
         figures = {"top1": TOP1[patch_size]}
-        run.add_figures(figures, figures)
-        run.add_artifacts(sheet)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    if None in programs.values():
-        pytest.skip("needs Debian's packages chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs["chromium"]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.add_argument("--window-size=1600,1400")
-    service = webdriver.ChromeService(programs["chromedriver"])
-    driver = webdriver.Chrome(options, service)
-    yield driver
-    driver.quit()
+        evaluation.add_figures(figures, figures)
+        evaluation.add_artifacts(sheet)
 
 
 def shown(browser, *texts):

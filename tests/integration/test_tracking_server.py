@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 from noise import tiny_recipe
 from servers import free_port, mlflow_server
-from test_tracking import CHAIN, RECIPE, ROWS, described, run_at_once
+from test_tracking import RECIPE, ROWS, described, facts_in, run_at_once
 from typer.testing import CliRunner
 
 from adafocus import tracking
@@ -30,12 +30,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def facts(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return {
-        "record": tmp_path / "runs" / "demo_40_stage2.run.json",
-        "experiment": "demo",
-        "name": "demo_40_stage2",
-        "chain": CHAIN,
-        "recipe": RECIPE,
+    return facts_in(tmp_path) | {
         "tags": {"stage": "stage2"},
         "parameters": {"seed": 3},
         "datasets": [tracking.dataset(RECIPE, "val", tmp_path, "0123" * 16, videos=9)],

@@ -27,9 +27,13 @@ ROWS = [
 
 @pytest.fixture
 def facts(tmp_path):
+    return facts_in(tmp_path)
+
+
+def facts_in(folder):
     """What every run of these tests is told alike."""
     return {
-        "record": tmp_path / "runs" / "demo_40_stage2.run.json",
+        "record": folder / "runs" / "demo_40_stage2.run.json",
         "experiment": "demo",
         "name": "demo_40_stage2",
         "chain": CHAIN,
