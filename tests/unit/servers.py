@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -24,18 +24,26 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: list[str], url: str, log: Path, **options: object) -> Iterator[str]:
+def serving(
+    command: list[str], url: str, log: Path, environment: Mapping[str, str] = os.environ
+) -> Iterator[str]:
     """Runs a server, and what it starts, while the block lasts; yields its address.
 
     Args:
         command: the program and its arguments.
         url: answers when the server is up.
         log: file for what it prints.
-        options: for `subprocess.Popen`.
+        environment: the server's variables.
     """
+    # As in an activated environment: MLflow starts programs of its own by their names alone.
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, start_new_session=True, **options
+            command,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={**environment, "PATH": programs},
         )
         try:
             ends = time.monotonic() + START_TIMEOUT
@@ -49,7 +57,8 @@ def serving(command: list[str], url: str, log: Path, **options: object) -> Itera
                     time.sleep(0.2)
             yield url.rsplit("/", 1)[0]
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may have ended by itself, and all it started
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
@@ -64,5 +73,5 @@ def mlflow_server(store: str, folder: Path, port: int | None = None) -> Iterator
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     url = f"http://127.0.0.1:{port}/health"
-    with serving(command, url, folder / "server.log", env=environment) as address:
+    with serving(command, url, folder / "server.log", environment) as address:
         yield address

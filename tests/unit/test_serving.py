@@ -1,7 +1,6 @@
 """Checkpoints in MLflow's own format: loaded, and served to a real request."""
 
 import json
-import os
 import sys
 from types import SimpleNamespace
 from urllib.request import Request, urlopen
@@ -83,7 +82,7 @@ def test_mlflow_serves_it(saved, tmp_path):
     inputs = {name: array.tolist() for name, array in tensors.items()}
     body = json.dumps({"inputs": inputs if isinstance(given, dict) else inputs[""]})
     url = f"http://127.0.0.1:{port}"
-    with serving(command, f"{url}/ping", tmp_path / "log", env=dict(os.environ)):
+    with serving(command, f"{url}/ping", tmp_path / "log"):
         request = Request(f"{url}/invocations", body.encode(), {"Content-Type": "application/json"})
         with urlopen(request, timeout=60) as answer:
             rows = json.load(answer)["predictions"]
