@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+
+from adafocus.device import peak_memory
 
 
 class Meter:
@@ -48,11 +48,3 @@ class Meter:
             "data_wait_share": self.waited / seconds,
             "peak_memory_gb": peak_memory(self.device) / 1e9,
         }
-
-
-def peak_memory(device: torch.device) -> float:
-    """Bytes that tensors held at most on a GPU, or that this process did in all on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

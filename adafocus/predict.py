@@ -18,10 +18,9 @@ from adafocus.data.clips import crop_centre, sample_val
 from adafocus.data.ffmpeg import Timeline, decode, encode, timeline
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import count_frames, decode_frames
+from adafocus.device import autocast, pick_device
 from adafocus.files import whole
 from adafocus.model.checkpoint import CheckpointError, assemble, read
-from adafocus.training import pick_device
-from adafocus.training.engine import autocast
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from adafocus.device import autocast, pick_device
 from adafocus.model.checkpoint import assemble, read
-from adafocus.training import pick_device
-from adafocus.training.engine import autocast
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -37,9 +37,9 @@ from adafocus.data.ffmpeg import ffmpeg_path
 from adafocus.data.frames import extract
 from adafocus.data.splits import write_splits
 from adafocus.data.store import read_frames
+from adafocus.device import keep_freed_memory
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD
 from adafocus.recipe import Recipe, load_recipe
-from adafocus.training import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 DATA_SETS = ("actnet", "fcvid", "minik", "sthv1", "sthv2")

@@ -33,12 +33,12 @@ from torchvision.io import write_jpeg
 from whole_frames import WholeFrames, gflops
 
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
+from adafocus.device import keep_freed_memory, peak_memory
 from adafocus.evaluation import flops
-from adafocus.meter import peak_memory
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.backbones import Backbone, FrozenBackbone, normalize
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
-from adafocus.training import STAGES, keep_freed_memory, ppo
+from adafocus.training import STAGES, ppo
 from adafocus.training.engine import Stage
 from adafocus.training.stage1 import every_step
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 import adafocus
 from adafocus import tracking
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
+from adafocus.device import autocast, pick_device, share_threads
 from adafocus.evaluation import flops
 from adafocus.evaluation.metrics import accuracy, accuracy_by_class
 from adafocus.evaluation.predictions import Predictions
@@ -32,8 +33,6 @@ from adafocus.model.classifier import Glimpse
 from adafocus.model.patches import centred_corners
 from adafocus.plots import SheetClip, confusion_matrix, contact_sheet, patch_maps, step_curve
 from adafocus.recipe import Recipe
-from adafocus.training import pick_device, share_threads
-from adafocus.training.engine import autocast
 
 DRAWS = 5
 """Random patches are drawn so many times; their accuracy is the mean."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 from pathlib import Path
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from adafocus import tracking
 from adafocus.data.clips import Clips, EpochSampler, class_names, loader
+from adafocus.device import pick_device, share_threads
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import PARTS, Checkpoint
@@ -37,8 +37,6 @@ STARTS_FROM = {
     "stage3": ("glancer", "focuser", "classifier", "policy"),
 }
 """Parts of the model that each stage takes from the checkpoints it is given."""
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Parameters of glibc's ``mallopt``, from its malloc.h."""
 
 
 def train(
@@ -165,39 +163,6 @@ def train(
             output, Checkpoint(tensors, recipe, stage, patch_size, tuple(class_names(data)))
         )
     tqdm.write(f"{output}: best epoch has {recipe.metric} {progress.best:.1f}; curves: {curves}")
-
-
-def pick_device(device: str) -> torch.device:
-    """The device that ``auto`` stands for, or the one named."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
-
-
-def share_threads(threads: int, device: torch.device) -> int:
-    """Gives torch its threads and returns how many processes load clips.
-
-    On a GPU as many as there are threads. On a CPU one, beside the threads that compute: more would
-    take the cores from them.
-    """
-    if device.type == "cuda":
-        torch.set_num_threads(1)
-        return threads
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    return 1
-
-
-def keep_freed_memory() -> None:
-    """Lets the C library keep what tensors leave, for the next ones.
-
-    glibc returns large blocks to the system, which maps and clears every page anew when the next
-    layer asks for them: a third of a training step's time. Other C libraries are left alone.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _fingerprint(**facts: object) -> str:

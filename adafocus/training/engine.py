@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from adafocus.data.clips import Batch, EpochSampler
+from adafocus.device import autocast
 from adafocus.evaluation.metrics import accuracy
 from adafocus.files import whole
 from adafocus.meter import Meter
@@ -197,11 +198,6 @@ def validate(stage: Stage, clips: DataLoader, device: torch.device) -> dict[str,
             logits.append(stage.predict(batch).float().cpu())
         labels.append(items["labels"])
     return accuracy(torch.cat(logits), torch.cat(labels))
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where it pays, on a GPU; float32 on a CPU."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def _optimizer(stage: Stage) -> Optimizer:

@@ -6,7 +6,8 @@ import time
 import pytest
 import torch
 
-from adafocus.meter import Meter, peak_memory
+from adafocus.device import peak_memory
+from adafocus.meter import Meter
 
 CPU = torch.device("cpu")
 
@@ -37,7 +38,7 @@ def test_peak_memory_is_in_bytes():
 
 FAULTS = """
 import resource, torch
-from adafocus.training import keep_freed_memory
+from adafocus.device import keep_freed_memory
 {setting}
 faults = []
 for _ in range(10):

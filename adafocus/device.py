@@ -1,0 +1,58 @@
+"""The device that computes: which it is, its precision, its threads and its memory."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import sys
+
+import torch
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of glibc's ``mallopt``, from its malloc.h."""
+
+
+def pick_device(device: str) -> torch.device:
+    """The device that ``auto`` stands for, or the one named."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def share_threads(threads: int, device: torch.device) -> int:
+    """Gives torch its threads and returns how many processes load clips.
+
+    On a GPU as many as there are threads. On a CPU one, beside the threads that compute: more would
+    take the cores from them.
+    """
+    if device.type == "cuda":
+        torch.set_num_threads(1)
+        return threads
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    return 1
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library keep what tensors leave, for the next ones.
+
+    glibc returns large blocks to the system, which maps and clears every page anew when the next
+    layer asks for them: a third of a training step's time. Other C libraries are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where it pays, on a GPU; float32 on a CPU."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def peak_memory(device: torch.device) -> float:
+    """Bytes that tensors held at most on a GPU, or that this process did in all on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
