@@ -126,6 +126,56 @@ def _series_label(column: str) -> str:
     return column.removeprefix("learning_rate_").removesuffix("_loss")
 
 
+def swept_rates(sweep: Mapping[str, Any], path: Path, title: str) -> None:
+    """Accuracy of a sweep's trials against the rate of each part, and how much each rate matters.
+
+    Args:
+        sweep: its result, see `adafocus.sweeps`.
+    """
+    trials = [trial for trial in sweep["trials"] if trial["best"] is not None]
+    parts = list(sweep["best"]["learning_rates"])
+    best, own = sweep["best"]["trial"], sweep["recipe"]["trial"]
+    groups = (
+        ("all epochs", {"color": BLUE, "marker": "o"}, "finished"),
+        ("stopped early", {"facecolor": "none", "edgecolor": GREY, "marker": "o"}, "stopped early"),
+        ("failed later", {"color": VERMILLION, "marker": "x"}, "failed"),
+    )
+    panels = len(parts) + (len(parts) > 1)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(0.6 + 3.1 * max(panels, 2), 3.6), layout="constrained")
+        figure.suptitle(title)
+        for place, part in enumerate(parts, start=1):
+            axes = figure.add_subplot(1, panels, place)
+            unit = f"best {METRICS[sweep['metric']]} (%)"
+            axes.set(xscale="log", xlabel=f"learning rate of the {part}", ylabel=unit)
+
+            def draw(chosen: Sequence[Any], look: dict[str, Any], axes=axes, part=part) -> None:
+                rates = [trial["learning_rates"][part] for trial in chosen]
+                axes.scatter(rates, [trial["best"] for trial in chosen], **look)
+
+            for label, look, status in groups:
+                if chosen := [trial for trial in trials if trial["status"] == status]:
+                    draw(chosen, {"s": 22, "label": label, **look})
+            ring = {"s": 110, "facecolor": "none"}
+            marked = (
+                ("the recipe's", own, {"edgecolor": PURPLE, "linestyle": ":", "marker": "s"}),
+                ("best", best, {"edgecolor": GREEN, "marker": "o"}),
+            )
+            for label, number, look in marked:
+                chosen = [trial for trial in trials if trial["trial"] == number]
+                draw(chosen, ring | look | {"label": label})
+            if place == 1:
+                handles = axes.get_legend_handles_labels()
+                figure.legend(*handles, loc="outside lower center", ncols=len(handles[0]))
+        if len(parts) > 1:
+            axes = figure.add_subplot(1, panels, panels)
+            axes.set(title="Importance", xlabel="share of what the rates decide (%)", xlim=(0, 100))
+            shares = [100 * sweep["importance"][part] for part in parts[::-1]]
+            axes.barh(parts[::-1], shares, color=BLUE)
+            axes.grid(axis="y", visible=False)
+        _save(figure, path)
+
+
 # --- evaluation -------------------------------------------------------------------------------
 
 

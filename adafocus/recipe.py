@@ -380,6 +380,21 @@ class Videos(Section):
     """Disk that the videos themselves take, where they are downloaded or unpacked."""
 
 
+class SweepBudget(Section):
+    """What a sweep of a stage's learning rates tries."""
+
+    trials: Annotated[int, Field(ge=2)] = 16
+    """Sets of rates; the first is the recipe's own."""
+    range: tuple[Rate, Rate] = (0.1, 10.0)
+    """Each rate is drawn log-uniformly between so many times the recipe's."""
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> Self:
+        if self.range[0] >= self.range[1]:
+            raise ValueError("range must be two numbers of which the second is larger")
+        return self
+
+
 class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     title: str
@@ -402,6 +417,9 @@ class Recipe(Section):
     published: dict[Positive, Published] = {}
     peers: tuple[Peer, ...] = ()
     """Figures to compare with, in the same metric."""
+    swept: SweepBudget | None = None
+    """The sweeps that the rates of stages 1 to 3 come from; None where a person chose them. The
+    workflow fills it in, see `adafocus.sweeps`."""
 
     @model_validator(mode="after")
     def _patches_fit_the_frame(self) -> Self:
@@ -425,6 +443,19 @@ class Recipe(Section):
         return self.model_dump(mode="json")
 
 
+class Sweep(SweepBudget):
+    """How the workflow sweeps learning rates, and whether it uses what it finds."""
+
+    cpus_per_trial: Positive = 4
+    """At most; as many trials run at once as the job's threads allow."""
+    gpus: Positive = 1
+    """GPUs of a sweep, where there are any and no Ray cluster has its own."""
+    gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of a GPU that one trial takes, so that several may run on one."""
+    use_best: bool = False
+    """Whether stages 1 to 3 are swept and train at the best rates."""
+
+
 class Config(Section):
     """``config/config.yaml``, the one file that a user edits."""
 
@@ -440,6 +471,7 @@ class Config(Section):
     """MLflow's store; the environment's MLFLOW_TRACKING_URI overrides it."""
     pretrained: dict[str, str] = {}
     """Checkpoints to use instead of training them, by their name in results/checkpoints."""
+    sweep: Sweep = Sweep()
 
 
 # --- reading ----------------------------------------------------------------------------------

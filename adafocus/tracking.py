@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
 
-    from adafocus.recipe import Recipe
+    from adafocus.recipe import Recipe, SweepBudget
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ ENVIRONMENT = {
 }
 """MLflow's settings unless the environment has others: by default it would try for many minutes
 where a server is gone."""
+SQLITE = "sqlite:///"
 PASSWORD = re.compile(r"(?<=//)[^/@\s]+@")
 LOCK_TIMEOUT = 120
 """Seconds to wait for the other processes that write to an SQLite store."""
@@ -66,7 +67,8 @@ BATCH, PARAMETERS = 900, 100
 KIND = "mlflow.experimentKind"
 """Tag by which MLflow's pages show runs and models, not what is for language models."""
 
-Status = Literal["RUNNING", "FINISHED", "FAILED"]
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+"""Killed are runs that were told to stop, such as trials of a sweep that do badly."""
 
 
 @dataclass(frozen=True)
@@ -75,41 +77,79 @@ class Chain:
 
     There is one for each patch size, named like ``actnet 128``: stages 1 to 3 and their
     evaluations. All patch sizes share stage 0, so that its two runs hang under a parent of their
-    own, ``actnet backbones``. Every process finds the parent by its key, which stands for data set,
-    patch size, seed, hyper-parameters and person. So a changed learning rate begins another
-    parent, and the parents of an experiment are the configurations to compare: each carries all
-    parameters and the final figures.
+    own, ``actnet backbones``; the trials of a sweep hang under ``actnet 128 stage2 sweep``. Every
+    process finds the parent by its key, which stands for data set, patch size, seed,
+    hyper-parameters and person. So a changed learning rate begins another parent, and the parents
+    of an experiment are the configurations to compare: each carries all parameters and the final
+    figures.
 
     Attributes:
         name: of the parent run.
         key: hexadecimal digest.
         parameters: of all its stages, such as ``stage2.learning_rates.policy``.
+        note: what a person should know of it.
     """
 
     name: str
     key: str
     parameters: dict[str, str]
+    note: str = ""
 
     @classmethod
     def of(cls, recipe: Recipe, patch_size: int | None, seed: int) -> Chain:
         """The chain of a patch size, or of the backbones where it is None."""
         values = recipe.to_dict()
         model, stages = values["model"], values["stages"]
+        note = (
+            "Stages 1 to 3 and their evaluations. The metrics without a stage's name are the"
+            " finished model's, of stage 3, on the validation videos."
+        )
         if patch_size is None:
+            note = "Both backbones' pretraining (stage 0), which all patch sizes share."
             model = {k: v for k, v in model.items() if k not in ("policy", "classifier")}
             stages = {k: v for k, v in stages.items() if k in ("glancer", "focuser")}
-        flat = _flat(
+        elif recipe.swept:
+            # Each stage's are known when it begins, and are figures of the chain.
+            for stage in ("stage1", "stage2", "stage3"):
+                stages[stage].pop("learning_rates")
+            stages["swept"] = values["swept"]
+        return cls._of(
+            f"{recipe.name} {'backbones' if patch_size is None else patch_size}",
             {
                 "patch_size": patch_size,
                 "seed": seed,
                 **stages,
                 "model": model,
                 "augmentation": values["augmentation"],
-            }
+            },
+            note,
         )
-        name = f"{recipe.name} {'backbones' if patch_size is None else patch_size}"
+
+    @classmethod
+    def of_sweep(
+        cls, recipe: Recipe, patch_size: int, stage: str, budget: SweepBudget, seed: int
+    ) -> Chain:
+        """The parent of a sweep's trials."""
+        values = recipe.to_dict()
+        return cls._of(
+            f"{recipe.name} {patch_size} {stage} sweep",
+            {
+                "patch_size": patch_size,
+                "seed": seed,
+                "sweep": budget.model_dump(mode="json"),
+                stage: values["stages"][stage],
+                "model": values["model"],
+                "augmentation": values["augmentation"],
+            },
+            "Trials of learning rates; the run called sweep has the best of them. Killed runs are"
+            " trials that were stopped early, as others did better after as many epochs.",
+        )
+
+    @classmethod
+    def _of(cls, name: str, parameters: Mapping[str, Any], note: str) -> Chain:
+        flat = _flat(parameters)
         facts = json.dumps([name, _person(), flat], sort_keys=True)
-        return cls(name, hashlib.sha256(facts.encode()).hexdigest()[:32], flat)
+        return cls(name, hashlib.sha256(facts.encode()).hexdigest()[:32], flat, note)
 
 
 @dataclass
@@ -180,7 +220,8 @@ def run(
     resume: Path | None = None,
     fingerprint: str | None = None,
 ) -> Iterator[Run]:
-    """Yields a run that is finished when the block ends and failed when it raises.
+    """Yields a run that is finished when the block ends, failed when it raises, and killed when it
+    is told to exit.
 
     Args:
         tracking_uri: MLflow's store; the environment's ``MLFLOW_TRACKING_URI`` goes before it.
@@ -219,6 +260,9 @@ def run(
     tracked.start()
     try:
         yield tracked
+    except SystemExit:
+        tracked.end("KILLED")
+        raise
     except BaseException:
         tracked.end("FAILED")
         raise
@@ -226,16 +270,22 @@ def run(
 
 
 def identity(
-    recipe: Recipe, patch_size: int | None, stage: str, kind: str, seed: int
+    recipe: Recipe,
+    patch_size: int | None,
+    stage: str,
+    kind: str,
+    seed: int,
+    sweep: Chain | None = None,
 ) -> dict[str, Any]:
     """What `run` is told of where a run belongs: experiment, chain, tags and recipe.
 
     Args:
         patch_size: in pixels; None for stage 0.
-        kind: ``training`` or ``evaluation``.
+        kind: ``training``, ``evaluation``, ``trial`` or ``sweep``.
+        sweep: the parent of a sweep and its trials.
     """
     tags = {"dataset": recipe.name, "patch_size": patch_size, "stage": stage, "kind": kind}
-    chain = Chain.of(recipe, patch_size, seed)
+    chain = sweep or Chain.of(recipe, patch_size, seed)
     return {"experiment": recipe.name, "chain": chain, "tags": tags, "recipe": recipe}
 
 
@@ -381,10 +431,7 @@ class Run:
         if self._warned:
             return
         self._warned = True
-        store = f"MLflow's store {self._upload.uri}"
-        remedy = "; `adafocus sync-tracking` uploads later what it misses"
-        message = f"{store} cannot be used, going on: {_reason(error)[:300]}{remedy}"
-        logger.warning("%s", PASSWORD.sub("", message))
+        logger.warning("%s", _not_usable(self._upload.uri, error))
 
 
 class Upload:
@@ -398,10 +445,9 @@ class Upload:
     """
 
     def __init__(self, uri: str) -> None:
-        sqlite = "sqlite:///"
         self.uri = uri
         self.run_id: str | None = None
-        self.database = Path(uri.removeprefix(sqlite)) if uri.startswith(sqlite) else None
+        self.database = Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
         self._parent_id: str | None = None
         self._sent: dict[str, set[tuple[str, int, int]]] = {}
         self._client: MlflowClient | None = None
@@ -530,12 +576,7 @@ class Upload:
             return found.info.run_id
         tags = {k: v for k, v in record.tags.items() if k in ("dataset", "patch_size")}
         tags |= {"kind": "chain", "adafocus.chain": chain.key}
-        tags["mlflow.note.content"] = (
-            "Both backbones' pretraining (stage 0), which all patch sizes share."
-            if "patch_size" not in tags
-            else "Stages 1 to 3 and their evaluations. The metrics without a stage's name are the"
-            " finished model's, of stage 3, on the validation videos."
-        )
+        tags["mlflow.note.content"] = chain.note
         return self._create(client, experiment_id, chain.name, tags, record.started)
 
     @staticmethod
@@ -659,6 +700,32 @@ def sync(folder: Path, tracking_uri: str) -> tuple[int, int]:
     return len(records), lacking
 
 
+def close(path: Path, status: Status, tracking_uri: str) -> None:
+    """Ends a run on behalf of its process, where that could not, and uploads what is missing.
+
+    Args:
+        path: the run's record.
+        status: of a run that has not ended.
+        tracking_uri: MLflow's store; one that cannot be used is a warning.
+    """
+    record = Record.read(path)
+    if record.status == "RUNNING":
+        record.status, record.ended = status, _now()
+        record.write(path)
+    try:
+        Upload(tracking_uri)(record, path.parent)
+    except Exception as error:
+        logger.warning("%s", _not_usable(tracking_uri, error))
+
+
+def absolute(tracking_uri: str) -> str:
+    """The store's address for processes in other folders; the environment's goes before it."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri
+    if uri.startswith(SQLITE):
+        return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
+    return uri
+
+
 def git_commit() -> str | None:
     """Commit of the checkout that holds this code, with ``-dirty`` where tracked files differ."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
@@ -728,6 +795,12 @@ def _person() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # in a container, a user may have no name
         return str(os.getuid())
+
+
+def _not_usable(uri: str, error: Exception) -> str:
+    remedy = "; `adafocus sync-tracking` uploads later what it misses"
+    message = f"MLflow's store {uri} cannot be used, going on: {_reason(error)[:300]}{remedy}"
+    return PASSWORD.sub("", message)
 
 
 def _reason(error: Exception) -> str:

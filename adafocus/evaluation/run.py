@@ -123,6 +123,12 @@ def evaluate(
             "videos_per_second": len(clips) / measured.seconds,
             "data_wait_share": measured.data_wait_share,
             "peak_memory_gb": measured.peak_memory_gb,
+            "learning_rates": {
+                name: recipe.stages[name].learning_rates
+                for name in ("stage1", "stage2", "stage3")
+                if name <= stage
+            },
+            "swept": recipe.swept and recipe.swept.model_dump(mode="json"),
             "published": _published(recipe, patch_size, stage, per_step[-1]),
             "videos": len(clips),
             "classes_left_out_of_mAP": int((~measured.labels.any(0)).sum()),

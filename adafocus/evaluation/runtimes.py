@@ -19,10 +19,13 @@ JOBS = {
     "pretrained": "pretrained weights",
     "glancer_stage0": "glancer, stage 0",
     "focuser_stage0": "focuser, stage 0",
+    "stage1_sweep": "stage 1, sweep",
     "stage1": "stage 1",
     "stage1_evaluation": "stage 1, evaluation",
+    "stage2_sweep": "stage 2, sweep",
     "stage2": "stage 2",
     "stage2_evaluation": "stage 2, evaluation",
+    "stage3_sweep": "stage 3, sweep",
     "stage3": "stage 3",
     "stage3_evaluation": "stage 3, evaluation",
 }

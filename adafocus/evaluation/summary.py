@@ -52,13 +52,24 @@ RUN_HEADINGS = {
     "stage": "stage",
     "videos": "validation videos",
     "seed": "seed",
+    "rates": "learning rates",
     "device": "evaluated on",
     "torch": "PyTorch",
     "git_commit": "commit",
     "checkpoint": "checkpoint's SHA-256",
 }
 """Columns of the table of what was run."""
-TEXT = ("dataset", "title", "metric", "model", "device", "torch", "git_commit", "checkpoint")
+TEXT = (
+    "dataset",
+    "title",
+    "metric",
+    "model",
+    "rates",
+    "device",
+    "torch",
+    "git_commit",
+    "checkpoint",
+)
 """Columns that are flush left."""
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -143,6 +154,7 @@ def _row(path: Path) -> dict[str, Any]:
             "difference": published.get("difference"),
             "videos": result["videos"],
             "seed": result["seed"],
+            "rates": "of sweeps" if recipe.swept else "of the recipe",
             "device": result["device"],
             "torch": result["versions"]["torch"],
             "git_commit": result["git_commit"],

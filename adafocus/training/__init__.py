@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -52,6 +53,8 @@ def train(
     device: str,
     threads: int,
     tracking_uri: str,
+    sweep: tracking.Chain | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> None:
     """Trains one stage and writes its checkpoint.
 
@@ -70,6 +73,8 @@ def train(
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads to use.
         tracking_uri: MLflow's store.
+        sweep: the run's parent in MLflow, where it is a trial of a sweep.
+        on_epoch: is given each epoch's row of metrics when it is on disk.
 
     Raises:
         CheckpointError: where ``init`` does not fit the recipe or lacks a part.
@@ -108,7 +113,9 @@ def train(
         tracking_uri,
         record=output.with_name(f"{name}.run.json"),
         name=name,
-        **tracking.identity(recipe, patch_size, stage, "training", seed),
+        **tracking.identity(
+            recipe, patch_size, stage, "trial" if sweep else "training", seed, sweep
+        ),
         parameters={"seed": seed, **training.model_dump(mode="json")},
         datasets=[
             tracking.dataset(recipe, split, data, part.digest, len(part))
@@ -119,10 +126,12 @@ def train(
         fingerprint=fingerprint,
     ) as run:
 
-        def on_epoch(row: dict[str, float]) -> None:
+        def epoch_done(row: dict[str, float]) -> None:
             history.append(row)
             write_history(history, metrics)
             run.epoch_done()
+            if on_epoch:
+                on_epoch(row)
 
         progress = fit(
             STAGES[stage](stage, model, training),
@@ -145,16 +154,17 @@ def train(
             device=torch_device,
             resume=resume,
             fingerprint=fingerprint,
-            on_epoch=on_epoch,
+            on_epoch=epoch_done,
         )
         from adafocus import plots  # here, as matplotlib would hold up the first batch
 
         plots.training_curves(history, curves, title=name)
         run.add_artifacts(curves)
-        run.add_figures(
-            {f"best_val_{recipe.metric}": progress.best},
-            {f"{stage}_val_{recipe.metric}": progress.best},
-        )
+        # What a chain with swept rates cannot tell beforehand.
+        rates = training.learning_rates if recipe.swept else {}
+        of_chain = {f"{stage}_learning_rate_{part}": rate for part, rate in rates.items()}
+        of_chain[f"{stage}_val_{recipe.metric}"] = progress.best
+        run.add_figures({f"best_val_{recipe.metric}": progress.best}, {} if sweep else of_chain)
         parts = PARTS[stage]
         tensors = {
             key: value for key, value in model.state_dict().items() if key.split(".")[0] in parts

@@ -1,12 +1,18 @@
-"""Tiny recipes of both families, and batches of noise for them."""
+"""Tiny recipes of both families, and batches, data sets and checkpoints of noise for them."""
 
 from __future__ import annotations
 
+import csv
 from copy import deepcopy
+from pathlib import Path
 
 import torch
+from torchvision.io import write_jpeg
 
 from adafocus.data.clips import Batch
+from adafocus.model import checkpoint
+from adafocus.model.adafocus import build
+from adafocus.model.checkpoint import PARTS, Checkpoint
 from adafocus.recipe import Recipe, parse_recipe
 
 BATCH, CLASSES, SIZE = 3, 5, 64
@@ -72,3 +78,29 @@ def noise_batch(recipe: Recipe) -> Batch:
     )
     labels = torch.eye(recipe.classes, dtype=torch.bool)[:BATCH]
     return Batch(frames, glance, labels.float(), labels, torch.arange(BATCH), None)
+
+
+def write_data(folder: Path, videos: int = 2) -> Path:
+    """A data set's folder with splits of so many videos, each one frame of noise."""
+    (folder / "splits").mkdir()
+    (folder / "splits" / "classes.txt").write_text("".join(f"class {i}\n" for i in range(CLASSES)))
+    for split in ("train", "val"):
+        with (folder / "splits" / f"{split}.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["video", "path", "frames", "labels"])
+            for i in range(videos):
+                video = folder / f"{split}{i}"
+                video.mkdir()
+                noise = torch.randint(256, (3, SIZE, SIZE), dtype=torch.uint8)
+                write_jpeg(noise, str(video / "1.jpg"))
+                table.writerow([video.name, video.name, 1, i % CLASSES])
+    return folder
+
+
+def write_checkpoint(path: Path, recipe: Recipe, stage: str, patch_size: int | None) -> Path:
+    """An untrained model as a stage leaves it."""
+    model = build(recipe, patch_size or 32)
+    tensors = {k: v for k, v in model.state_dict().items() if k.split(".")[0] in PARTS[stage]}
+    names = ("a",) * recipe.classes
+    checkpoint.write(path, Checkpoint(tensors, recipe, stage, patch_size, names))
+    return path

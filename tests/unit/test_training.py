@@ -5,12 +5,10 @@ import csv
 import pytest
 import torch
 from mlflow import MlflowClient
-from noise import CLASSES, SIZE, tiny_recipe
-from torchvision.io import write_jpeg
+from noise import CLASSES, tiny_recipe, write_checkpoint, write_data
 
 from adafocus.model import checkpoint
-from adafocus.model.adafocus import build
-from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError
+from adafocus.model.checkpoint import CheckpointError
 from adafocus.training import STARTS_FROM, train
 
 RECIPE = tiny_recipe("gru")
@@ -18,27 +16,11 @@ RECIPE = tiny_recipe("gru")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "splits").mkdir()
-    (folder / "splits" / "classes.txt").write_text("".join(f"class {i}\n" for i in range(CLASSES)))
-    for split in ("train", "val"):
-        with (folder / "splits" / f"{split}.csv").open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["video", "path", "frames", "labels"])
-            for i in range(2):
-                video = folder / f"{split}{i}"
-                video.mkdir()
-                noise = torch.randint(256, (3, SIZE, SIZE), dtype=torch.uint8)
-                write_jpeg(noise, str(video / "1.jpg"))
-                table.writerow([video.name, video.name, 1, i])
-    return folder
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 def write(path, stage, patch_size):
-    model = build(RECIPE, 32)
-    tensors = {k: v for k, v in model.state_dict().items() if k.split(".")[0] in PARTS[stage]}
-    checkpoint.write(path, Checkpoint(tensors, RECIPE, stage, patch_size, ("a",) * CLASSES))
-    return path
+    return write_checkpoint(path, RECIPE, stage, patch_size)
 
 
 def run(stage, init, data, folder, patch_size=32):

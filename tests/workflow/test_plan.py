@@ -41,6 +41,18 @@ def test_earlier_stages_can_be_evaluated(project):
     }
 
 
+def test_a_sweep_takes_what_its_stage_starts_from(project):
+    planned = project.planned("results/sweeps/actnet_128_stage2.json")
+    before = {k: n for k, n in CHAIN.items() if k not in ("stage2", "stage3", "evaluate")}
+    assert planned == before | {"frames": 64, "sweep": 1}
+
+
+def test_stages_wait_for_sweeps_where_their_best_rates_are_used(project):
+    project.edit("config.yaml", "sweep", value={"use_best": True})
+    planned = project.planned("results/actnet_128_stage3.json")
+    assert planned == CHAIN | {"frames": 64, "sweep": 3}
+
+
 def test_all_is_five_data_sets_times_three_patch_sizes(project):
     planned = project.planned()
     assert planned == {

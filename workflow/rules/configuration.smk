@@ -40,7 +40,8 @@ def recipe_entries(*names):
 
     def entries(wildcards):
         recipe = recipe_of(wildcards).to_dict()
-        return {name: reduce(getitem, name.split("."), recipe) for name in names}
+        filled = [name.format_map(dict(wildcards.items())) for name in names]
+        return {name: reduce(getitem, name.split("."), recipe) for name in filled}
 
     return entries
 
@@ -66,6 +67,30 @@ def checkpoints_of(*names):
         filled = [name.format_map(dict(wildcards.items())) for name in names]
         trained = "results/checkpoints/{}.safetensors"
         return [settings.pretrained.get(name, trained.format(name)) for name in filled]
+
+    return paths
+
+
+def checkpoints_before(stage):
+    """Function of the wildcards for `input`: the checkpoints that a stage starts from."""
+    number = int(stage.removeprefix("stage"))
+    if number == 1:
+        return checkpoints_of("{dataset}_glancer_stage0", "{dataset}_focuser_stage0")
+    return checkpoints_of(f"{{dataset}}_{{patch_size}}_stage{number - 1}")
+
+
+def sweeps_up_to(stage):
+    """Function of the wildcards for `input`: sweeps whose best rates a stage and those before it
+    train at, its own last; none unless the configuration says so."""
+
+    def paths(wildcards):
+        found = []
+        for number in range(int(stage.removeprefix("stage")), 0, -1):
+            name = f"{wildcards.dataset}_{wildcards.patch_size}_stage{number}"
+            if not settings.sweep.use_best or name in settings.pretrained:
+                break
+            found.insert(0, f"results/sweeps/{name}.json")
+        return found
 
     return paths
 
@@ -131,6 +156,8 @@ chains["all"] = [path for name in settings.datasets for path in chains[name]]
 # jobs is given instead of cores, looks after its own.
 gpus = visible_gpus() if settings.device != "cpu" else []
 gpus_per_job = int(settings.device == "cuda" or bool(gpus))
+# A Ray cluster has GPUs of its own.
+gpus_per_sweep = 0 if os.environ.get("RAY_ADDRESS") else gpus_per_job * settings.sweep.gpus
 if gpus and workflow.nodes is None and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", len(gpus))
 

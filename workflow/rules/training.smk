@@ -85,7 +85,8 @@ use rule train_glancer as train_focuser with:
 use rule train_glancer as stage1 with:
     input:
         splits=splits_of,
-        init=checkpoints_of("{dataset}_glancer_stage0", "{dataset}_focuser_stage0"),
+        init=checkpoints_before("stage1"),
+        sweeps=sweeps_up_to("stage1"),
     output:
         checkpoint="results/checkpoints/{dataset}_{patch_size}_stage1.safetensors",
         curves=report(
@@ -111,7 +112,8 @@ use rule train_glancer as stage1 with:
 use rule stage1 as stage2 with:
     input:
         splits=splits_of,
-        init=checkpoints_of("{dataset}_{patch_size}_stage1"),
+        init=checkpoints_before("stage2"),
+        sweeps=sweeps_up_to("stage2"),
     output:
         checkpoint="results/checkpoints/{dataset}_{patch_size}_stage2.safetensors",
         curves=report(
@@ -137,7 +139,8 @@ use rule stage1 as stage2 with:
 use rule stage1 as stage3 with:
     input:
         splits=splits_of,
-        init=checkpoints_of("{dataset}_{patch_size}_stage2"),
+        init=checkpoints_before("stage3"),
+        sweeps=sweeps_up_to("stage3"),
     output:
         checkpoint="results/checkpoints/{dataset}_{patch_size}_stage3.safetensors",
         curves=report(
@@ -158,3 +161,38 @@ use rule stage1 as stage3 with:
     message:
         "{wildcards.dataset}: training the classifier on the policy's patches of"
         " {wildcards.patch_size} pixels (stage 3)"
+
+
+rule sweep:
+    input:
+        splits=splits_of,
+        init=lambda wildcards: checkpoints_before(f"stage{wildcards.stage}")(wildcards),
+    output:
+        result="results/sweeps/{dataset}_{patch_size}_stage{stage}.json",
+        plot=report(
+            "results/sweeps/{dataset}_{patch_size}_stage{stage}.svg",
+            caption="../report/sweep.rst",
+            category="2 Training",
+            subcategory="{dataset}",
+            labels=figure_labels("sweep of learning rates"),
+        ),
+    log:
+        "results/logs/{dataset}_{patch_size}_stage{stage}_sweep.log",
+    benchmark:
+        "results/benchmarks/{dataset}_{patch_size}_stage{stage}_sweep.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["threads"]
+    resources:
+        mem_mb=32000,
+        runtime=2880,
+        gpu=gpus_per_sweep,
+    params:
+        seed=config["seed"],
+        budget={key: config["sweep"][key] for key in ("trials", "range")},
+        recipe=recipe_entries("classes", "metric", "augmentation", "model", "stages.stage{stage}"),
+    message:
+        "{wildcards.dataset}: sweeping the learning rates of stage {wildcards.stage} with patches"
+        " of {wildcards.patch_size} pixels"
+    script:
+        "../scripts/sweep.py"

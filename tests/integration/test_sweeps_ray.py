@@ -1,0 +1,208 @@
+"""Sweeps with a real Ray, on noise."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+from noise import tiny_recipe, write_checkpoint, write_data
+from servers import free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
+
+EPOCHS = 8
+TRIALS = 6
+PARTS = ("focuser", "classifier")
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from adafocus.recipe import Sweep, parse_recipe
+from adafocus.sweeps import sweep
+
+sweep(
+    parse_recipe(json.loads(Path("recipe.json").read_text()), "recipe.json"),
+    "stage1",
+    32,
+    Sweep(trials=int(sys.argv[1]), range=(0.01, 1e12), cpus_per_trial=1),
+    data=Path("data"),
+    init=[Path("glancer.safetensors"), Path("focuser.safetensors")],
+    output=Path("results/tiny_32_stage1.json"),
+    plot=Path("results/tiny_32_stage1.svg"),
+    seed=0,
+    device="cpu",
+    threads=2,
+    tracking_uri="sqlite:///mlflow.db",
+)
+"""
+"""In a process of its own, as in the workflow: Ray reads its settings once."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    values = tiny_recipe("gru").to_dict()
+    values["stages"]["stage1"]["epochs"] = EPOCHS
+    (folder / "recipe.json").write_text(json.dumps(values))
+    (folder / "data").mkdir()
+    write_data(folder / "data", videos=6)
+    for part in ("glancer", "focuser"):
+        write_checkpoint(folder / f"{part}.safetensors", tiny_recipe("gru"), part, None)
+    return folder
+
+
+def start(folder, trials=TRIALS, **variables):
+    command = [sys.executable, "-c", SCRIPT, str(trials)]
+    hidden = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden} | variables
+    with (folder / "log").open("a") as log:
+        return subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def epochs_of(folder, trial):
+    path = folder / "results" / "tiny_32_stage1" / f"tiny_32_stage1_trial_{trial:02d}.metrics.csv"
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def wait_for(condition, process, seconds=120):
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the sweep ended"
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def swept(folder):
+    """A sweep that was killed after its first trial, and then lost the process of another trial.
+
+    With rates of up to 1e10 some trials diverge.
+    """
+    first = start(folder)
+    wait_for(lambda: len(epochs_of(folder, 0)) == EPOCHS, first)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    before = epochs_of(folder, 0)
+
+    second = start(folder)
+    wait_for(lambda: any(0 < len(epochs_of(folder, trial)) < EPOCHS for trial in (2, 3)), second)
+    kill_one_trial(second)
+    assert second.wait(timeout=240) == 0, (folder / "log").read_text()[-3000:]
+    result = json.loads((folder / "results" / "tiny_32_stage1.json").read_text())
+    return folder, before, result
+
+
+def kill_one_trial(sweep):
+    children = psutil.Process(sweep.pid).children(recursive=True)
+    trial = next(child for child in children if "ImplicitFunc.train" in child.name())
+    trial.kill()
+
+
+def test_a_killed_sweep_goes_on_from_its_finished_trials(swept):
+    folder, before, result = swept
+    assert epochs_of(folder, 0) == before  # even the seconds that each took
+    assert result["trials"][0]["status"] == "finished"
+    assert result["trials"][0]["epochs"] == EPOCHS
+
+
+def test_the_result_holds_all_trials_and_the_best_rates(swept):
+    folder, _, result = swept
+    trials = result["trials"]
+    assert [trial["trial"] for trial in trials] == list(range(TRIALS))
+    assert trials[0]["learning_rates"] == {"focuser": 0.05, "classifier": 0.05}
+    finished = [trial for trial in trials if trial["status"] == "finished"]
+    best = max(finished, key=lambda trial: trial["best"])
+    assert result["best"] == {key: best[key] for key in ("trial", "learning_rates", "best")}
+    for trial in trials:
+        accuracy = [float(row["val_top1"]) for row in epochs_of(folder, trial["trial"])]
+        assert len(accuracy) == trial["epochs"]
+        assert max(accuracy, default=None) == trial["best"]
+    assert (folder / "results" / result["plot"]).stat().st_size > 1000
+    assert set(result["importance"]) == {"focuser", "classifier"}
+
+
+def test_trials_that_fail_are_recorded_and_do_not_stop_the_others(swept):
+    *_, result = swept
+    reasons = {trial["error"] for trial in result["trials"] if trial["status"] == "failed"}
+    assert any("its process died" in reason for reason in reasons), reasons
+    assert any("NaN" in reason for reason in reasons), reasons
+
+
+def test_every_trial_is_a_run_under_the_sweep(swept):
+    folder, _, result = swept
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    [experiment] = client.search_experiments(filter_string="name = 'tiny'")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    parent = runs.pop("tiny 32 stage1 sweep")
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+    summary = runs.pop("tiny_32_stage1_sweep")
+    assert summary.data.metrics["best_val_top1"] == result["best"]["best"]
+    assert parent.data.metrics["best_val_top1"] == result["best"]["best"]
+    ends = {"finished": "FINISHED", "stopped early": "KILLED", "failed": "FAILED"}
+    expected = {
+        f"tiny_32_stage1_trial_{trial['trial']:02d}": ends[trial["status"]]
+        for trial in result["trials"]
+    }
+    assert {name: run.info.status for name, run in runs.items()} == expected
+    for trial in result["trials"]:
+        run = runs[f"tiny_32_stage1_trial_{trial['trial']:02d}"]
+        rates = {part: float(run.data.params[f"learning_rates.{part}"]) for part in PARTS}
+        assert rates == trial["learning_rates"]
+        assert len(client.get_metric_history(run.info.run_id, "val_top1")) == trial["epochs"]
+
+
+def test_only_the_best_trial_keeps_its_weights(swept):
+    folder, _, result = swept
+    kept = {path.name for path in (folder / "results" / "tiny_32_stage1").glob("*.resume.pt")}
+    assert kept == {f"tiny_32_stage1_trial_{result['best']['trial']:02d}.resume.pt"}
+    assert not list((folder / "results" / "tiny_32_stage1").glob("*.safetensors"))
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A Ray of three CPUs; yields the variables by which it is joined."""
+    port = free_port()
+    settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += ["--port", str(port), "--num-cpus", "3", "--include-dashboard", "false"]
+    ray = subprocess.Popen(
+        command,
+        env=os.environ | settings | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: answers(port), ray)
+        yield settings | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
+    finally:
+        os.killpg(ray.pid, signal.SIGKILL)
+        ray.wait()
+
+
+def answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_sweep_joins_the_cluster_at_ray_address(swept, cluster):
+    """And one of fewer trials takes up those that there are."""
+    folder, *_ = swept
+    sweep = start(folder, trials=2, **cluster, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
+    assert sweep.wait(timeout=240) == 0, (folder / "log").read_text()[-3000:]
+    log = (folder / "log").read_text()
+    assert f"Connecting to existing Ray cluster at address: {cluster['RAY_ADDRESS']}" in log
+    assert "/3 CPUs" in log
+    result = json.loads((folder / "results" / "tiny_32_stage1.json").read_text())
+    assert len(result["trials"]) == 2
