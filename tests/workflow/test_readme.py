@@ -1,5 +1,7 @@
-"""Every command of the README, run as it stands in a folder where a tiny demo has been made."""
+"""Every command of the README, run as it stands on a tiny demo, and what MLflow then shows."""
 
+import csv
+import json
 import os
 import re
 import shlex
@@ -10,12 +12,17 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from miniature import make_video
+from mlflow import MlflowClient
+from PIL import Image
 from published import sections
+from servers import mlflow_server
 from test_chain import DIGITS
 
 ROOT = Path(__file__).parents[2]
@@ -41,11 +48,17 @@ ON_REQUEST = "snakemake --cores all results/actnet_128_stage3.json"
 """Ends in what a person without ActivityNet is told."""
 
 
+PATCH_SIZES = (20, 28, 36)
+WAIT = 60
+"""Seconds for a page to show something."""
+
+
 @pytest.fixture(scope="module")
 def demo(tiny_project):
-    """The shipped configuration with a demo that takes seconds."""
+    """The folder in which every command has been run, with a demo that takes seconds."""
     shutil.copytree(ROOT / "config", tiny_project.folder / "config")
-    recipe = DIGITS | {"name": "demo", "patch_sizes": [20, 28, 36]}
+    recipe = DIGITS | {"name": "demo", "patch_sizes": list(PATCH_SIZES)}
+    recipe["stages"] = DIGITS["stages"] | {"stage2": DIGITS["stages"]["stage2"] | {"epochs": 3}}
     recipe_file = tiny_project.folder / "config" / "recipes" / "demo.yaml"
     recipe_file.write_text(yaml.safe_dump(recipe))
     # So that what is said of the data does not wait for weights from the network.
@@ -53,7 +66,8 @@ def demo(tiny_project):
     tiny_project.edit("recipes/actnet.yaml", "model", "focuser", "pretrained", value=None)
     # Nor needs more disk than a machine for tests has.
     tiny_project.edit("recipes/actnet.yaml", "videos", "seconds", value=None)
-    return tiny_project
+    run_all_commands(tiny_project.folder)
+    return tiny_project.folder
 
 
 def run(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -62,31 +76,173 @@ def run(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.slow
-def test_commands_run_as_they_stand(demo):
+def run_all_commands(folder: Path) -> None:
     for name in ("Snakefile", "workflow", "profiles", "adafocus"):
-        (demo.folder / name).symlink_to(ROOT / name)
+        (folder / name).symlink_to(ROOT / name)
     for name in ("cat", "dog"):
         for number in range(3):
-            make_video(demo.folder / "my_videos" / name / f"{number}.mp4")
-    torch.save(sections("actnet_128"), demo.folder / "published.pth.tar")
+            make_video(folder / "my_videos" / name / f"{number}.mp4")
+    torch.save(sections("actnet_128"), folder / "published.pth.tar")
     for command in COMMANDS:
         if command in ELSEWHERE:
             continue
-        done = run(demo.folder, shlex.split(command))
+        done = run(folder, shlex.split(command))
         output = done.stdout + done.stderr
         if command == ON_REQUEST:
             assert done.returncode == 1
             assert "http://activity-net.org/download.html" in output
         else:
             assert done.returncode == 0, f"{command}\n{output}"
-    made = ("again.json", "mine.safetensors", "look.jsonl", "look.png", "look.mp4", "demo.onnx")
-    for name in (*made, "actnet_128.safetensors"):
-        assert (demo.folder / name).exists(), name
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "file",
+    [
+        "again.json",
+        "mine.safetensors",
+        "look.jsonl",
+        "look.png",
+        "look.mp4",
+        "demo.onnx",
+        "actnet_128.safetensors",
+    ],
+)
+def test_commands_leave_what_they_say(demo, file):
+    assert (demo / file).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_the_example_in_python_runs(demo):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    done = run(demo.folder, [sys.executable, "-c", example])
+    done = run(demo, [sys.executable, "-c", example])
     assert done.returncode == 0, done.stderr
+
+
+# --- MLflow's pages, as a person who compares patch sizes sees them -----------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(demo, tmp_path_factory):
+    """Address of a server with the demo's runs, their experiment, and the runs by name."""
+    store = f"sqlite:///{demo / 'results' / 'mlflow.db'}"
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("demo").experiment_id
+    found = {run.info.run_name: run for run in client.search_runs([experiment])}
+    with mlflow_server(store, tmp_path_factory.mktemp("server")) as server:
+        yield f"{server}/#/", experiment, found
+
+
+def shown(browser, *texts):
+    """Waits until a page shows all these texts; returns all that it shows."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def text(driver):
+        return driver.execute_script("return document.body.innerText")
+
+    def holds(driver):
+        return all(one in text(driver) for one in texts)
+
+    WebDriverWait(browser, WAIT).until(holds, f"not all of {texts}")
+    return text(browser)
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_the_runs_page_lists_the_chains_by_name(runs, browser):
+    url, experiment, found = runs
+    browser.get(f"{url}experiments/{experiment}/runs")
+    shown(browser, "demo backbones", *(f"demo {patch_size}" for patch_size in PATCH_SIZES))
+    # The charts beside the list need no choice of columns.
+    browser.get("about:blank")
+    browser.get(f"{url}experiments/{experiment}/runs?compareRunsMode=CHART")
+    chains = [found[f"demo {patch_size}"] for patch_size in PATCH_SIZES]
+    shown(browser, "top1", *(f"{chain.data.metrics['top1']:.2f}" for chain in chains))
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_the_compare_page_shows_parameters_and_accuracy_side_by_side(runs, browser):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    url, experiment, found = runs
+    chains = [found[f"demo {patch_size}"] for patch_size in PATCH_SIZES]
+    browser.get(
+        f"{url}compare-runs?runs={quote(json.dumps([chain.info.run_id for chain in chains]))}"
+        f"&experiments={quote(json.dumps([experiment]))}"
+    )
+    words = shown(browser, "Comparing 3 Runs", "stage2.learning_rates.policy", "top5").split()
+    rate = "stage2.learning_rates.policy"
+    for row in (
+        ["patch_size", *map(str, PATCH_SIZES)],
+        [rate, *(chain.data.params[rate] for chain in chains)],
+    ):
+        assert any(words[at : at + 4] == row for at in range(len(words))), (row, words)
+
+    def side_by_side(driver):
+        """Whether accuracy is among the metrics, of which the page draws those in view."""
+        driver.execute_script(
+            "document.querySelectorAll('div').forEach(box => box.scrollTop = box.scrollHeight)"
+        )
+        text = driver.execute_script("return document.body.innerText")
+        table = re.search(r"\nMetrics\nShow diff only\n(.*?)\nArtifacts\n", text, re.DOTALL)
+        cells = table[1].split() if table else []
+        names, values = cells[: len(cells) // 4], cells[len(cells) // 4 :]
+        if "top1" not in names:
+            return False
+        at = 3 * names.index("top1")
+        return [float(value) for value in values[at : at + 3]] == [
+            pytest.approx(chain.data.metrics["top1"], abs=0.01) for chain in chains
+        ]
+
+    WebDriverWait(browser, WAIT).until(side_by_side, "accuracy is not side by side")
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_a_stage_2_run_shows_its_reward_curve(demo, runs, browser):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    url, experiment, found = runs
+    stage2 = found["demo_28_stage2"].info.run_id
+    browser.get(f"{url}experiments/{experiment}/runs/{stage2}/model-metrics")
+    shown(browser, "demo_28_stage2 (reward)")
+    with (demo / "results" / "checkpoints" / "demo_28_stage2.metrics.csv").open() as file:
+        rewards = [float(row["reward"]) for row in csv.DictReader(file)]
+
+    def is_drawn(driver):
+        """Whether a line of one point per epoch rises and falls as the reward does."""
+        lines = driver.execute_script(
+            "return [...document.querySelectorAll('.js-plotly-plot path.js-line')]"
+            ".map(line => line.getAttribute('d') || '')"
+        )
+        for line in lines:
+            heights = [-float(y) for y in re.findall(r",([\d.]+)", line)]  # pixels from the top
+            if len(heights) == len(rewards) and np.corrcoef(heights, rewards)[0, 1] > 0.99:
+                return True
+        return False
+
+    WebDriverWait(browser, WAIT).until(is_drawn, "no curve of the reward")
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_a_contact_sheet_opens(demo, runs, browser):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    url, experiment, found = runs
+    name = "demo_28_stage3_sheet.png"
+    evaluation = found["demo_28_stage3_evaluation"].info.run_id
+    with Image.open(demo / "results" / "plots" / name) as sheet:
+        size = list(sheet.size)
+    browser.get(f"{url}experiments/{experiment}/runs/{evaluation}/artifacts/{name}")
+    sizes = "return [...document.images].map(i => [i.naturalWidth, i.naturalHeight])"
+    WebDriverWait(browser, WAIT).until(
+        lambda driver: size in driver.execute_script(sizes), "no picture of the sheet's size"
+    )
+
+
+# --- the rest -----------------------------------------------------------------------------------
 
 
 def test_what_is_run_elsewhere_is_in_the_readme():
