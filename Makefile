@@ -45,7 +45,7 @@ bench: $(BIN)/installed
 report: $(BIN)/installed
 	$(BIN)/snakemake --cores all results/summary.md
 	$(BIN)/snakemake --report results/report.html results/summary.md \
-		$$(ls results | sed -n 's|.*_stage[123]\.json$$|results/&|p')
+		$$(find results -maxdepth 2 -name '*_stage[123].json')
 
 ui: $(BIN)/installed
 	store=$${MLFLOW_TRACKING_URI:-$$($(BIN)/python -c "$$STORE")}; \

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,26 +13,38 @@ from adafocus.data.clips import Batch, Clips, EpochSampler, loader
 from adafocus.evaluation.metrics import accuracy
 from adafocus.model import checkpoint
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
-def test_the_learned_patches_beat_random_ones(project):
+@pytest.fixture(scope="module")
+def demo(tiny_project):
+    """The folder in which `make demo` was run, its targets, and the name of its result."""
+    shutil.copytree(ROOT / "config", tiny_project.folder / "config")
     plan = subprocess.run(
         ["make", "--dry-run", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     (targets,) = re.findall(r"/snakemake --cores all (.*)", plan.stdout)
-    run = project.snakemake(*targets.split())
+    run = tiny_project.snakemake(*targets.split())
     assert run.returncode == 0, run.stdout + run.stderr
     (name,) = re.findall(r"results/(demo_\d+_stage3)\.json", targets)
-    result = json.loads((project.folder / "results" / f"{name}.json").read_text())
+    return tiny_project, targets.split(), name
+
+
+def result_of(project, name):
+    return json.loads((project.folder / "results" / f"{name}.json").read_text())
+
+
+def test_the_learned_patches_beat_random_ones(demo):
+    project, targets, name = demo
+    result = result_of(project, name)
     policy = result["metrics"]["top1"]
     random, oracle = (result["baselines"][place]["top1"] for place in ("random", "oracle"))
     assert policy - random >= 20
     assert policy - random >= 0.8 * (oracle - random)
     assert "demo" in (project.folder / "results" / "summary.md").read_text()
     assert (project.folder / "results" / "plots" / f"{name}_sheet.png").stat().st_size < 300_000
-    assert "Nothing to be done" in project.snakemake(*targets.split()).stderr
+    assert "Nothing to be done" in project.snakemake(*targets).stderr
     assert abs(top1_in_bf16(project.folder, name) - policy) <= 0.5
 
 
@@ -48,3 +61,31 @@ def top1_in_bf16(folder, name):
             logits.append(model(Batch.of(items, device).frames).logits[:, -1])
         labels.append(items["labels"])
     return accuracy(torch.cat(logits), torch.cat(labels))["top1"]
+
+
+def test_a_sweep_from_a_bad_rate_finds_a_better_one(demo):
+    """Stage 3 with two epochs and a rate at which it learns next to nothing."""
+    project, _, name = demo
+    folder, bad = project.folder, {"classifier": 1e-6}
+    project.edit("recipes/demo.yaml", "stages", "stage3", "learning_rates", value=bad)
+    project.edit("recipes/demo.yaml", "stages", "stage3", "epochs", value=2)
+    before = name.replace("stage3", "stage2")
+    kept = {before: f"results/checkpoints/{before}.safetensors"}
+    project.edit("config.yaml", "pretrained", value=kept)
+    for use_best in (False, True):
+        sweep = {"trials": 5, "range": [1, 10_000], "cpus_per_trial": 1, "use_best": use_best}
+        project.edit("config.yaml", "sweep", value=sweep)
+        run = project.snakemake(f"results/{name}.json")
+        assert run.returncode == 0, run.stdout + run.stderr
+        if not use_best:
+            plain = result_of(project, name)
+    result = result_of(project, name)
+    assert (plain["swept"], plain["learning_rates"]["stage3"]) == (None, bad)
+    assert result["metrics"]["top1"] >= plain["metrics"]["top1"] + 1
+
+    found = result_of(project, f"sweeps/{name}")
+    assert result["swept"] == found["budget"] == {"trials": 5, "range": [1, 10_000]}
+    assert result["learning_rates"]["stage3"] == found["best"]["learning_rates"]
+    assert found["best"]["learning_rates"]["classifier"] > 1e-5
+    # The stage took its best trial over.
+    assert "resuming after epoch 2" in (folder / "results" / "logs" / f"{name}.log").read_text()

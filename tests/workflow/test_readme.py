@@ -66,6 +66,9 @@ def demo(tiny_project):
     tiny_project.edit("recipes/actnet.yaml", "model", "focuser", "pretrained", value=None)
     # Nor needs more disk than a machine for tests has.
     tiny_project.edit("recipes/actnet.yaml", "videos", "seconds", value=None)
+    # Two trials show as much as sixteen.
+    for entry, value in (("trials", 2), ("cpus_per_trial", 1)):
+        tiny_project.edit("config.yaml", "sweep", entry, value=value)
     run_all_commands(tiny_project.folder)
     return tiny_project.folder
 
@@ -106,6 +109,7 @@ def run_all_commands(folder: Path) -> None:
         "look.mp4",
         "demo.onnx",
         "actnet_128.safetensors",
+        "results/sweeps/demo_28_stage3.svg",
     ],
 )
 def test_commands_leave_what_they_say(demo, file):
