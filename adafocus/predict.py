@@ -17,7 +17,7 @@ from adafocus.data import DataError
 from adafocus.data.clips import crop_centre, sample_val
 from adafocus.data.ffmpeg import Timeline, decode, encode, timeline
 from adafocus.data.frames import extract_alone
-from adafocus.data.store import count_frames, decode_frames
+from adafocus.data.store import count_frames, read_frames
 from adafocus.device import autocast, pick_device
 from adafocus.files import whole
 from adafocus.model.checkpoint import CheckpointError, assemble, read
@@ -102,7 +102,7 @@ class Predictor:
                 sample_val(count, segments, shape.family) if segments else []
                 for segments in (shape.frames, shape.glance_frames)
             )
-            frames = decode_frames(store, [*looked_at, *glanced_at])
+            frames = read_frames(store, [*looked_at, *glanced_at])
         clip, extent = crop_centre(frames, shape.frame_size)
         clip, glance = clip[: shape.frames], clip[shape.frames :]
         with autocast(self.device):
@@ -131,14 +131,12 @@ class Predictor:
             whole,
         )
 
-    def _timeline(
-        self, video: Path, count: int, frames: list[Tensor]
-    ) -> tuple[Timeline, np.ndarray]:
+    def _timeline(self, video: Path, count: int, frames: Tensor) -> tuple[Timeline, np.ndarray]:
         """The video's timeline, and when each of the ``count`` frames extracted is shown."""
         rate = self.recipe.frames.rate
         if video.is_dir():
             times = np.arange(count) / 25
-            return Timeline(times, count / 25, *frames[0].shape[-2:]), times
+            return Timeline(times, count / 25, *frames.shape[-2:]), times
         whole = timeline(video)
         if rate is not None:
             return whole, np.arange(count) / rate

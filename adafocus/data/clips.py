@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from functools import partial
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2 import functional as F
 
 from adafocus.data import DataError
-from adafocus.data.store import decode_frames, stack_frames
+from adafocus.data.store import Crop, read_frames
 from adafocus.recipe import Augmentation, Recipe
 
 # --- sampling ---------------------------------------------------------------------------------
@@ -53,10 +54,8 @@ CROP_POSITIONS = [(y, x) for y in range(5) for x in range(5) if y % 2 == x % 2]
 """The 13 fixed positions of TSN's multi-scale crop, in quarters of the room that the crop has."""
 
 
-def draw_crop(
-    height: int, width: int, scales: tuple[float, ...], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a multi-scale crop, in pixels.
+def draw_crop(height: int, width: int, scales: tuple[float, ...], rng: np.random.Generator) -> Crop:
+    """A multi-scale crop of a frame of that height and width.
 
     Both sides are the frame's short side times a scale, two scales that are at most one step apart.
     """
@@ -67,23 +66,28 @@ def draw_crop(
     return y * ((height - sides[0]) // 4), x * ((width - sides[1]) // 4), *sides
 
 
-def augment(
-    frames: Sequence[Tensor], size: int, augmentation: Augmentation, rng: np.random.Generator
+def read_augmented(
+    path: Path,
+    indices: Sequence[int],
+    size: int,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
 ) -> Tensor:
-    """One crop and one flip for all frames, uint8 ``(3, H, W)`` each to ``(T, 3, size, size)``."""
-    y, x, height, width = draw_crop(*frames[0].shape[-2:], augmentation.scales, rng)
-    cut = stack_frames([frame[:, y : y + height, x : x + width] for frame in frames])
-    resized = F.resize(cut, [size, size], antialias=True)
+    """Frames of a video, see `read_frames`, with one crop and one flip for all.
+
+    uint8 ``(T, 3, size, size)``.
+    """
+    crop = partial(draw_crop, scales=augmentation.scales, rng=rng)
+    resized = F.resize(read_frames(path, indices, crop), [size, size], antialias=True)
     return resized.flip(-1) if augmentation.flip and rng.random() < 0.5 else resized
 
 
-def crop_centre(frames: Sequence[Tensor], size: int) -> tuple[Tensor, Tensor]:
-    """The centre of each frame, uint8 ``(3, H, W)`` each to ``(T, 3, size, size)``.
+def crop_centre(clip: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The centre of each frame, uint8 ``(T, 3, H, W)`` to ``(T, 3, size, size)``.
 
     The short side is resized to 256/224 of ``size`` first, unless the frame has that size already.
     Also returns the height and width ``(2,)`` before the crop in units of ``size``.
     """
-    clip = stack_frames(frames)
     if clip.shape[-2:] != (size, size):
         clip = F.resize(clip, [round(size * 256 / 224)], antialias=True)
     return F.center_crop(clip, [size, size]), torch.tensor(clip.shape[-2:]) / size
@@ -139,13 +143,13 @@ class Clips(Dataset[Clip]):
         model, rng = self.recipe.model, np.random.default_rng((self.seed, epoch, index))
         focus = self._sample(index, model.frames, rng)
         glance = self._sample(index, model.glance_frames, rng) if model.glance_frames else []
-        frames = decode_frames(self.paths[index], [*focus, *glance])
+        video = self.paths[index], [*focus, *glance]
         labels = torch.zeros(self.recipe.classes, dtype=torch.bool)
         labels[self.labels[index]] = True
         if self.augment:
-            seen = augment(frames, model.frame_size, self.recipe.augmentation, rng)
+            seen = read_augmented(*video, model.frame_size, self.recipe.augmentation, rng)
         else:
-            seen, extent = crop_centre(frames, model.frame_size)
+            seen, extent = crop_centre(read_frames(*video), model.frame_size)
         clip = Clip(frames=seen[: model.frames], labels=labels, index=index)
         if model.glance_frames:
             clip["glance"] = seen[model.frames :]

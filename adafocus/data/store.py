@@ -17,43 +17,46 @@ from typing import BinaryIO, NamedTuple
 from zipfile import BadZipFile, ZipFile, ZipInfo
 from zlib import crc32
 
+import numpy as np
 import torch
+from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from adafocus.data import DataError
 from adafocus.files import whole
 
-
-def read_frames(path: Path, indices: Sequence[int]) -> Tensor:
-    """Frames of the video at ``path``, uint8 ``(T, 3, H, W)``; see `decode_frames`."""
-    return stack_frames(decode_frames(path, indices))
+Crop = tuple[int, int, int, int]
+"""Top, left, height and width of a part of a frame, in pixels."""
 
 
-def decode_frames(path: Path, indices: Sequence[int]) -> list[Tensor]:
-    """Frames of the video at ``path``, uint8 ``(3, H, W)``, one for each of ``indices``.
+def whole_frame(height: int, width: int) -> Crop:
+    return 0, 0, height, width
 
-    An index may occur more than once; its frame is decoded once. Raises `DataError` that names the
-    video and the frame which is missing, broken or of another size than the first.
+
+def read_frames(
+    path: Path, indices: Sequence[int], crop: Callable[[int, int], Crop] = whole_frame
+) -> Tensor:
+    """Frames of the video at ``path``, uint8 ``(T, 3, H, W)``, one for each of ``indices``.
+
+    Of each only the part is kept that ``crop`` names when it is told their height and width. They
+    lie channels last in memory, as they are decoded and are resized fastest. An index may occur
+    more than once; its frame is decoded once. Raises `DataError` that names the video and the
+    frame which is missing, broken or of another size than the first.
     """
+    frame = clip = None
+    places: dict[int, int] = {}
     with _opened(path) as stored:
-        frames: dict[int, Tensor] = {}
-        for index in indices:
-            if index not in frames:
-                frames[index] = _decode(path, stored, index)
-        first = frames[indices[0]]
-        for index, frame in frames.items():
-            if frame.shape != first.shape:
-                raise DataError(
-                    f"{path}: frame {stored.name(index)} is not of the size of the others"
-                )
-    return [frames[index] for index in indices]
-
-
-def stack_frames(frames: Sequence[Tensor]) -> Tensor:
-    """Frames ``(3, H, W)`` as ``(T, 3, H, W)``, channels last as they were decoded: so they are not
-    transposed, and are resized faster."""
-    return torch.stack([frame.permute(1, 2, 0) for frame in frames]).permute(0, 3, 1, 2)
+        for place, index in enumerate(indices):
+            first = places.setdefault(index, place)
+            if first < place:
+                clip[place] = clip[first]
+                continue
+            frame = _decode(path, stored, index, frame)
+            if clip is None:
+                top, left, height, width = crop(*frame.shape[:2])
+                clip = np.empty((len(indices), height, width, 3), np.uint8)
+            clip[place] = frame[top : top + height, left : left + width]
+    return torch.from_numpy(clip).permute(0, 3, 1, 2)
 
 
 def count_frames(path: Path) -> int:
@@ -118,15 +121,18 @@ def _opened(path: Path) -> Iterator[_Stored]:
         raise DataError(f"{path}: cannot be read ({error}); extract its frames again") from None
 
 
-def _decode(path: Path, stored: _Stored, index: int) -> Tensor:
+def _decode(path: Path, stored: _Stored, index: int, memory: np.ndarray | None) -> np.ndarray:
+    """A frame, uint8 ``(H, W, 3)``, decoded into the memory of the one before if there is one:
+    what is still in the processor's cache is written and cropped faster."""
     if not 0 <= index < stored.count:
         raise DataError(f"{path}: frame {index} is missing, it has {stored.count}")
     try:
-        encoded = torch.frombuffer(bytearray(stored.read(index)), dtype=torch.uint8)
-        return decode_jpeg(encoded, ImageReadMode.RGB)
-    except (OSError, BadZipFile, RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{path}: frame {stored.name(index)} is broken ({reason})") from None
+        encoded = stored.read(index)
+        if memory is None or decode_jpeg_header(encoded)[:2] == memory.shape[:2]:
+            return decode_jpeg(encoded, buffer=memory)
+    except (OSError, BadZipFile, ValueError) as error:
+        raise DataError(f"{path}: frame {stored.name(index)} is broken ({error})") from None
+    raise DataError(f"{path}: frame {stored.name(index)} is not of the size of the others")
 
 
 # --- the ZIP format (APPNOTE.TXT 6.3.10, sections 4.3.7, 4.3.12 and 4.3.16) ---------------------

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from miniature import make_recipe
+from simplejpeg import encode_jpeg
 from torchvision.transforms.v2 import functional as F
 
 from adafocus.data import DataError
@@ -12,10 +13,10 @@ from adafocus.data.clips import (
     Batch,
     Clips,
     EpochSampler,
-    augment,
     crop_centre,
     draw_crop,
     loader,
+    read_augmented,
 )
 from adafocus.data.frames import extract
 from adafocus.data.sources import fetch
@@ -77,31 +78,33 @@ def test_crops_are_those_of_tsn():
                                    (4, 2), (1, 1), (1, 3), (3, 1), (3, 3)}  # fmt: skip
 
 
-def test_augmentation_is_one_crop_and_one_flip_for_all_frames():
-    frames = noise(1, 3, 40, 48).expand(4, -1, -1, -1)
+def test_augmentation_is_one_crop_and_one_flip_for_all_frames(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(encode_jpeg(noise(40, 48, 3).numpy()))
+    frame = read_frames(tmp_path, [0])[0]
     augmentation = Augmentation(scales=(0.8,), flip=True)
     seen = set()
     for seed in range(40):
-        out = augment(frames, 32, augmentation, np.random.default_rng(seed))  # 0.8 * 40 = 32
+        rng = np.random.default_rng(seed)
+        out = read_augmented(tmp_path, [0, 0, 0], 32, augmentation, rng)  # 0.8 * 40 = 32
         assert all(torch.equal(frame, out[0]) for frame in out)
         found = [
             (y, x, flipped)
             for y in range(9)
             for x in range(17)
             for flipped in (False, True)
-            if torch.equal(out[0].flip(-1) if flipped else out[0],
-                           frames[0, :, y : y + 32, x : x + 32])
-        ]  # fmt: skip
+            if torch.equal(out[0].flip(-1) if flipped else out[0], frame[:, y : y + 32, x : x + 32])
+        ]
         assert len(found) == 1
         seen.add(found[0])
     assert {flipped for *_, flipped in seen} == {False, True} and len(seen) > 15
 
 
-def test_without_flip_nothing_is_mirrored():
-    frames = noise(2, 3, 32, 32)
+def test_without_flip_nothing_is_mirrored(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(encode_jpeg(noise(32, 32, 3).numpy()))
+    frames = read_frames(tmp_path, [0, 0])
     for seed in range(10):
-        out = augment(frames, 32, Augmentation(scales=(1.0,), flip=False),
-                      np.random.default_rng(seed))  # fmt: skip
+        rng = np.random.default_rng(seed)
+        out = read_augmented(tmp_path, [0, 0], 32, Augmentation(scales=(1.0,), flip=False), rng)
         assert torch.equal(out, frames)
 
 

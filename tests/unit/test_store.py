@@ -2,17 +2,19 @@
 
 from zipfile import ZipFile
 
+import numpy as np
 import pytest
 import torch
-from torchvision.io import encode_jpeg
+from hypothesis import given
+from hypothesis import strategies as st
+from simplejpeg import encode_jpeg
 
 from adafocus.data import DataError, store
 
 
 def jpeg(value: int, size: int = 16, channels: int = 3) -> bytes:
-    return (
-        encode_jpeg(torch.full((channels, size, size), value, dtype=torch.uint8)).numpy().tobytes()
-    )
+    pixels = np.full((size, size, channels), value, np.uint8)
+    return encode_jpeg(pixels, colorspace="RGB" if channels == 3 else "GRAY")
 
 
 @pytest.fixture
@@ -37,6 +39,17 @@ def video(request, folder, tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory):
+    """Two frames of 40 by 52 pixels, each of which is another."""
+    path = tmp_path_factory.mktemp("gradients")
+    y, x = np.indices((40, 52))
+    for index, blue in enumerate((0, 255)):
+        pixels = np.stack([6 * y, 4 * x, np.full_like(y, blue)], -1).astype(np.uint8)
+        (path / f"{index}.jpg").write_bytes(encode_jpeg(pixels, colorsubsampling="420"))
+    return path
+
+
 def number(folder):
     """Gives the frames the names that extraction gives them."""
     for index in range(12):
@@ -54,10 +67,26 @@ def test_frames_come_in_the_order_asked_for(video):
     assert store.count_frames(video) == 12
 
 
+@given(st.data())
+def test_a_crop_is_that_part_of_the_frame(gradients, data):
+    whole = store.read_frames(gradients, [1, 0])
+    height, width = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 52))
+    top = data.draw(st.integers(0, 40 - height))
+    left = data.draw(st.integers(0, 52 - width))
+    told = []
+    cropped = store.read_frames(
+        gradients, [1, 0, 1], lambda *size: told.append(size) or (top, left, height, width)
+    )
+    assert told == [(40, 52)]
+    assert torch.equal(cropped[:2], whole[..., top : top + height, left : left + width])
+    assert torch.equal(cropped[2], cropped[0])
+    assert cropped.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_each_distinct_frame_is_decoded_once(video, monkeypatch):
     decoded = []
     decode = store.decode_jpeg
-    monkeypatch.setattr(store, "decode_jpeg", lambda *a: decoded.append(1) or decode(*a))
+    monkeypatch.setattr(store, "decode_jpeg", lambda *a, **k: decoded.append(1) or decode(*a, **k))
     store.read_frames(video, [5, 5, 5, 6])
     assert len(decoded) == 2
 
@@ -89,9 +118,10 @@ def test_missing_video(tmp_path):
         store.read_frames(tmp_path / "gone.zip", [0])
 
 
-def test_broken_frame(folder):
+@pytest.mark.parametrize("length", [0, 40, -20])
+def test_broken_frame(folder, length):
     frame = folder / "image_3.jpg"
-    frame.write_bytes(frame.read_bytes()[:40])
+    frame.write_bytes(frame.read_bytes()[:length])
     assert values(store.read_frames(folder, [1, 3])) == [20, 60]
     with pytest.raises(DataError, match=r"video: frame image_3\.jpg is broken"):
         store.read_frames(folder, [1, 2, 3])
@@ -140,7 +170,8 @@ def test_damaged_store(folder, tmp_path, numbered):
         store.read_frames(path, [0])
 
 
-def test_frames_of_different_sizes(folder):
-    (folder / "image_2.jpg").write_bytes(jpeg(9, size=24))
+@pytest.mark.parametrize("size", [8, 24])
+def test_frames_of_different_sizes(folder, size):
+    (folder / "image_2.jpg").write_bytes(jpeg(9, size=size))
     with pytest.raises(DataError, match=r"frame image_2\.jpg is not of the size"):
         store.read_frames(folder, [0, 1])
