@@ -222,7 +222,7 @@ def pil_clips(folder: Path) -> None:
 
 LOADED_FRAMES = 1800
 LOADED_CLIPS = [(epoch, number) for epoch in range(8) for number in range(4)]
-"""Of each of four videos, so many that neither the draw of crops nor reading the recipe counts."""
+"""Keys, so many that neither the draw of crops nor the reading of the recipe weighs."""
 
 
 def loading_recipe() -> Recipe:
