@@ -16,6 +16,7 @@ from requests.exceptions import ChunkedEncodingError
 from tqdm import tqdm
 
 from adafocus.data import DataError
+from adafocus.files import publish
 
 ATTEMPTS = 6
 """Tries of one download in a run; each waits twice as long as the one before."""
@@ -61,7 +62,7 @@ def download(url: str, path: Path, sha256: str, pause: float = 1.0) -> None:
     if digest != sha256:
         part.unlink()
         raise DataError(f"{url}: its SHA-256 is {digest}, not {sha256}; what came was removed")
-    part.replace(path)
+    publish(part, path)
 
 
 def _go_on(url: str, part: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 from zipfile import BadZipFile
 
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from adafocus.data import DataError
 from adafocus.data.ffmpeg import open_video, read_timeline, run, write_timeline
 from adafocus.data.store import count_bytes, count_frames, read_comment, read_frames, write_store
-from adafocus.files import whole
+from adafocus.files import aside, sweep, whole
 from adafocus.recipe import Frames, Recipe
 
 
@@ -77,6 +76,8 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
         return [_extract(recipe.frames, folder, video) for video in group]
 
     manifest = folder / "manifests" / f"{shard}.csv"
+    for parent in (folder, folder / "frames", manifest.parent):
+        sweep(parent)
     with (
         whole(manifest) as unfinished,
         unfinished.open("w", newline="", encoding="utf-8") as file,
@@ -155,7 +156,7 @@ def _fill_stores(settings: Frames, folder: Path, videos: list[Video]) -> None:
     if not stores:
         return
     decoding = {"hwaccel": settings.hardware} if settings.hardware else {}
-    with TemporaryDirectory(prefix=".frames.", dir=folder) as jpegs:
+    with aside(folder, "frames") as jpegs:
         outputs = []
         for number, source in enumerate(stores):
             Path(jpegs, str(number)).mkdir()
@@ -172,9 +173,8 @@ def _fill_stores(settings: Frames, folder: Path, videos: list[Video]) -> None:
                 ),
                 write_timeline(video, f"{number}.txt"),
             )
-        complaint = run(
-            ffmpeg.merge_outputs(*outputs), Path(jpegs), limit=settings.time_limit * len(stores)
-        )
+        limit = settings.time_limit * len(stores)
+        complaint = run(ffmpeg.merge_outputs(*outputs), jpegs, limit=limit)
         if complaint and len(stores) > 1:
             raise DataError(f"of which video is not known: {complaint}")
         for number, (source, store) in enumerate(stores.items()):

@@ -15,7 +15,7 @@ from adafocus.data.digits import write_videos
 from adafocus.data.download import download, unpack
 from adafocus.data.store import holds_frames
 from adafocus.data.youtube import fetch_videos
-from adafocus.files import whole
+from adafocus.files import publish, whole
 from adafocus.recipe import (
     AnnotationFiles,
     ArchiveSource,
@@ -113,7 +113,7 @@ def _download(source: ArchiveSource, folder: Path) -> None:
         unpacked.touch()
         for path in parts:
             path.unlink()
-    incoming.rename(folder / "videos")
+    publish(incoming, folder / "videos")
     shutil.rmtree(archives)
 
 

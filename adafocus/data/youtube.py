@@ -13,6 +13,7 @@ from tqdm import tqdm
 from adafocus.data import DataError
 from adafocus.data.annotations import Cut
 from adafocus.data.ffmpeg import ffmpeg_path
+from adafocus.files import publish
 from adafocus.recipe import Recipe, YoutubeSource
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def _downloader(recipe: Recipe, source: YoutubeSource) -> Callable[[Cut, Path, P
             reason = str(error).removeprefix("ERROR: ").partition("\n")[0]
             return reason or type(error).__name__
         [video] = (path for path in incoming.iterdir() if path.stem == "video")
-        video.replace(videos / f"{incoming.name}{video.suffix}")
+        publish(video, videos / f"{incoming.name}{video.suffix}")
         return ""
 
     return download

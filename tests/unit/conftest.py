@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from noise import noise_batch, tiny_recipe
@@ -19,3 +23,24 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
 def batch(recipe: Recipe) -> Batch:
     torch.manual_seed(0)
     return noise_batch(recipe)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a small disk with the options given, the same one if called again."""
+    folder = tmp_path / "disk"
+    mounted = False
+
+    def mount_it(options: str) -> Path:
+        nonlocal mounted
+        folder.mkdir(exist_ok=True)
+        command = ["mount", "-o", options, *(["-t", "tmpfs", "tmpfs"] * (not mounted)), folder]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+        mounted = True
+        return folder
+
+    yield mount_it
+    if mounted:
+        subprocess.run(["umount", folder], check=True)

@@ -13,6 +13,7 @@ from adafocus.data.ffmpeg import ffmpeg_path
 from adafocus.data.frames import extract
 from adafocus.data.sources import fetch
 from adafocus.data.store import count_frames, read_comment, read_frames
+from adafocus.files import WriteError
 
 MANUAL = {"kind": "manual", "homepage": "http://example.org"}
 HOSTILE = [
@@ -222,3 +223,27 @@ def test_shards_share_the_videos_and_folders_of_images_stay_in_place(tmp_path):
         [("1", "videos/1", "4"), ("3", "frames/3.zip", "6")],
         [("2", "videos/2", "5")],
     ]
+
+
+def test_a_full_disk_ends_extraction_and_the_same_call_goes_on(mount):
+    """No video is called broken for it, and those that were finished are not made again."""
+    disk = mount("size=2200k")
+    for number in range(4):
+        make_video(disk / "videos" / f"{number}.mp4", 25, "320x240")
+    with (disk / "videos.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("video", "path", "error"))
+        rows.writerows((n, f"videos/{n}.mp4", "") for n in range(4))
+    recipe = make_recipe(frames={"shards": 1, "height": 240})
+    with pytest.raises(WriteError, match=r"the disk is full.*make room"):
+        extract(recipe, disk, shard=0, threads=1)
+    assert not list(disk.glob("manifests/*.csv"))
+    assert not list(disk.rglob(".*"))
+    finished = {path: path.stat().st_mtime_ns for path in disk.glob("frames/*.zip")}
+    assert 0 < len(finished) < 4
+    mount("remount,size=30m")
+    with extract(recipe, disk, shard=0, threads=1).open(newline="") as file:
+        assert [(row["status"], row["frames"]) for row in csv.DictReader(file)] == [
+            ("ok", "25")
+        ] * 4
+    assert all(path.stat().st_mtime_ns == made for path, made in finished.items())

@@ -1,0 +1,114 @@
+"""Files are there whole or not at all: killed writers, full disks, folders not to be written."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from adafocus.files import ASIDE, WriteError, sweep, whole
+
+WRITE_AND_WAIT = """
+import sys
+from pathlib import Path
+from adafocus.files import whole
+with whole(Path(sys.argv[1])) as aside:
+    aside.write_text("half")
+    print("written", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    with pytest.raises(KeyError), whole(path) as aside:
+        aside.write_text("half")
+        raise KeyError
+    assert path.read_text() == "before"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    for content in ("one", "two"):
+        with whole(tmp_path / "folder") as aside:
+            (aside / "deep").mkdir(parents=True)
+            (aside / "deep" / content).write_text(content)
+    assert names(tmp_path / "folder" / "deep") == ["two"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    seen = []
+    path = tmp_path / "a.txt"
+    fsync = os.fsync
+
+    def record(descriptor):
+        seen.append((os.readlink(f"/proc/self/fd/{descriptor}"), path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    with whole(path) as aside:
+        aside.write_text("all")
+    assert seen == [(str(aside), False), (str(tmp_path), True)]
+
+
+def test_what_a_killed_writer_leaves_is_swept_and_what_a_living_one_makes_stays(tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", WRITE_AND_WAIT]
+    killed, living = (
+        subprocess.Popen([*command, tmp_path / name], **pipes) for name in ("killed", "living")
+    )
+    for process in (killed, living):
+        assert process.stdout.readline() == "written\n"
+    killed.kill()
+    killed.communicate()
+    assert len(names(tmp_path)) == 2
+    (tmp_path / ".mine").mkdir()
+    sweep(tmp_path)
+    assert len(names(tmp_path)) == 2
+    [aside] = tmp_path.glob(f".living.*{ASIDE}")
+    living.communicate("\n")
+    assert names(tmp_path) == [".mine", "living"]
+    assert (tmp_path / "living").read_text() == "half"
+    assert not aside.exists()
+
+
+NOISE = torch.randn(1_000_000)
+WRITERS = {
+    "text": lambda path: path.write_text("x" * 4_000_000),
+    "torch": lambda path: torch.save(NOISE, path),
+    "safetensors": lambda path: save_file({"noise": NOISE}, path),
+    "numpy": lambda path: np.savez_compressed(path, noise=NOISE.numpy()),
+}
+
+
+def test_a_full_disk_is_one_line_and_the_file_before_stays(mount):
+    disk = mount("size=2m")
+    path = disk / "file.npz"
+    for writer in WRITERS.values():
+        path.write_text("before")
+        with (
+            pytest.raises(WriteError, match=r"file.npz: the disk is full.*make room"),
+            whole(path) as aside,
+        ):
+            writer(aside)
+        assert names(disk) == ["file.npz"]
+        assert path.read_text() == "before"
+
+
+def test_a_disk_that_is_read_only_is_one_line(mount):
+    disk = mount("size=2m")
+    mount("remount,ro")
+    for path in (disk / "a.txt", disk / "new" / "a.txt"):
+        with (
+            pytest.raises(WriteError, match=r"a.txt: cannot be written \(Read-only file system\)"),
+            whole(path) as aside,
+        ):
+            aside.write_text("all")
