@@ -70,16 +70,23 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()
     }
+    metadata["digest"] = _digest(tensors, metadata)
     with whole(path) as aside:
         safetensors.torch.save_file(tensors, aside, metadata)
 
 
 def read(path: Path) -> Checkpoint:
-    """Reads a checkpoint. Raises `CheckpointError` where the file is not one."""
+    """Reads a checkpoint. Raises `CheckpointError` where the file is not one, or is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # Those that were made before there were digests have none.
+        if metadata.get("digest", "") not in ("", _digest(tensors, metadata)):
+            raise CheckpointError(
+                f"{path}: damaged on disk, its SHA-256 is another; remove it, and the same command"
+                " makes it again, or copy it anew"
+            )
         return Checkpoint(
             tensors,
             parse_recipe(json.loads(metadata["recipe"]), source=f"{path}: recipe"),
@@ -231,6 +238,16 @@ def check_pretrained(recipe: Recipe, output: Path) -> None:
         found[part] = section.model_dump(mode="json")
     with whole(output) as aside:
         aside.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of all that a checkpoint holds, but for the digest itself."""
+    facts = {key: value for key, value in metadata.items() if key != "digest"}
+    shapes = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}
+    digest = hashlib.sha256(json.dumps([facts, shapes], sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _read_weights(path: Path, key: str) -> dict[str, Tensor]:

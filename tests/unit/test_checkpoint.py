@@ -1,7 +1,9 @@
 import json
+import random
 
 import pytest
 import torch
+from noise import tiny_recipe
 from safetensors.torch import save_file
 from torchvision.models import resnet18
 
@@ -53,6 +55,25 @@ def test_files_that_are_no_checkpoints(tmp_path):
     save_file({"weight": torch.zeros(1)}, tmp_path / "other", {"recipe": json.dumps({"a": 1})})
     with pytest.raises(CheckpointError, match="other: not an AdaFocus checkpoint.*unknown key 'a'"):
         checkpoint.read(tmp_path / "other")
+
+
+def test_any_bit_that_flips_is_noticed(tmp_path):
+    path = tmp_path / "c.safetensors"
+    recipe = tiny_recipe("gru")
+    write(path, build(recipe, 32), recipe, "stage3")
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"c.safetensors: "):
+            checkpoint.read(path)
+    damaged = bytearray(whole)
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=r"c.safetensors: damaged on disk.*remove it"):
+        checkpoint.read(path)
 
 
 def test_missing_unknown_and_misshapen_keys_are_named(recipe, tmp_path):
