@@ -60,6 +60,9 @@ def train(
     device: DeviceName = Device.auto,
     threads: Threads = 8,
     tracking_uri: TrackingUri = DEFAULT_STORE,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0, help="Save the state after so many, and after every epoch.")
+    ] = Config.model_fields["checkpoint_minutes"].default,
 ) -> None:
     """Train one stage."""
     with one_line_errors():
@@ -87,6 +90,7 @@ def train(
             device=device.value,
             threads=threads,
             tracking_uri=tracking_uri,
+            checkpoint_minutes=checkpoint_minutes,
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -56,3 +58,21 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def name_what_fills_memory(stage: str, batch_size: int) -> Iterator[None]:
+    """Turns an error of a GPU whose memory is full into a `ValueError` that says what to lower.
+
+    Args:
+        stage: whose ``batch_size`` in the recipe it is.
+        batch_size: at present.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        raise ValueError(
+            f"the GPU's memory is full ({reason}): lower stages.{stage}.batch_size in the recipe,"
+            f" which is {batch_size}"
+        ) from error

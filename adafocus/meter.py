@@ -16,14 +16,21 @@ class Meter:
 
     Args:
         device: the one that computes.
+        seconds: that the pass took before, where it was cut off and goes on.
+        waited: seconds of them in which it waited for data.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, seconds: float = 0.0, waited: float = 0.0) -> None:
         self.device = device
-        self.waited = 0.0
+        self.waited = waited
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        self.started = time.monotonic()
+        self.started = time.monotonic() - seconds
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return time.monotonic() - self.started
 
     def watch(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The same batches; the time until each is there counts as waiting for data."""
@@ -42,7 +49,7 @@ class Meter:
         Args:
             videos: seen so far.
         """
-        seconds = time.monotonic() - self.started
+        seconds = self.seconds
         return {
             "videos_per_second": videos / seconds,
             "data_wait_share": self.waited / seconds,

@@ -467,6 +467,8 @@ class Config(Section):
     seed: int = 0
     threads: Positive = 8
     """Most CPU threads that one job uses."""
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
+    """Training saves its state after so many, and after every epoch."""
     tracking_uri: str = "sqlite:///results/mlflow.db"
     """MLflow's store; the environment's MLFLOW_TRACKING_URI overrides it."""
     pretrained: dict[str, str] = {}

@@ -390,7 +390,8 @@ class Run:
 
     def end(self, status: Status) -> None:
         """Ends the run; waits for its upload, but not for ever."""
-        self._record.ended, self._record.status = _now(), status
+        # A clock may have gone backwards meanwhile.
+        self._record.ended, self._record.status = max(_now(), self._record.started), status
         self._record.write(self._path)
         if self._thread.ident is None:
             return
@@ -485,7 +486,8 @@ class Upload:
             self._log(client, self.run_id, _placed(record, folder), "rows")
             if load:
                 now = _now()
-                step = (now - record.started) // 1000  # goes on where a resumed run stopped
+                # Goes on where a resumed run stopped.
+                step = max(0, now - record.started) // 1000
                 sample = [Metric(key, value, now, step) for key, value in load.items()]
                 client.log_batch(self.run_id, metrics=sample)
             if record.status != "RUNNING":

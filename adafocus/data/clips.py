@@ -23,6 +23,7 @@ from torchvision.transforms.v2 import functional as F
 from adafocus.data import DataError
 from adafocus.data.store import Crop, read_frames
 from adafocus.recipe import Augmentation, Recipe
+from adafocus.signals import leave_to_parent
 
 # --- sampling ---------------------------------------------------------------------------------
 
@@ -212,12 +213,12 @@ class Batch(NamedTuple):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Keys ``(epoch, index)`` of all clips, shuffled by seed and epoch unless told otherwise.
 
-    Set ``epoch`` before each pass.
+    Set ``epoch`` before each pass, and ``skip`` to begin it after so many clips.
     """
 
     def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
         self.length, self.seed, self.shuffle = length, seed, shuffle
-        self.epoch = 0
+        self.epoch = self.skip = 0
 
     def __len__(self) -> int:
         return self.length
@@ -226,7 +227,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         order = np.arange(self.length)
         if self.shuffle:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        return ((self.epoch, index) for index in order.tolist())
+        return ((self.epoch, index) for index in order[self.skip :].tolist())
 
 
 def loader(
@@ -242,6 +243,7 @@ def loader(
         batch_size,
         sampler=sampler,
         num_workers=workers,
+        worker_init_fn=leave_to_parent,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
         drop_last=sampler.shuffle and len(sampler) >= batch_size,

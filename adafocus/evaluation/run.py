@@ -21,7 +21,7 @@ from tqdm import tqdm
 import adafocus
 from adafocus import tracking
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
-from adafocus.device import autocast, pick_device, share_threads
+from adafocus.device import autocast, name_what_fills_memory, pick_device, share_threads
 from adafocus.evaluation import flops
 from adafocus.evaluation.metrics import accuracy, accuracy_by_class
 from adafocus.evaluation.predictions import Predictions
@@ -104,9 +104,10 @@ def evaluate(
         parameters={"seed": seed, "checkpoint": checkpoint, "checkpoint_sha256": digest},
         datasets=[tracking.dataset(recipe, "val", data, clips.digest, len(clips))],
     ) as run:
-        measured = measure(
-            model, loader(clips, batch_size, sampler, workers, torch_device), torch_device
-        )
+        with name_what_fills_memory(stage, batch_size):
+            measured = measure(
+                model, loader(clips, batch_size, sampler, workers, torch_device), torch_device
+            )
         scores = measured.scores()
         chosen = scores.pop("chosen")
         per_step = scores["random"] if model.policy is None else chosen

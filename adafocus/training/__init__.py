@@ -13,11 +13,13 @@ from tqdm import tqdm
 from adafocus import tracking
 from adafocus.data.clips import Clips, EpochSampler, class_names, loader
 from adafocus.device import pick_device, share_threads
+from adafocus.files import sweep
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import PARTS, Checkpoint
 from adafocus.recipe import Recipe
-from adafocus.training.engine import Stage, fit, write_history
+from adafocus.training.engine import CHECKPOINT_MINUTES, Stage, fit, write_history
+from adafocus.training.resume import previous_state
 from adafocus.training.stage0 import FocuserStage, GlancerStage
 from adafocus.training.stage1 import Stage1
 from adafocus.training.stage2 import Stage2
@@ -53,13 +55,15 @@ def train(
     device: str,
     threads: int,
     tracking_uri: str,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
     sweep: tracking.Chain | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> None:
     """Trains one stage and writes its checkpoint.
 
     Beside ``output`` it leaves ``*.metrics.csv``, one row per epoch, ``*.resume.pt``, from which a
-    run that was cut off goes on, and ``*.run.json``, what MLflow is told.
+    run that was cut off goes on, and ``*.run.json``, what MLflow is told. After a signal it saves
+    its state and raises `Stopped`.
 
     Args:
         recipe: the data set's recipe.
@@ -73,13 +77,18 @@ def train(
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads to use.
         tracking_uri: MLflow's store.
+        checkpoint_minutes: the state is saved after so many, and after every epoch.
         sweep: the run's parent in MLflow, where it is a trial of a sweep.
         on_epoch: is given each epoch's row of metrics when it is on disk.
 
     Raises:
         CheckpointError: where ``init`` does not fit the recipe or lacks a part.
         DataError: where the data cannot be read.
+        TrainingError: where a loss is not finite.
+        ValueError: where a batch does not fit into the GPU's memory.
+        WriteError: where the disk is full.
     """
+    sweep(output.parent)
     torch.manual_seed(seed)
     torch_device = pick_device(device)
     workers = share_threads(threads, torch_device)
@@ -155,6 +164,7 @@ def train(
             resume=resume,
             fingerprint=fingerprint,
             on_epoch=epoch_done,
+            checkpoint_minutes=checkpoint_minutes,
         )
         from adafocus import plots  # here, as matplotlib would hold up the first batch
 
@@ -172,6 +182,7 @@ def train(
         checkpoint.write(
             output, Checkpoint(tensors, recipe, stage, patch_size, tuple(class_names(data)))
         )
+    previous_state(resume).unlink(missing_ok=True)
     tqdm.write(f"{output}: best epoch has {recipe.metric} {progress.best:.1f}; curves: {curves}")
 
 

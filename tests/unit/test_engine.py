@@ -1,16 +1,20 @@
-"""Training on noise: seeds, resume, schedules, the best epoch."""
+"""Training on noise: seeds, resume, signals, damage, schedules, the best epoch."""
 
 import csv
+import os
+import re
+import signal
 
 import pytest
 import torch
-from noise import CLASSES, SIZE
+from noise import CLASSES, SIZE, tiny_recipe
 from torchvision.io import write_jpeg
 
 from adafocus.data.clips import Clips, EpochSampler, loader
 from adafocus.model.adafocus import build
+from adafocus.signals import Stopped
 from adafocus.training import STAGES
-from adafocus.training.engine import fit, validate
+from adafocus.training.engine import TrainingError, fit, validate
 
 CPU = torch.device("cpu")
 VIDEOS = {"train": 6, "val": 4}
@@ -35,11 +39,34 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(recipe, stage, folder, resume, *, until=None, seed=3, fingerprint="same", batch_size=2):
-    """Trains one stage; ``until`` cuts it off, as a kill would, after so many epochs."""
+class Killed(Exception):
+    pass
 
-    class Killed(Exception):
-        pass
+
+def run(
+    recipe,
+    stage,
+    folder,
+    resume,
+    *,
+    until=None,
+    on_clip=None,
+    seed=3,
+    fingerprint="same",
+    batch_size=2,
+    minutes=10.0,
+):
+    """Trains one stage; ``until`` cuts it off, as a kill would, after so many epochs. ``on_clip``
+    is called with the number of each clip that is loaded."""
+
+    class Watched(Clips):
+        loaded = 0
+
+        def __getitem__(self, key):
+            Watched.loaded += 1
+            if on_clip:
+                on_clip(Watched.loaded)
+            return super().__getitem__(key)
 
     rows = []
 
@@ -50,8 +77,8 @@ def run(recipe, stage, folder, resume, *, until=None, seed=3, fingerprint="same"
 
     torch.manual_seed(seed)
     model = build(recipe, 32)
-    train = Clips(folder, "train", recipe, augment=True, seed=seed)
-    val = Clips(folder, "val", recipe, augment=False, seed=seed)
+    train = Watched(folder, "train", recipe, augment=True, seed=seed)
+    val = Watched(folder, "val", recipe, augment=False, seed=seed)
     try:
         fit(
             STAGES[stage](stage, model, recipe.stages[stage]),
@@ -63,18 +90,22 @@ def run(recipe, stage, folder, resume, *, until=None, seed=3, fingerprint="same"
             resume=resume,
             fingerprint=fingerprint,
             on_epoch=on_epoch,
+            checkpoint_minutes=minutes,
         )
     except Killed:
         return None, rows
-    return model.state_dict(), [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return model.state_dict(), rows
 
 
 def same(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def losses(rows) -> list[float]:
-    return [row["loss"] for row in rows]
+TIMINGS = {"seconds", "videos_per_second", "data_wait_share", "peak_memory_gb"}
+
+
+def figures(rows) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -82,13 +113,71 @@ def test_a_seed_repeats_and_a_cut_run_resumes_to_the_same(recipe, stage, folder,
     weights, rows = run(recipe, stage, folder, tmp_path / "a.pt")
     again, rows_again = run(recipe, stage, folder, tmp_path / "b.pt")
     assert same(weights, again)
-    assert losses(rows) == losses(rows_again)
+    assert figures(rows) == figures(rows_again)
+
+    # Killed in the second batch, when the first was saved, then after the first epoch.
+    def kill(clip):
+        if clip == 3:
+            raise Killed
+
+    run(recipe, stage, folder, tmp_path / "c.pt", on_clip=kill, minutes=0)
     run(recipe, stage, folder, tmp_path / "c.pt", until=1)
     resumed, rows_resumed = run(recipe, stage, folder, tmp_path / "c.pt")
     assert same(weights, resumed)
-    assert losses(rows_resumed) == losses(rows)
+    assert figures(rows_resumed) == figures(rows)
     other, _ = run(recipe, stage, folder, tmp_path / "d.pt", seed=4)
     assert not same(weights, other)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_ends_a_run_which_goes_on_to_the_same(folder, tmp_path, number):
+    """Wherever it comes: in the first or last batch of an epoch, or in validation."""
+    recipe = tiny_recipe("gru")
+    weights, rows = run(recipe, "stage1", folder, tmp_path / "a.pt")
+    handler = signal.getsignal(number)
+    where = []
+    for clip in (2, 4, 5, 3, 2):
+        with pytest.raises(Stopped) as stopped:
+            run(
+                recipe,
+                "stage1",
+                folder,
+                tmp_path / "b.pt",
+                on_clip=lambda loaded, at=clip: loaded == at and os.kill(os.getpid(), number),
+            )
+        assert stopped.value.code == 128 + number
+        where += re.findall(r"saved (.*) in", stopped.value.message)
+        assert signal.getsignal(number) is handler
+    assert where == [
+        "batch 1 of epoch 1",
+        "batch 3 of epoch 1",
+        "batch 1 of epoch 2",
+        "batch 3 of epoch 2",
+        "batch 3 of epoch 2",
+    ]
+    resumed, rows_resumed = run(recipe, "stage1", folder, tmp_path / "b.pt")
+    assert same(weights, resumed)
+    assert figures(rows_resumed) == figures(rows)
+
+
+def test_a_damaged_resume_file_is_noticed_and_the_one_before_taken(folder, tmp_path, capsys):
+    recipe = tiny_recipe("gru")
+    weights, _ = run(recipe, "stage3", folder, tmp_path / "a.pt")
+    resume = tmp_path / "r.pt"
+    for _ in range(2):
+        run(recipe, "stage3", folder, resume, until=1, minutes=0)
+        resume.write_bytes(resume.read_bytes()[:-1000])
+        resumed, _ = run(recipe, "stage3", folder, resume)
+        assert same(weights, resumed)
+        said = capsys.readouterr().out
+        assert f"{resume} is damaged on disk" in said
+        assert f"going on from {tmp_path / 'r.previous.pt'}" in said
+        resume.unlink()
+
+    run(recipe, "stage3", folder, resume, until=1)
+    resume.write_bytes(b"")
+    resumed, _ = run(recipe, "stage3", folder, resume)
+    assert same(weights, resumed)
 
 
 def test_a_resume_file_of_another_run_is_not_taken_up(recipe, folder, tmp_path, capsys):
@@ -141,3 +230,31 @@ def test_schedules(recipe, folder, tmp_path):
     assert rates(schedule="cosine") == pytest.approx(expected)
     assert rates(schedule="step", milestones=(1, 3)) == pytest.approx([0.05, 0.005, 0.005, 0.0005])
     assert rates(schedule="constant") == pytest.approx([0.05] * 4)
+
+
+def test_a_loss_that_is_not_finite_names_the_videos_and_spares_the_last_state(folder, tmp_path):
+    recipe = tiny_recipe("gru")
+    training = recipe.stages.glancer.model_copy(update={"learning_rates": {"glancer": 1e30}})
+    stages = recipe.stages.model_copy(update={"glancer": training})
+    recipe = recipe.model_copy(update={"stages": stages})
+    resume = tmp_path / "r.pt"
+    for _ in range(2):  # a second try ends alike
+        with pytest.raises(TrainingError) as error:
+            run(recipe, "glancer", folder, resume, minutes=0)
+        assert re.fullmatch(
+            r"glancer: the loss is not finite any more after batch 2 of epoch 1, of the videos"
+            r" train\d, train\d: look at them, or lower stages.glancer.learning_rates in the"
+            r" recipe; .*r.pt keeps the state before",
+            str(error.value),
+        )
+        state = torch.load(resume, weights_only=True)
+        assert state["progress"]["begun"]["batches"] == 1
+        assert all(tensor.isfinite().all() for tensor in state["tensors"].values())
+
+
+def test_a_gpu_without_memory_left_names_what_to_lower(folder, tmp_path):
+    def fill_memory(clip):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    with pytest.raises(ValueError, match=r"lower stages.stage1.batch_size in the recipe, .* is 2"):
+        run(tiny_recipe("gru"), "stage1", folder, tmp_path / "r.pt", on_clip=fill_memory)

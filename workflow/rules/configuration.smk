@@ -1,8 +1,11 @@
 """What the configuration, the recipes and this call's targets ask for."""
 
+import fcntl
 import os
+import shutil
+import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -128,6 +131,29 @@ def results_made_before():
     """Other results on disk, which this call leaves as they are, and when they were made."""
     found = map(str, Path("results").glob("*_stage[123].json"))
     return {path: os.stat(path).st_mtime for path in sorted(set(found) - set(results_asked_for()))}
+
+
+def unlock_if_alone():
+    """Removes Snakemake's locks where the runs that set them were killed.
+
+    Every run holds a lock of the system's on one file, which ends with the process, however it
+    ends. Who has that file alone knows that nobody else is at work in this folder.
+    """
+    Path(".snakemake").mkdir(exist_ok=True)
+    running = open(".snakemake/running", "w")
+    with suppress(OSError):  # another run is at work, or the file system has no such locks
+        fcntl.flock(running, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(".snakemake/locks", ignore_errors=True)
+    with suppress(OSError):
+        fcntl.flock(running, fcntl.LOCK_SH)
+    return running
+
+
+if workflow.is_main_process:
+    running = unlock_if_alone()
+
+# A scheduler's warning is for jobs, which save what they have; Snakemake waits for them.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 with one_line_errors():

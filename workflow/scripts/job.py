@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -12,29 +13,40 @@ from typing import Any
 
 from adafocus.gpus import claim_gpus
 from adafocus.recipe import Recipe, parse_recipe
+from adafocus.signals import Stopped
 
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
     """Sends all output to the job's log, that of child processes too, and holds the job's GPUs.
 
-    An error is one line on the terminal and a traceback in the log.
+    An error is one line on the terminal and a traceback in the log. A signal that asks the job to
+    end ends it as an error would, so that nothing is left half done.
     """
     log = Path(snakemake.log[0])
     terminal = os.fdopen(os.dup(2), "w")
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
     try:
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, _stop)
         with ExitStack() as stack:
             if snakemake.resources.get("gpu"):
                 stack.enter_context(claim_gpus(snakemake.resources.gpu))
             yield
+    except Stopped as stopped:
+        print(f"{stopped.message} (log: {log})", file=terminal)
+        raise
     except Exception as error:
         traceback.print_exc()
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"Error: {reason} (log: {log})", file=terminal)
         sys.exit(1)
+
+
+def _stop(number: int, _: object) -> None:
+    raise Stopped(number, f"{signal.Signals(number).name} came")
 
 
 def recipe_of(snakemake: Any) -> Recipe:

@@ -20,5 +20,6 @@ with job(snakemake):
         init=[Path(path) for path in snakemake.input.get("init", [])],
         output=output,
         curves=Path(snakemake.output.curves),
+        checkpoint_minutes=snakemake.config["checkpoint_minutes"],
         **run_options(snakemake),
     )

@@ -1,0 +1,74 @@
+"""Resume files: all that a training run needs to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+import torch
+from tqdm import tqdm
+
+from adafocus.files import whole
+
+
+class ResumeFile:
+    """The latest state of a run, and beside it the one before, for when the latest is damaged.
+
+    A file is the ZIP archive that `torch.save` writes, with a CRC-32 of each tensor, which
+    `torch.load` itself does not look at.
+
+    Args:
+        path: of the latest state, ``*.pt``.
+        fingerprint: tells whether a state belongs to this run.
+    """
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path, self.fingerprint = path, fingerprint
+        self.previous = previous_state(path)
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Raises `WriteError` where the disk is full; the state before is then still there."""
+        with whole(self.path) as aside:
+            torch.save({"fingerprint": self.fingerprint, **state}, aside)
+            if self.path.exists():
+                self.previous.unlink(missing_ok=True)
+                try:
+                    os.link(self.path, self.previous)
+                except OSError:  # a file system without links
+                    self.path.replace(self.previous)
+
+    def read(self, device: torch.device) -> dict[str, Any] | None:
+        """The latest state of this run that is undamaged, or None."""
+        found = [path for path in (self.path, self.previous) if path.exists()]
+        for path in found:
+            try:
+                state = _read(path, device)
+            except Exception as error:  # there is no telling what a damaged file leads to
+                reason = str(error).partition("\n")[0]
+                tqdm.write(f"{path} is damaged on disk ({reason})")
+                continue
+            if state["fingerprint"] == self.fingerprint:
+                tqdm.write(f"going on from {path}")
+                path.replace(self.path)
+                return state
+            tqdm.write(f"{path} is of another run (recipe, data, seed or checkpoints changed)")
+            break
+        if found:
+            tqdm.write("starting over")
+        return None
+
+
+def previous_state(path: Path) -> Path:
+    """Where the state before the one at ``path`` is, of use while a run is not done."""
+    return path.with_suffix(f".previous{path.suffix}")
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    with ZipFile(path) as archive:
+        broken = archive.testzip()
+    if broken is not None:
+        raise BadZipFile(f"the checksum of {broken} is another")
+    return torch.load(path, map_location=device, weights_only=True)
