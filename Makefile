@@ -1,6 +1,7 @@
 # make demo    install, train AdaFocus on generated videos, print the table
 # make test    install, check style and rules, run all tests
 # make bench   measure speed and memory against other ways, a table in benchmarks/results
+# make chaos   kill a small chain at 30 random moments, and see that it ends the same (KILLS=100)
 # make report  write results/report.html: all results on disk as one page
 # make ui      open the runs in MLflow
 # make lint    put the code in form
@@ -8,7 +9,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test bench report ui lint
+.PHONY: demo test bench chaos report ui lint
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -41,6 +42,10 @@ test: $(BIN)/installed
 bench: $(BIN)/installed
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/data.py
+
+KILLS ?= 30
+chaos: $(BIN)/installed
+	$(BIN)/python benchmarks/chaos.py --kills $(KILLS)
 
 report: $(BIN)/installed
 	$(BIN)/snakemake --cores all results/summary.md

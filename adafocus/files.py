@@ -85,17 +85,24 @@ def publish(unfinished: Path, path: Path) -> None:
     _flush(path.parent)
 
 
-def sweep(parent: Path) -> None:
-    """Removes what processes that were killed were making in a folder."""
-    if not parent.is_dir():
-        return
-    # Nobody makes a folder and has not locked it yet, while the parent is locked.
-    with _locked(parent, fcntl.LOCK_EX) as alone:
-        for entry in os.scandir(parent) if alone else ():
-            if entry.name.startswith(".") and entry.name.endswith(ASIDE):
-                with _locked(Path(entry.path), fcntl.LOCK_EX | fcntl.LOCK_NB) as left_alone:
-                    if left_alone:
-                        shutil.rmtree(entry.path, ignore_errors=True)
+def check_writable(folder: Path) -> None:
+    """Raises `WriteError` where nothing can be written to a folder, or it cannot be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        reason = OSError(errno.EROFS, "read-only, or another person's")
+        raise WriteError(_unwritable(folder, reason))
+
+
+def sweep(*parents: Path) -> None:
+    """Removes what processes that were killed were making in these folders."""
+    for parent in filter(Path.is_dir, parents):
+        # While the parent is locked, nobody makes a folder and has not locked it yet.
+        with _locked(parent, fcntl.LOCK_EX) as alone:
+            for entry in os.scandir(parent) if alone else ():
+                if entry.name.startswith(".") and entry.name.endswith(ASIDE):
+                    with _locked(Path(entry.path), fcntl.LOCK_EX | fcntl.LOCK_NB) as abandoned:
+                        if abandoned:
+                            shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -115,7 +122,10 @@ def _full(path: Path) -> str:
 
 
 def _unwritable(path: Path, error: OSError) -> str:
-    return f"{path}: cannot be written ({error.strerror}); make its folder writable"
+    return (
+        f"{path}: cannot be written ({error.strerror}): make its folder writable, or work in"
+        " another"
+    )
 
 
 def _flush(path: Path) -> None:

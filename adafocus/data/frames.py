@@ -76,8 +76,7 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
         return [_extract(recipe.frames, folder, video) for video in group]
 
     manifest = folder / "manifests" / f"{shard}.csv"
-    for parent in (folder, folder / "frames", manifest.parent):
-        sweep(parent)
+    sweep(folder, folder / "frames", manifest.parent)
     with (
         whole(manifest) as unfinished,
         unfinished.open("w", newline="", encoding="utf-8") as file,

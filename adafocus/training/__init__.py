@@ -88,7 +88,7 @@ def train(
         ValueError: where a batch does not fit into the GPU's memory.
         WriteError: where the disk is full.
     """
-    sweep(output.parent)
+    sweep(output.parent, curves.parent)
     torch.manual_seed(seed)
     torch_device = pick_device(device)
     workers = share_threads(threads, torch_device)

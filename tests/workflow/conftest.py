@@ -23,9 +23,22 @@ class Project:
     snakefile = ROOT / "Snakefile"
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments), cwd=self.folder, capture_output=True, text=True
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """The same beside the test, in a process group of its own."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def command(self, *arguments: str) -> list[str | Path]:
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "--directory", self.folder]
-        command += ["--snakefile", self.snakefile, *arguments]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
+        return [*command, "--snakefile", self.snakefile, *arguments]
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Number of jobs of each rule in a dry run."""

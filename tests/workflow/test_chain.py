@@ -17,6 +17,8 @@ from adafocus.recipe import GenerateSource
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+from chaos import figures, survive  # noqa: E402
 
 STAGE = {"epochs": 1, "batch_size": 6}
 POLICY = {"optimizer": "adam", "schedule": "constant", "weight_decay": 0.0}
@@ -92,6 +94,7 @@ def chain(tiny_project):
     for recipe in (DIGITS, GIVEN):
         (recipes / f"{recipe['name']}.yaml").write_text(yaml.safe_dump(recipe))
     config = {"datasets": {"digits": [16], "given": [16]}, "device": "cpu", "threads": 1}
+    config["checkpoint_minutes"] = 0
     (recipes.parent / "config.yaml").write_text(yaml.safe_dump(config))
     _put_given_videos(tiny_project.folder / "data" / "given")
     run = tiny_project.snakemake()
@@ -128,6 +131,14 @@ def test_the_result(chain, name):
     assert len(result["metrics_per_step"]) == (4 if name.startswith("digits") else 1)
     assert result["gflops_per_video"] > 0
     assert result["seed"] == 0
+
+
+@pytest.mark.integration
+def test_a_chain_that_is_killed_again_and_again_ends_the_same(chain, tmp_path):
+    """As `make chaos` does it, with more kills."""
+    shutil.copytree(chain.folder / "config", tmp_path / "config")
+    target = "results/digits_16_stage3.json"
+    assert survive(tmp_path, target, figures(chain.folder, target), kills=3, seed=0) == 1
 
 
 def test_what_could_not_be_read_is_reported_and_left_out(chain):

@@ -1,8 +1,10 @@
 """What the workflow plans to do, and what it refuses before it does anything."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -147,6 +149,43 @@ def test_too_little_disk_is_told_before_any_job(project):
     project.edit("recipes/sthv2.yaml", "videos", "seconds", value=1e6)
     line = project.refused("results/sthv2_144_stage3.json")
     assert "20 GB of videos and 13,3" in line and "data/sthv2" in line and "frames.rate" in line
+
+
+def test_a_second_run_is_refused_and_a_killed_one_leaves_nothing_locked(project):
+    for split in ("train", "val"):
+        project.edit("recipes/demo.yaml", "source", split, value=100)
+    target = "data/demo/videos.csv"
+    first = project.start(target)
+    while not list(project.folder.glob(".snakemake/locks/*.output.lock")):
+        assert first.poll() is None
+        time.sleep(0.05)
+    second = project.snakemake(target)
+    assert second.returncode == 1
+    assert "Please make sure that no other Snakemake process" in second.stderr
+    assert first.poll() is None
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert list(project.folder.glob(".snakemake/locks/*.output.lock"))
+    third = project.snakemake(target)
+    assert third.returncode == 0, third.stderr
+    assert not list(project.folder.rglob("*.aside"))
+
+
+def test_results_that_cannot_be_written_are_told_before_any_job(project):
+    results = project.folder / "results"
+    results.mkdir()
+    options = ["-t", "tmpfs", "-o", "ro", "tmpfs", str(results)]
+    mounted = subprocess.run(["mount", *options], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        run = project.snakemake("results/demo_28_stage3.json")
+    finally:
+        subprocess.run(["umount", results], check=True)
+    assert run.returncode == 1
+    (line,) = (line for line in run.stderr.splitlines() if line.startswith("Error: "))
+    assert "results: cannot be written (read-only" in line
+    assert not (project.folder / "data").exists()
 
 
 def test_a_machines_gpus_are_what_its_jobs_share(project, monkeypatch):

@@ -38,6 +38,7 @@ ELSEWHERE = {
     "make ui": "test_make_ui_opens_mlflow",
     "make report": "test_chain.py",
     "make bench": "test_speed.py, at a small size",
+    "make chaos": "test_chain.py, with fewer kills",
     "createdb mlflow": "integration/test_tracking_server.py, with a PostgreSQL of its own",
     "mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri postgresql:///mlflow"
     " --artifacts-destination mlartifacts": "likewise",

@@ -14,6 +14,7 @@ from snakemake.exceptions import WorkflowError
 
 from adafocus.data import DataError
 from adafocus.data.disk import check_space
+from adafocus.files import WriteError, check_writable
 from adafocus.gpus import visible_gpus
 from adafocus.recipe import RecipeError, find_recipe, load_recipes, parse_config
 
@@ -22,7 +23,7 @@ from adafocus.recipe import RecipeError, find_recipe, load_recipes, parse_config
 def one_line_errors():
     try:
         yield
-    except (DataError, RecipeError, WorkflowError) as error:
+    except (DataError, RecipeError, WorkflowError, WriteError) as error:
         sys.exit(f"Error: {error}")
 
 
@@ -195,9 +196,12 @@ wildcard_constraints:
     stage="[123]",
 
 
-# Before any job: what the data sets will take, and whether there is room.
+# Before any job: whether results can be written, what the data sets will take, and whether there
+# is room.
 onstart:
     steps = {}
+    with one_line_errors():
+        check_writable(Path("results"))
     for job in workflow.dag.needrun_jobs():
         if job.rule.name in ("download", "frames"):
             steps.setdefault(job.wildcards.dataset, set()).add(job.rule.name)
