@@ -26,7 +26,13 @@ import yaml
 from safetensors import safe_open
 
 ROOT = Path(__file__).parents[1]
-OF_THE_RUN = {"videos_per_second", "data_wait_share", "peak_memory_gb", "mlflow_run_id"}
+OF_THE_RUN = {
+    "videos_per_second",
+    "data_wait_share",
+    "peak_memory_gb",
+    "mlflow_run_id",
+    "git_commit",
+}
 """What two runs of the same seed may differ in."""
 PARTS = ("data", "results")
 SMALL = {
@@ -64,8 +70,11 @@ def run(folder: Path, target: str, seconds: float | None = None) -> bool:
 
 
 def figures(folder: Path, target: str) -> dict[str, Any]:
-    """A result without what two runs may differ in, and with the digest of the weights."""
-    result = json.loads((folder / target).read_text())
+    """A result without what two runs may differ in, and with the digest of its weights; of a
+    checkpoint that alone."""
+    result = {"checkpoint": {"path": target}}
+    if target.endswith(".json"):
+        result = json.loads((folder / target).read_text())
     with safe_open(folder / result["checkpoint"]["path"], "np") as file:
         result["checkpoint"] = file.metadata()["digest"]
     return {key: value for key, value in result.items() if key not in OF_THE_RUN}

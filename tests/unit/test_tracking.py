@@ -355,3 +355,18 @@ def test_importing_tracking_leaves_mlflow_alone():
     code = "import sys, adafocus.tracking; print('mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_clock_that_goes_backwards_does_not_end_a_run_before_it_began(
+    store, tmp_path, facts, monkeypatch
+):
+    history = tmp_path / "runs" / "demo_40_stage2.metrics.csv"
+    now = tracking.time.time
+    with tracking.run(store, tags={}, parameters={}, history=history, **facts) as run:
+        monkeypatch.setattr(tracking.time, "time", lambda: now() - 3600)
+        write_history(ROWS, history)
+        run.epoch_done()
+    ended = MlflowClient(store).get_run(run.id)
+    assert ended.info.status == "FINISHED"
+    assert ended.info.end_time >= ended.info.start_time
+    assert ended.data.metrics["loss"] == 1.5
