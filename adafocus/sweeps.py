@@ -330,7 +330,7 @@ def _train(config: dict[str, Any], job: Job, threads: int, device: str) -> None:
         device=device,
         threads=threads,
         tracking_uri=job.tracking_uri,
-        sweep=job.chain,
+        trial_of=job.chain,
         on_epoch=tune.report,
     )
 
@@ -357,8 +357,8 @@ def _outcome(job: Job, number: int, rates: dict[str, float], error: str | None) 
 def _keep_only(job: Job, best: int) -> None:
     """Removes the trials' large files, but what the stage can go on from."""
     kept = job.checkpoint(best).with_suffix(".resume.pt")
-    for ending in ("safetensors", "resume.pt"):
-        for path in kept.parent.glob(f"*.{ending}"):
+    for pattern in ("*.safetensors", "*.resume*.pt"):
+        for path in kept.parent.glob(pattern):
             if path != kept:
                 path.unlink()
 
@@ -416,11 +416,13 @@ def take_over(sweep: Path, output: Path) -> None:
 
     Args:
         sweep: the sweep's result.
-        output: the stage's checkpoint. What training has left there itself goes before.
+        output: the stage's checkpoint. A state of the same training is left as it is there.
     """
+    from adafocus.training.resume import belongs_with
+
     best = json.loads(sweep.read_text("utf-8"))["best"]["trial"]
-    [*found] = sweep.with_suffix("").glob(f"*_trial_{best:02d}.resume.pt")
+    trial = sweep.with_suffix("") / f"{sweep.stem}_trial_{best:02d}.resume.pt"
     resume = output.with_suffix(".resume.pt")
-    if found and not resume.exists():
+    if trial.exists() and not belongs_with(resume, trial):
         with whole(resume) as aside:
-            shutil.copyfile(found[0], aside)
+            shutil.copyfile(trial, aside)

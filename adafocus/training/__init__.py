@@ -56,7 +56,7 @@ def train(
     threads: int,
     tracking_uri: str,
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
-    sweep: tracking.Chain | None = None,
+    trial_of: tracking.Chain | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> None:
     """Trains one stage and writes its checkpoint.
@@ -78,7 +78,7 @@ def train(
         threads: CPU threads to use.
         tracking_uri: MLflow's store.
         checkpoint_minutes: the state is saved after so many, and after every epoch.
-        sweep: the run's parent in MLflow, where it is a trial of a sweep.
+        trial_of: the run's parent in MLflow, where it is a trial of a sweep.
         on_epoch: is given each epoch's row of metrics when it is on disk.
 
     Raises:
@@ -123,7 +123,7 @@ def train(
         record=output.with_name(f"{name}.run.json"),
         name=name,
         **tracking.identity(
-            recipe, patch_size, stage, "trial" if sweep else "training", seed, sweep
+            recipe, patch_size, stage, "trial" if trial_of else "training", seed, trial_of
         ),
         parameters={"seed": seed, **training.model_dump(mode="json")},
         datasets=[
@@ -174,7 +174,7 @@ def train(
         rates = training.learning_rates if recipe.swept else {}
         of_chain = {f"{stage}_learning_rate_{part}": rate for part, rate in rates.items()}
         of_chain[f"{stage}_val_{recipe.metric}"] = progress.best
-        run.add_figures({f"best_val_{recipe.metric}": progress.best}, {} if sweep else of_chain)
+        run.add_figures({f"best_val_{recipe.metric}": progress.best}, {} if trial_of else of_chain)
         parts = PARTS[stage]
         tensors = {
             key: value for key, value in model.state_dict().items() if key.split(".")[0] in parts

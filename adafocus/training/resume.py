@@ -66,6 +66,15 @@ def previous_state(path: Path) -> Path:
     return path.with_suffix(f".previous{path.suffix}")
 
 
+def belongs_with(path: Path, other: Path) -> bool:
+    """Whether there is an undamaged state at ``path``, of the same run as that at ``other``."""
+    cpu = torch.device("cpu")
+    try:
+        return _read(path, cpu)["fingerprint"] == _read(other, cpu)["fingerprint"]
+    except Exception:  # as in `read`
+        return False
+
+
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
     with ZipFile(path) as archive:
         broken = archive.testzip()

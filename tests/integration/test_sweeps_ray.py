@@ -136,7 +136,7 @@ def test_trials_that_fail_are_recorded_and_do_not_stop_the_others(swept):
     *_, result = swept
     reasons = {trial["error"] for trial in result["trials"] if trial["status"] == "failed"}
     assert any("its process died" in reason for reason in reasons), reasons
-    assert any("NaN" in reason for reason in reasons), reasons
+    assert any("not finite any more" in reason for reason in reasons), reasons
 
 
 def test_every_trial_is_a_run_under_the_sweep(swept):
@@ -164,7 +164,7 @@ def test_every_trial_is_a_run_under_the_sweep(swept):
 
 def test_only_the_best_trial_keeps_its_weights(swept):
     folder, _, result = swept
-    kept = {path.name for path in (folder / "results" / "tiny_32_stage1").glob("*.resume.pt")}
+    kept = {path.name for path in (folder / "results" / "tiny_32_stage1").glob("*.resume*.pt")}
     assert kept == {f"tiny_32_stage1_trial_{result['best']['trial']:02d}.resume.pt"}
     assert not list((folder / "results" / "tiny_32_stage1").glob("*.safetensors"))
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from noise import tiny_recipe
@@ -91,17 +92,22 @@ def test_what_is_no_result_of_a_sweep_is_an_error(result, text):
         use_best(tiny_recipe("gru"), [result])
 
 
-def test_a_stage_takes_over_the_best_trial_once(result, tmp_path):
+def test_a_stage_takes_over_the_best_trial(result, tmp_path):
     trials = tmp_path / "tiny_32_stage1"
     trials.mkdir()
-    (trials / "tiny_32_stage1_trial_02.resume.pt").write_text("the best")
+    trial = trials / "tiny_32_stage1_trial_02.resume.pt"
+    torch.save({"fingerprint": "best", "epoch": 3}, trial)
     output = tmp_path / "checkpoints" / "tiny_32_stage1.safetensors"
-    take_over(result, output)
     resume = output.with_suffix(".resume.pt")
-    assert resume.read_text() == "the best"
-    resume.write_text("gone further")
     take_over(result, output)
-    assert resume.read_text() == "gone further"
+    assert resume.read_bytes() == trial.read_bytes()
+    # What is of the same run stays, what is of another goes.
+    torch.save({"fingerprint": "best", "epoch": 4}, resume)
+    take_over(result, output)
+    assert torch.load(resume)["epoch"] == 4
+    torch.save({"fingerprint": "at other rates", "epoch": 5}, resume)
+    take_over(result, output)
+    assert torch.load(resume)["epoch"] == 3
 
 
 @pytest.mark.parametrize(
