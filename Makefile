@@ -36,8 +36,8 @@ test: $(BIN)/installed
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
-	$(BIN)/pytest -m "not (slow or integration or gpu)"
-	$(BIN)/pytest -m "slow or integration"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not (slow or integration or gpu)"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "slow or integration" tests/workflow tests
 
 bench: $(BIN)/installed
 	$(BIN)/python benchmarks/speed.py

@@ -79,7 +79,7 @@ def test_all_processes_are_told_to_end_and_the_same_command_goes_on(command, tmp
         return found
 
     before = training()
-    assert before.info.status == "FAILED"
+    assert before.info.status == "KILLED"
 
     done = CliRunner().invoke(app, command(cut))
     assert done.exit_code == 0, done.output
