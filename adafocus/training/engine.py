@@ -261,6 +261,7 @@ class _Run:
                 self.save()
             self.end_if_stopped()
         self.watch.settle()
+        self.watch.check(_tensors(stage).values())
         # Reading the sums waits for the device, so that all its work is counted below.
         means = {name: float(value) / part.steps for name, value in part.sums.items()}
         part.seconds = meter.seconds

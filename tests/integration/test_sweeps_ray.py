@@ -17,7 +17,7 @@ from servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
-EPOCHS = 8
+EPOCHS = 6
 TRIALS = 6
 PARTS = ("focuser", "classifier")
 SCRIPT = """
@@ -150,13 +150,13 @@ def test_every_trial_is_a_run_under_the_sweep(swept):
     assert summary.data.metrics["best_val_top1"] == result["best"]["best"]
     assert parent.data.metrics["best_val_top1"] == result["best"]["best"]
     ends = {"finished": "FINISHED", "stopped early": "KILLED", "failed": "FAILED"}
-    expected = {
-        f"tiny_32_stage1_trial_{trial['trial']:02d}": ends[trial["status"]]
-        for trial in result["trials"]
-    }
-    assert {name: run.info.status for name, run in runs.items()} == expected
-    for trial in result["trials"]:
-        run = runs[f"tiny_32_stage1_trial_{trial['trial']:02d}"]
+    trials = {f"tiny_32_stage1_trial_{trial['trial']:02d}": trial for trial in result["trials"]}
+    # The process that was killed may have had no time to begin.
+    begun = {name for name, trial in trials.items() if trial["epochs"]}
+    assert begun <= runs.keys() <= trials.keys()
+    for name, run in runs.items():
+        trial = trials[name]
+        assert run.info.status == ends[trial["status"]]
         rates = {part: float(run.data.params[f"learning_rates.{part}"]) for part in PARTS}
         assert rates == trial["learning_rates"]
         assert len(client.get_metric_history(run.info.run_id, "val_top1")) == trial["epochs"]
