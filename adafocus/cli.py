@@ -77,21 +77,23 @@ def train(
             checked.check_patch_size(patch_size)
 
         from adafocus import training
+        from adafocus.distributed import joined
 
-        training.train(
-            checked,
-            stage.value,
-            patch_size,
-            data=data,
-            init=init or [],
-            output=output,
-            curves=curves or output.with_suffix(".curves.svg"),
-            seed=seed,
-            device=device.value,
-            threads=threads,
-            tracking_uri=tracking_uri,
-            checkpoint_minutes=checkpoint_minutes,
-        )
+        with joined(device.value):
+            training.train(
+                checked,
+                stage.value,
+                patch_size,
+                data=data,
+                init=init or [],
+                output=output,
+                curves=curves or output.with_suffix(".curves.svg"),
+                seed=seed,
+                device=device.value,
+                threads=threads,
+                tracking_uri=tracking_uri,
+                checkpoint_minutes=checkpoint_minutes,
+            )
 
 
 @app.command()
@@ -108,17 +110,19 @@ def evaluate(
     """Measure a checkpoint and its baselines on the validation videos."""
     with one_line_errors():
         from adafocus import evaluation
+        from adafocus.distributed import joined
 
-        evaluation.evaluate(
-            checkpoint,
-            data=data,
-            output=output,
-            plots=plots,
-            seed=seed,
-            device=device.value,
-            threads=threads,
-            tracking_uri=tracking_uri,
-        )
+        with joined(device.value):
+            evaluation.evaluate(
+                checkpoint,
+                data=data,
+                output=output,
+                plots=plots,
+                seed=seed,
+                device=device.value,
+                threads=threads,
+                tracking_uri=tracking_uri,
+            )
 
 
 @app.command()

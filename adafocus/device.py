@@ -15,9 +15,12 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def pick_device(device: str) -> torch.device:
-    """The device that ``auto`` stands for, or the one named."""
+    """The device that ``auto`` stands for, or the one named; of several GPUs that of the process,
+    see `distributed.joined`."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and torch.distributed.is_initialized():
+        return torch.device(device, torch.cuda.current_device())
     return torch.device(device)
 
 

@@ -26,8 +26,7 @@ class Stopped(SystemExit):
 class Stop:
     """Keeps in mind that a signal came while the block goes on, which ends where it suits.
 
-    Outside the main thread, where Python lets nobody handle signals, it leaves them alone. A second
-    SIGINT, of a person in a hurry, has its usual effect.
+    Outside the main thread, where Python lets nobody handle signals, it leaves them alone.
 
     Attributes:
         number: of the signal that came, or 0.
@@ -47,8 +46,6 @@ class Stop:
             signal.signal(number, handler)
 
     def _came(self, number: int, _: FrameType | None) -> None:
-        if number == self.number == signal.SIGINT:
-            raise KeyboardInterrupt
         self.number = number
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -22,8 +22,12 @@ from torchvision.transforms.v2 import functional as F
 
 from adafocus.data import DataError
 from adafocus.data.store import Crop, read_frames
+from adafocus.distributed import share, size
 from adafocus.recipe import Augmentation, Recipe
 from adafocus.signals import leave_to_parent
+
+if TYPE_CHECKING:
+    from adafocus.model.adafocus import AdaFocus
 
 # --- sampling ---------------------------------------------------------------------------------
 
@@ -198,8 +202,11 @@ class Batch(NamedTuple):
     positions: Tensor | None
     """float32 (B, T, 2): where the truth is, if known."""
 
+    total: int | None = None
+    """Clips of the whole batch, where B are this process's slice of it."""
+
     @classmethod
-    def of(cls, clips: dict[str, Tensor], device: torch.device) -> Batch:
+    def of(cls, clips: dict[str, Tensor], device: torch.device, total: int | None = None) -> Batch:
         """Collated clips; frames stay bytes until a backbone sees them."""
         on_device = {key: value.to(device, non_blocking=True) for key, value in clips.items()}
         frames = on_device["frames"]
@@ -207,27 +214,47 @@ class Batch(NamedTuple):
         labels = on_device["labels"]
         target = labels / labels.sum(-1, keepdim=True)
         positions = on_device.get("positions")
-        return cls(frames, glance, target, labels, on_device["index"], positions)
+        return cls(frames, glance, target, labels, on_device["index"], positions, total)
+
+    def random_corners(self, model: AdaFocus) -> Tensor:
+        """`AdaFocus.random_corners`, drawn for the whole batch: the same for any number of
+        processes."""
+        shape = (self.total or len(self.frames), *self.frames.shape[1:])
+        return share(model.random_corners(self.frames[:1].expand(shape)))
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """Keys ``(epoch, index)`` of all clips, shuffled by seed and epoch unless told otherwise.
 
-    Set ``epoch`` before each pass, and ``skip`` to begin it after so many clips.
+    Set ``epoch`` before each pass, and ``skip`` to begin it after so many batches. `loader` sets
+    ``batch_size``, that of whole batches, of which each process gets the keys of its slice.
     """
 
     def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
         self.length, self.seed, self.shuffle = length, seed, shuffle
         self.epoch = self.skip = 0
+        self.batch_size = length
+
+    @property
+    def batches(self) -> list[int]:
+        """Sizes of the whole batches of a pass. A shuffled one has no last batch that is not full,
+        unless it is the only one."""
+        full, rest = divmod(self.length, self.batch_size)
+        drop = not rest or (self.shuffle and full)
+        return [self.batch_size] * full + [rest] * (not drop)
 
     def __len__(self) -> int:
-        return self.length
+        return sum(-(-batch // size()) for batch in self.batches)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self.length)
         if self.shuffle:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        return ((self.epoch, index) for index in order[self.skip :].tolist())
+        for number, batch in enumerate(self.batches):
+            if number >= self.skip:
+                start = number * self.batch_size
+                own = share(torch.from_numpy(order[start : start + batch]))
+                yield from ((self.epoch, index) for index in own.tolist())
 
 
 def loader(
@@ -237,14 +264,24 @@ def loader(
     workers: int,
     device: torch.device,
 ) -> DataLoader[Clip]:
-    """Batches of clips. A shuffled pass drops the last batch where it is not full, if not alone."""
+    """Batches of clips, or this process's slices of them. A shuffled pass drops the last batch
+    where it is not full, if not alone.
+
+    Raises `ValueError` where the processes cannot share a batch in equal parts.
+    """
+    sampler.batch_size = batch_size
+    smallest = min(batch_size, len(clips)) if sampler.shuffle else batch_size
+    if smallest % size():
+        raise ValueError(
+            f"{size()} processes cannot share a batch of {smallest} videos in equal parts: let"
+            " batch_size in the recipe be a multiple of their number"
+        )
     return DataLoader(
         clips,
-        batch_size,
+        batch_size // size(),
         sampler=sampler,
         num_workers=workers,
         worker_init_fn=leave_to_parent,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
-        drop_last=sampler.shuffle and len(sampler) >= batch_size,
     )

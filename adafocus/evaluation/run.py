@@ -22,6 +22,7 @@ import adafocus
 from adafocus import tracking
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
 from adafocus.device import autocast, name_what_fills_memory, pick_device, share_threads
+from adafocus.distributed import gather_by, is_first, size
 from adafocus.evaluation import flops
 from adafocus.evaluation.metrics import accuracy, accuracy_by_class
 from adafocus.evaluation.predictions import Predictions
@@ -78,7 +79,7 @@ def evaluate(
         tracking_uri: MLflow's store.
 
     Returns:
-        What ``output`` holds.
+        What ``output`` holds; nothing where another process is the first (`distributed.joined`).
 
     Raises:
         CheckpointError: where the checkpoint cannot be used.
@@ -97,6 +98,10 @@ def evaluate(
     digest = sha256(checkpoint)
     name = output.stem
 
+    batches = loader(clips, batch_size, sampler, workers, torch_device)
+    if not is_first():
+        measure(model, batches, torch_device)
+        return {}
     with tracking.run(
         tracking_uri,
         record=output.with_name(f"{name}_evaluation.run.json"),
@@ -106,9 +111,7 @@ def evaluate(
         datasets=[tracking.dataset(recipe, "val", data, clips.digest, len(clips))],
     ) as run:
         with name_what_fills_memory(stage, batch_size):
-            measured = measure(
-                model, loader(clips, batch_size, sampler, workers, torch_device), torch_device
-            )
+            measured = measure(model, batches, torch_device)
         scores = measured.scores()
         chosen = scores.pop("chosen")
         per_step = scores["random"] if model.policy is None else chosen
@@ -188,7 +191,7 @@ class Measurement:
     corners: Tensor
     """(N, S, 2), where the model chose to look"""
     seconds: float
-    """that its predictions took"""
+    """that its predictions took, of all processes together"""
     data_wait_share: float
     """Share of the pass in which it waited for data"""
     peak_memory_gb: float
@@ -212,11 +215,12 @@ def measure(model: AdaFocus, batches: DataLoader, device: torch.device) -> Measu
     A model without a policy chooses at random.
     """
     logits: dict[str, list[Tensor]] = defaultdict(list)
-    labels, corners = [], []
+    labels, corners, index = [], [], []
     seconds = 0.0
     meter = Meter(device)
-    for items in meter.watch(tqdm(batches, desc="evaluation", unit="batch")):
-        batch = Batch.of(items, device)
+    bar = tqdm(batches, desc="evaluation", unit="batch", disable=not is_first())
+    for items, total in zip(meter.watch(bar), batches.sampler.batches, strict=True):
+        batch = Batch.of(items, device, total)
         with autocast(device):
             if not labels:
                 _predict(model, batch)  # to warm up
@@ -235,12 +239,17 @@ def measure(model: AdaFocus, batches: DataLoader, device: torch.device) -> Measu
             logits["glancer"].append(glimpse.logits.float().mean(1)[None, :, None].cpu())
         labels.append(items["labels"])
         corners.append(chosen.cpu())
-    figures = meter.figures(sum(map(len, labels)))
+        index.append(items["index"])
+    order = torch.cat(index)
+    figures = meter.figures(len(order))
     return Measurement(
-        {place: torch.cat(parts, dim=1) for place, parts in logits.items()},
-        torch.cat(labels),
-        torch.cat(corners),
-        seconds,
+        {
+            place: gather_by(order, torch.cat(parts, dim=1), dim=1)
+            for place, parts in logits.items()
+        },
+        gather_by(order, torch.cat(labels)),
+        gather_by(order, torch.cat(corners)),
+        seconds * size(),
         figures["data_wait_share"],
         figures["peak_memory_gb"],
     )
@@ -249,7 +258,7 @@ def measure(model: AdaFocus, batches: DataLoader, device: torch.device) -> Measu
 def _predict(model: AdaFocus, batch: Batch) -> tuple[Glimpse, Tensor, Tensor]:
     """A whole prediction: the glimpse, the corners chosen and the logits (B, S, K)."""
     glimpse = model.glance(batch.glance)
-    corners = model.random_corners(batch.frames) if model.policy is None else model.look(glimpse)
+    corners = batch.random_corners(model) if model.policy is None else model.look(glimpse)
     return glimpse, corners, model.classifier(glimpse, model.focus(batch.frames, corners))
 
 
@@ -257,7 +266,7 @@ def _elsewhere(model: AdaFocus, batch: Batch) -> dict[str, list[Tensor]]:
     """Corners of the patches of each baseline, one tensor per draw."""
     frames = batch.frames
     corners = {
-        "random": [model.random_corners(frames) for _ in range(DRAWS)],
+        "random": [batch.random_corners(model) for _ in range(DRAWS)],
         "centre": [torch.full((len(frames), 1, 2), model.margin // 2, device=frames.device)],
     }
     if batch.positions is not None:

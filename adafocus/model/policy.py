@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
+from adafocus.distributed import gather, share
 from adafocus.model.patches import grid_corners, unit_corners
 
 if TYPE_CHECKING:
@@ -60,7 +62,9 @@ class GridPolicy(nn.Module):
         return Decision(actions, self.critic(hidden).squeeze(-1).float()), state
 
     def sample(self, actions: Categorical) -> Tensor:
-        return actions.sample()
+        """Drawn for the whole batch, of which this process takes its own."""
+        everyones = gather(actions.probs.flatten(0, 1))
+        return share(torch.multinomial(everyones, 1).view(-1, *actions.batch_shape[1:]))
 
     def corners(self, actions: Tensor, margin: int) -> Tensor:
         """int64 (B, T) -> (B, T, 2)."""
@@ -101,8 +105,10 @@ class GaussianPolicy(nn.Module):
         return Decision(gaussian, self.critic(state).squeeze(-1).float())
 
     def sample(self, actions: Independent) -> Tensor:
+        """Drawn for the whole batch, of which this process takes its own."""
+        everyones = Normal(gather(actions.base_dist.mean), self.std)
         # The published code trains on the clamped action and its own log-probability.
-        return actions.sample().clamp(0, 1)
+        return share(everyones.sample()).clamp(0, 1)
 
     def corners(self, actions: Tensor, margin: int) -> Tensor:
         """(B, 1, 2) in [0, 1] -> int64 (B, 1, 2)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from adafocus import tracking
 from adafocus.data.clips import Clips, EpochSampler, class_names, loader
 from adafocus.device import pick_device, share_threads
+from adafocus.distributed import is_first
 from adafocus.files import sweep
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
@@ -63,7 +65,7 @@ def train(
 
     Beside ``output`` it leaves ``*.metrics.csv``, one row per epoch, ``*.resume.pt``, from which a
     run that was cut off goes on, and ``*.run.json``, what MLflow is told. After a signal it saves
-    its state and raises `Stopped`.
+    its state and raises `Stopped`. Of several processes (`distributed.joined`) the first does so.
 
     Args:
         recipe: the data set's recipe.
@@ -115,9 +117,37 @@ def train(
         init=[checkpoint.sha256(path) for path in init],
         seed=seed,
     )
+    resume = output.with_name(f"{output.stem}.resume.pt")
+    learn = partial(
+        fit,
+        STAGES[stage](stage, model, training),
+        loader(
+            clips,
+            training.batch_size,
+            EpochSampler(len(clips), seed, shuffle=True),
+            workers,
+            torch_device,
+        ),
+        loader(
+            validation,
+            training.batch_size,
+            EpochSampler(len(validation), seed, shuffle=False),
+            workers,
+            torch_device,
+        ),
+        metric=recipe.metric,
+        seed=seed,
+        device=torch_device,
+        resume=resume,
+        fingerprint=fingerprint,
+        checkpoint_minutes=checkpoint_minutes,
+    )
+    if not is_first():
+        learn(on_epoch=lambda row: None)
+        return
     name = output.stem
     history: list[dict[str, float]] = []
-    metrics, resume = output.with_name(f"{name}.metrics.csv"), output.with_name(f"{name}.resume.pt")
+    metrics = output.with_name(f"{name}.metrics.csv")
     with tracking.run(
         tracking_uri,
         record=output.with_name(f"{name}.run.json"),
@@ -142,30 +172,7 @@ def train(
             if on_epoch:
                 on_epoch(row)
 
-        progress = fit(
-            STAGES[stage](stage, model, training),
-            loader(
-                clips,
-                training.batch_size,
-                EpochSampler(len(clips), seed, shuffle=True),
-                workers,
-                torch_device,
-            ),
-            loader(
-                validation,
-                training.batch_size,
-                EpochSampler(len(validation), seed, shuffle=False),
-                workers,
-                torch_device,
-            ),
-            metric=recipe.metric,
-            seed=seed,
-            device=torch_device,
-            resume=resume,
-            fingerprint=fingerprint,
-            on_epoch=epoch_done,
-            checkpoint_minutes=checkpoint_minutes,
-        )
+        progress = learn(on_epoch=epoch_done)
         from adafocus import plots  # here, as matplotlib would hold up the first batch
 
         plots.training_curves(history, curves, title=name)

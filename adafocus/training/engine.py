@@ -11,11 +11,11 @@ import math
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from adafocus import distributed
 from adafocus.data.clips import Batch, EpochSampler
 from adafocus.device import autocast, name_what_fills_memory
+from adafocus.distributed import gather_by
 from adafocus.evaluation.metrics import accuracy
 from adafocus.files import whole
 from adafocus.meter import Meter
@@ -149,6 +151,8 @@ def fit(
         WriteError: where the state cannot be saved.
     """
     model = stage.model.to(device, memory_format=torch.channels_last)
+    for part in stage.parts.values():
+        distributed.share_statistics(part)
     stage.train_mode()
     optimizer = _optimizer(stage)
     factor = _schedule(stage.training, len(clips))
@@ -174,6 +178,7 @@ def fit(
             initial=progress.epoch * len(clips) + progress.begun.batches,
             desc="training",
             unit="batch",
+            disable=not distributed.is_first(),
         ) as bar,
     ):
         while progress.epoch < epochs:
@@ -186,7 +191,7 @@ def fit(
             # The same draws after every epoch, so that stage 1's random patches compare.
             torch.manual_seed(seed)
             started = time.monotonic()
-            scores = validate(stage, run.unless_stopped(validation), device)
+            scores = validate(stage, validation, device, run.end_if_asked)
             row |= {f"val_{k}": v for k, v in scores.items()}
             row["seconds"] = progress.begun.seconds + time.monotonic() - started
             bar.set_postfix({"epoch": epoch + 1, metric: f"{row[f'val_{metric}']:.1f}"})
@@ -198,9 +203,20 @@ def fit(
                 progress.best_tensors = {k: v.clone() for k, v in _tensors(stage).items()}
             run.save()
             on_epoch(row)
-            run.end_if_stopped()
+            run.end_if_asked()
     model.load_state_dict(progress.best_tensors, strict=False)
     return progress
+
+
+class _Step(nn.Module):
+    """The trained parts as one module, whose forward pass is a stage's next loss."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(stage.parts)
+
+    def forward(self, losses: Losses) -> tuple[Tensor, dict[str, Tensor]] | None:
+        return next(losses, None)
 
 
 class _Run:
@@ -217,13 +233,17 @@ class _Run:
         resume: ResumeFile,
         interval: float,
     ) -> None:
+        assert isinstance(clips.sampler, EpochSampler)
         self.stage, self.clips, self.device = stage, clips, device
+        self.sampler, self.videos = clips.sampler, clips.dataset.videos
         self.optimizer, self.scheduler = optimizer, scheduler
         self.resume, self.interval = resume, interval
         self.saved = time.monotonic()
         self.stop = Stop()
-        self.watch = _LossWatch(stage, clips.dataset.videos, resume.path)
-        self.progress = self._resumed()
+        self.losses = _Losses()
+        self.step = distributed.synchronized(_Step(stage))
+        with distributed.first_alone():
+            self.progress = self._resumed()
 
     def train(self, bar: tqdm) -> dict[str, float]:
         """What is left of an epoch; returns the means of what the stage logs over all of it, and
@@ -231,17 +251,18 @@ class _Run:
         stage, optimizer, part = self.stage, self.optimizer, self.progress.begun
         stage.train_mode()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        sampler = self.clips.sampler
-        assert isinstance(sampler, EpochSampler)
-        sampler.epoch, sampler.skip = self.progress.epoch, part.batches * self.clips.batch_size
+        self.sampler.epoch, self.sampler.skip = self.progress.epoch, part.batches
         meter = Meter(self.device, part.seconds, part.waited)
         batches = iter(self.clips)  # which draws a number
         _set_random_states(part.random)
-        for items in meter.watch(batches):
-            batch = Batch.of(items, self.device)
+        totals = self.sampler.batches[part.batches :]
+        for items, total in zip(meter.watch(batches), totals, strict=True):
+            batch = Batch.of(items, self.device, total)
             finite = torch.ones((), dtype=torch.bool, device=self.device)
             with autocast(self.device):
-                for loss, logs in stage.losses(batch):
+                losses = stage.losses(batch)
+                while (next_one := self.step(losses)) is not None:
+                    loss, logs = next_one
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                     if stage.training.clip_gradient is not None:
@@ -254,52 +275,60 @@ class _Run:
             self.scheduler.step()
             bar.update()
             part.batches += 1
-            part.videos += len(batch.index)
+            part.videos += total
             part.seconds, part.waited = meter.seconds, meter.waited
-            self.watch.see(finite, items["index"], self._where())
-            if time.monotonic() - self.saved >= self.interval:
-                self.save()
-            self.end_if_stopped()
-        self.watch.settle()
-        self.watch.check(_tensors(stage).values())
+            names = [self.videos[i] for i in items["index"].tolist()]
+            self.losses.see(finite, self._where(), names)
+            self.end_if_asked()
+        self.check()
         # Reading the sums waits for the device, so that all its work is counted below.
+        self._put_sums_together()
         means = {name: float(value) / part.steps for name, value in part.sums.items()}
         part.seconds = meter.seconds
         return means | meter.figures(part.videos)
 
-    def unless_stopped(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The same batches, unless a signal ends the run."""
-        for batch in batches:
-            self.end_if_stopped()
-            yield batch
-
-    def end_if_stopped(self) -> None:
-        """Saves the state and raises `Stopped` where a signal came."""
-        if number := self.stop.number:
+    def end_if_asked(self) -> None:
+        """Between two batches: saves the state where it is time, and raises `Stopped` after a
+        signal or `TrainingError` after a loss that is not finite, in all processes alike."""
+        due = time.monotonic() - self.saved >= self.interval and distributed.is_first()
+        number, due, broken = distributed.most(self.stop.number, due, bool(self.losses.broken))
+        if broken:
+            self._give_up()
+        if number or due:
             self.save()
+        if number:
             message = (
                 f"{signal.Signals(number).name} came: saved {self._where()} in {self.resume.path};"
                 " the same command goes on from there"
             )
-            tqdm.write(message)
+            distributed.say(message)
             raise Stopped(number, message)
 
+    def check(self) -> None:
+        """Raises `TrainingError` where a loss or weight is not finite."""
+        self.losses.settle()
+        # The last step may have spoilt weights of which no loss tells yet.
+        if not all(tensor.isfinite().all() for tensor in _tensors(self.stage).values()):
+            self.losses.broken = self.losses.videos
+        if any(distributed.most(bool(self.losses.broken))):
+            self._give_up()
+
     def save(self) -> None:
-        """Raises `TrainingError` and leaves the file alone where the state is of no use."""
-        self.watch.settle()
-        tensors = _tensors(self.stage)
-        self.watch.check(tensors.values())
+        """Leaves the file alone where the state is of no use, see `check`."""
+        self.check()
         progress = self.progress
         if progress.begun.batches:
             progress.begun.random = _random_states(self.device)
-        self.resume.write(
-            {
-                "tensors": tensors,
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(),
-                "progress": vars(progress) | {"begun": vars(progress.begun)},
-            }
-        )
+        self._put_sums_together()
+        if distributed.is_first():
+            self.resume.write(
+                {
+                    "tensors": _tensors(self.stage),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scheduler": self.scheduler.state_dict(),
+                    "progress": vars(progress) | {"begun": vars(progress.begun)},
+                }
+            )
         self.saved = time.monotonic()
 
     def _resumed(self) -> Progress:
@@ -311,86 +340,101 @@ class _Run:
         self.scheduler.load_state_dict(state["scheduler"])
         return Progress(**state["progress"] | {"begun": Pass(**state["progress"]["begun"])})
 
+    def _put_sums_together(self) -> None:
+        """Each process has added up the means over its slices."""
+        part = self.progress.begun
+        part.sums = {name: distributed.mean(value) for name, value in part.sums.items()}
+
+    def _give_up(self) -> NoReturn:
+        name, videos = self.stage.name, distributed.gather_lists(self.losses.broken)
+        message = (
+            f"{name}: the loss is not finite any more after {self.losses.where}, of the videos"
+            f" {', '.join(videos)}: look at them, or lower stages.{name}.learning_rates in the"
+            " recipe"
+        )
+        if self.resume.path.exists():
+            message += f"; {self.resume.path} keeps the state before"
+        raise TrainingError(message)
+
     def _where(self) -> str:
-        """The batch after which the run is."""
+        """The batch that was the last."""
         epoch, batch = self.progress.epoch, self.progress.begun.batches
         return f"batch {batch} of epoch {epoch + 1}" if batch else f"epoch {epoch}"
 
 
-class _LossWatch:
-    """Stops training at a loss that is not finite.
+class _Losses:
+    """Looks out for losses that are not finite.
 
     On a GPU it looks at each batch when the next one is on its way, so that neither waits.
 
-    Args:
-        stage: that is trained.
-        videos: names of all, by their index.
-        resume: what errors say the state before is in.
+    Attributes:
+        where: the last batch that it looked at.
+        videos: names of that batch's.
+        broken: likewise, if one of its losses was not finite.
     """
 
-    def __init__(self, stage: Stage, videos: Sequence[str], resume: Path) -> None:
-        self.stage, self.videos, self.resume = stage, videos, resume
-        self.pending: tuple[Tensor, torch.cuda.Event | None] | None = None
-        self.batch: tuple[Tensor, str] = (torch.empty(0), "")
+    def __init__(self) -> None:
+        self.where = ""
+        self.videos: list[str] = []
+        self.broken: list[str] = []
+        self.pending: tuple[Tensor, torch.cuda.Event, str, list[str]] | None = None
 
-    def see(self, finite: Tensor, index: Tensor, where: str) -> None:
+    def see(self, finite: Tensor, where: str, videos: list[str]) -> None:
         """Takes note of a batch.
 
         Args:
             finite: bool (), whether all its losses are.
-            index: (B,), its videos.
-            where: the batch, for errors.
+            where: which batch it is.
+            videos: their names.
         """
         if not finite.is_cuda:
-            self.batch = (index, where)
-            self._look(finite)
+            self._look(finite, where, videos)
             return
         on_host = torch.empty((), dtype=torch.bool, pin_memory=True)
         on_host.copy_(finite, non_blocking=True)
         done = torch.cuda.Event()
         done.record()
         self.settle()
-        self.pending, self.batch = (on_host, done), (index, where)
+        self.pending = (on_host, done, where, videos)
 
     def settle(self) -> None:
         """Looks at the last batch."""
         if self.pending is not None:
-            finite, done = self.pending
+            finite, done, where, videos = self.pending
             done.synchronize()
-            self._look(finite)
+            self._look(finite, where, videos)
             self.pending = None
 
-    def check(self, tensors: Iterable[Tensor]) -> None:
-        """Raises `TrainingError` where weights are not finite, as the losses after them would be
-        and the last ones were not yet."""
-        for tensor in tensors:
-            self._look(tensor.isfinite().all())
-
-    def _look(self, finite: Tensor) -> None:
-        if finite:
-            return
-        index, where = self.batch
-        name = self.stage.name
-        names = ", ".join(self.videos[i] for i in index.tolist())
-        kept = f"{self.resume} keeps the state before" if self.resume.exists() else ""
-        raise TrainingError(
-            f"{name}: the loss is not finite any more after {where}, of the videos {names}: look"
-            f" at them, or lower stages.{name}.learning_rates in the recipe"
-            + (f"; {kept}" if kept else "")
-        )
+    def _look(self, finite: Tensor, where: str, videos: list[str]) -> None:
+        if not self.broken:
+            self.where, self.videos = where, videos
+            self.broken = [] if finite else videos
 
 
 @torch.inference_mode()
-def validate(stage: Stage, clips: Iterable[Any], device: torch.device) -> dict[str, float]:
-    """Accuracy of a stage's predictions."""
+def validate(
+    stage: Stage,
+    clips: DataLoader,
+    device: torch.device,
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Accuracy of a stage's predictions.
+
+    Args:
+        clips: batches, drawn by an `EpochSampler`.
+        between: is called before each batch.
+    """
     stage.model.eval()
-    logits, labels = [], []
-    for items in clips:
-        batch = Batch.of(items, device)
+    logits, labels, index = [], [], []
+    for items, total in zip(clips, clips.sampler.batches, strict=True):
+        between()
+        batch = Batch.of(items, device, total)
         with autocast(device):
             logits.append(stage.predict(batch).float().cpu())
         labels.append(items["labels"])
-    return accuracy(torch.cat(logits), torch.cat(labels))
+        index.append(items["index"])
+    everyones = (gather_by(torch.cat(index), torch.cat(part)) for part in (logits, labels))
+    return accuracy(*everyones)
 
 
 def _optimizer(stage: Stage) -> Optimizer:

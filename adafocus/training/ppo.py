@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adafocus.data.clips import Batch
+from adafocus.distributed import gather
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.policy import Decision
 
@@ -37,7 +38,7 @@ def rollout(model: AdaFocus, batch: Batch) -> Rollout:
     decision = model.policy(glimpse.maps)
     actions = model.policy.sample(decision.actions)
     local = model.focus(batch.frames, model.policy.corners(actions, model.margin))
-    random = model.focus(batch.frames, model.random_corners(batch.frames))
+    random = model.focus(batch.frames, batch.random_corners(model))
     reward = contrast(
         model.classifier(glimpse, local),
         model.classifier.counterfactual(glimpse, local, random),
@@ -76,8 +77,9 @@ def discounted_returns(reward: Tensor, discount: float) -> Tensor:
 
 
 def standardized(returns: Tensor) -> Tensor:
-    """Returns with mean 0 and standard deviation 1 over the batch and its steps."""
-    return (returns - returns.mean()) / (returns.std() + 1e-5)
+    """Returns with mean 0 and standard deviation 1 over the whole batch and its steps."""
+    everyones = gather(returns)
+    return (returns - everyones.mean()) / (everyones.std() + 1e-5)
 
 
 class Loss(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
-from tqdm import tqdm
 
+from adafocus.distributed import say
 from adafocus.files import whole
 
 
@@ -48,16 +48,17 @@ class ResumeFile:
                 state = _read(path, device)
             except Exception as error:  # there is no telling what a damaged file leads to
                 reason = str(error).partition("\n")[0]
-                tqdm.write(f"{path} is damaged on disk ({reason})")
+                say(f"{path} is damaged on disk ({reason})")
                 continue
             if state["fingerprint"] == self.fingerprint:
-                tqdm.write(f"going on from {path}")
-                path.replace(self.path)
+                say(f"going on from {path}")
+                if path != self.path:
+                    path.replace(self.path)
                 return state
-            tqdm.write(f"{path} is of another run (recipe, data, seed or checkpoints changed)")
+            say(f"{path} is of another run (recipe, data, seed or checkpoints changed)")
             break
         if found:
-            tqdm.write("starting over")
+            say("starting over")
         return None
 
 

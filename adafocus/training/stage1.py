@@ -34,5 +34,5 @@ class Stage1(Stage):
     def _logits(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             glimpse = self.frozen.glance(batch.glance)
-        local = self.model.focus(batch.frames, self.model.random_corners(batch.frames))
+        local = self.model.focus(batch.frames, batch.random_corners(self.model))
         return self.model.classifier(glimpse, local)

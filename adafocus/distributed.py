@@ -1,0 +1,222 @@
+"""Several processes that train or evaluate one model together, one for each GPU.
+
+``torchrun`` starts them, on one machine or several. All of them do the same, each on its own slice
+of every batch; what depends on a whole batch is put together here. Random draws are made alike by
+all for the whole batch, of which each takes its own. Only the first process speaks and writes.
+
+In a program that runs alone, all of this does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from tqdm import tqdm
+
+from adafocus.device import pick_device
+
+PATIENCE = timedelta(hours=2)
+"""For processes that wait for the others, such as while the first reads or writes a large file."""
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Joins the processes that ``torchrun`` started, if it did, for the block.
+
+    Where one of them fails, the others end quietly: it has said why.
+
+    Args:
+        device: ``auto``, ``cpu``, or ``cuda``, of which each process takes one of its own.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    backend = "gloo"
+    if pick_device(device).type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # What processes agree on by way of the CPU does not wait for the GPU.
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield
+    except RuntimeError as error:
+        if "Connection closed by peer" not in str(error):
+            raise
+        sys.exit("another process of this run has ended, and so does this one")
+    finally:
+        dist.destroy_process_group()
+
+
+def size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    return rank() == 0
+
+
+def say(line: str) -> None:
+    """Prints a line, once for all processes."""
+    if is_first():
+        tqdm.write(line)
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process does the block before the others begin it."""
+    if size() > 1 and not is_first():
+        dist.barrier()
+    yield
+    if size() > 1 and is_first():
+        dist.barrier()
+
+
+# --- batches ----------------------------------------------------------------------------------
+
+
+def share(rows: Tensor) -> Tensor:
+    """This process's slice of a whole batch's rows.
+
+    All slices are of one length: where there are too few rows, the last is repeated.
+    """
+    if size() == 1:
+        return rows
+    length = -(-len(rows) // size())
+    own = torch.arange(rank() * length, (rank() + 1) * length, device=rows.device)
+    return rows[own.clamp(max=len(rows) - 1)]
+
+
+def gather(rows: Tensor) -> Tensor:
+    """The rows of all processes' slices, one slice after the other."""
+    if size() == 1:
+        return rows
+    parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
+def gather_by(index: Tensor, rows: Tensor, dim: int = 0) -> Tensor:
+    """The rows of all processes in the order of their index, each index once.
+
+    Args:
+        index: int64 (N,), on the CPU; all processes together have all of 0, 1, ...
+        rows: of N along ``dim``, on the CPU.
+    """
+    if size() == 1:
+        return rows
+    everyones = gather(rows.movedim(dim, 0))
+    indices = gather(index)
+    ordered = torch.empty_like(everyones[: int(indices.max()) + 1])
+    ordered[indices] = everyones
+    return ordered.movedim(0, dim)
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean over processes."""
+    if size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / size()
+
+
+def most(*values: int) -> list[int]:
+    """The greatest that any process gives of each."""
+    if size() == 1:
+        return list(values)
+    greatest = torch.tensor(values)
+    dist.all_reduce(greatest, dist.ReduceOp.MAX)
+    return greatest.tolist()
+
+
+def gather_lists(own: list[Any]) -> list[Any]:
+    """The items of all processes."""
+    if size() == 1:
+        return own
+    parts: list[list[Any]] = [[] for _ in range(size())]
+    dist.all_gather_object(parts, own)
+    return [item for part in parts for item in part]
+
+
+# --- modules ----------------------------------------------------------------------------------
+
+
+def synchronized(module: nn.Module) -> nn.Module:
+    """The module with gradients that are averaged over processes after each backward pass."""
+    if size() == 1:
+        return module
+    # Not every loss reaches every weight: in stage 1 none reaches the focuser's own head.
+    return nn.parallel.DistributedDataParallel(
+        module, broadcast_buffers=False, find_unused_parameters=True
+    )
+
+
+def share_statistics(module: nn.Module) -> None:
+    """Lets batch norms in train mode see the whole batch."""
+    if size() == 1:
+        return
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm):
+                on_gpu = next(child.parameters()).is_cuda
+                shared = nn.SyncBatchNorm if on_gpu else CpuSyncBatchNorm
+                setattr(parent, name, _like(child, shared))
+
+
+def _like(norm: _BatchNorm, kind: type[_BatchNorm]) -> _BatchNorm:
+    """A batch norm of another kind with the very weights of ``norm``."""
+    other = kind(norm.num_features, norm.eps, norm.momentum)
+    other.load_state_dict(norm.state_dict())
+    other.weight, other.bias = norm.weight, norm.bias
+    other.running_mean, other.running_var = norm.running_mean, norm.running_var
+    other.num_batches_tracked = norm.num_batches_tracked
+    return other.train(norm.training)
+
+
+class CpuSyncBatchNorm(_BatchNorm):
+    """What `nn.SyncBatchNorm` does, on a CPU, where that one does not work."""
+
+    def _check_input_dim(self, input: Tensor) -> None: ...
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        dims = [dim for dim in range(input.ndim) if dim != 1]
+        shape = [-1 if dim == 1 else 1 for dim in range(input.ndim)]
+        average = _Mean.apply(input.mean(dims))
+        centred = input - average.view(shape)
+        variance = _Mean.apply(centred.square().mean(dims))
+        with torch.no_grad():
+            count = input.numel() // input.shape[1] * size()
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(average, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scaled = centred * (variance + self.eps).rsqrt().view(shape)
+        return scaled * self.weight.view(shape) + self.bias.view(shape)
+
+
+class _Mean(torch.autograd.Function):
+    """`mean` with a gradient: what each process's losses owe to each process's values."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return mean(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return mean(gradient)
