@@ -12,7 +12,7 @@ import time
 import psutil
 import pytest
 from mlflow import MlflowClient
-from noise import tiny_recipe, write_checkpoint, write_data
+from noise import tiny_recipe, write_checkpoint, write_noise
 from servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
     values["stages"]["stage1"]["epochs"] = EPOCHS
     (folder / "recipe.json").write_text(json.dumps(values))
     (folder / "data").mkdir()
-    write_data(folder / "data", videos=6)
+    write_noise(folder / "data", {"train": 6, "val": 6})
     for part in ("glancer", "focuser"):
         write_checkpoint(folder / f"{part}.safetensors", tiny_recipe("gru"), part, None)
     return folder

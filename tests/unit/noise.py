@@ -80,20 +80,22 @@ def noise_batch(recipe: Recipe) -> Batch:
     return Batch(frames, glance, labels.float(), labels, torch.arange(BATCH), None)
 
 
-def write_data(folder: Path, videos: int = 2) -> Path:
-    """A data set's folder with splits of so many videos, each one frame of noise."""
+def write_noise(folder: Path, videos: dict[str, int]) -> Path:
+    """A data set of folders of noise JPEGs with its split tables, so many videos of each split."""
+    torch.manual_seed(7)
     (folder / "splits").mkdir()
     (folder / "splits" / "classes.txt").write_text("".join(f"class {i}\n" for i in range(CLASSES)))
-    for split in ("train", "val"):
+    for split, count in videos.items():
         with (folder / "splits" / f"{split}.csv").open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["video", "path", "frames", "labels"])
-            for i in range(videos):
-                video = folder / f"{split}{i}"
-                video.mkdir()
-                noise = torch.randint(256, (3, SIZE, SIZE), dtype=torch.uint8)
-                write_jpeg(noise, str(video / "1.jpg"))
-                table.writerow([video.name, video.name, 1, i % CLASSES])
+            for i in range(count):
+                video = folder / "videos" / f"{split}{i}"
+                video.mkdir(parents=True)
+                for t in range(6):
+                    noise = torch.randint(256, (3, SIZE, SIZE), dtype=torch.uint8)
+                    write_jpeg(noise, str(video / f"{t:05d}.jpg"))
+                table.writerow([f"{split}{i}", f"videos/{split}{i}", 6, i % CLASSES])
     return folder
 
 

@@ -1,14 +1,12 @@
 """Training on noise: seeds, resume, signals, damage, schedules, the best epoch."""
 
-import csv
 import os
 import re
 import signal
 
 import pytest
 import torch
-from noise import CLASSES, SIZE, tiny_recipe
-from torchvision.io import write_jpeg
+from noise import tiny_recipe, write_noise
 
 from adafocus.data.clips import Clips, EpochSampler, loader
 from adafocus.model.adafocus import build
@@ -22,21 +20,7 @@ VIDEOS = {"train": 6, "val": 4}
 
 @pytest.fixture
 def folder(tmp_path):
-    """A data set of folders of noise JPEGs with its split tables."""
-    torch.manual_seed(7)
-    (tmp_path / "splits").mkdir()
-    for split, count in VIDEOS.items():
-        with (tmp_path / "splits" / f"{split}.csv").open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["video", "path", "frames", "labels"])
-            for i in range(count):
-                video = tmp_path / "videos" / f"{split}{i}"
-                video.mkdir(parents=True)
-                for t in range(6):
-                    noise = torch.randint(256, (3, SIZE, SIZE), dtype=torch.uint8)
-                    write_jpeg(noise, str(video / f"{t:05d}.jpg"))
-                table.writerow([f"{split}{i}", f"videos/{split}{i}", 6, i % CLASSES])
-    return tmp_path
+    return write_noise(tmp_path, VIDEOS)
 
 
 class Killed(Exception):

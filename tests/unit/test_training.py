@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 from mlflow import MlflowClient
-from noise import CLASSES, tiny_recipe, write_checkpoint, write_data
+from noise import CLASSES, tiny_recipe, write_checkpoint, write_noise
 
 from adafocus.model import checkpoint
 from adafocus.model.checkpoint import CheckpointError
@@ -16,7 +16,7 @@ RECIPE = tiny_recipe("gru")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
+    return write_noise(tmp_path_factory.mktemp("data"), {"train": 2, "val": 2})
 
 
 def write(path, stage, patch_size):
