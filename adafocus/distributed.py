@@ -49,9 +49,9 @@ def joined(device: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "Connection closed by peer" not in str(error):
+        if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
             raise
-        sys.exit("another process of this run has ended, and so does this one")
+        sys.exit("Another process of this run has ended, and so does this one.")
     finally:
         dist.destroy_process_group()
 

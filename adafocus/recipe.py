@@ -438,6 +438,12 @@ class Recipe(Section):
             )
         return patch_size
 
+    def write(self, folder: Path) -> Path:
+        """Writes the recipe to a file that `load_recipe` reads, and returns it."""
+        path = folder / f"{self.name}.yaml"
+        path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+        return path
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and mappings; `parse_recipe` reads them back."""
         return self.model_dump(mode="json")
@@ -465,6 +471,8 @@ class Config(Section):
     """What `snakemake --cores all` makes: patch sizes by data set."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
+    gpus: Positive = 1
+    """GPUs that one job of training or evaluation uses, where there are any."""
     threads: Positive = 8
     """Most CPU threads that one job uses."""
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0

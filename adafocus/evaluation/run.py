@@ -99,8 +99,10 @@ def evaluate(
     name = output.stem
 
     batches = loader(clips, batch_size, sampler, workers, torch_device)
+    in_memory = name_what_fills_memory(stage, batch_size)
     if not is_first():
-        measure(model, batches, torch_device)
+        with in_memory:
+            measure(model, batches, torch_device)
         return {}
     with tracking.run(
         tracking_uri,
@@ -110,7 +112,7 @@ def evaluate(
         parameters={"seed": seed, "checkpoint": checkpoint, "checkpoint_sha256": digest},
         datasets=[tracking.dataset(recipe, "val", data, clips.digest, len(clips))],
     ) as run:
-        with name_what_fills_memory(stage, batch_size):
+        with in_memory:
             measured = measure(model, batches, torch_device)
         scores = measured.scores()
         chosen = scores.pop("chosen")

@@ -3,13 +3,17 @@
 import subprocess
 import sys
 from pathlib import Path
+from socket import socket
 
 import pytest
 import torch
 from noise import write_noise
 from test_engine import TIMINGS
-from two_processes import VIDEOS, everything
+from two_processes import VIDEOS, everything, steady_recipe
+from typer.testing import CliRunner
 
+from adafocus.cli import app
+from adafocus.model import checkpoint
 from adafocus.training import STAGES
 
 HERE = Path(__file__).parent
@@ -75,3 +79,45 @@ def test_a_signal_to_one_process_stops_all_after_the_same_batch(together):
 def test_a_loss_that_is_not_finite_names_the_videos_of_all_processes(together, alone):
     assert "after batch 2 of epoch 1, of the videos train" in alone["broken"]
     assert together["broken"].partition(": look")[0] == alone["broken"].partition(": look")[0]
+
+
+def test_two_machines_train_one_model(folder, tmp_path):
+    """Each machine is a torchrun of its own, here both on this one."""
+    recipe = steady_recipe("gru")
+    stage = recipe.stages.focuser.model_copy(update={"batch_size": 4})
+    recipe = recipe.model_copy(
+        update={"stages": recipe.stages.model_copy(update={"focuser": stage})}
+    )
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def options(out):
+        return ["train", "--stage", "focuser", "--device", "cpu", "--threads", "1"] + [
+            f"--recipe={recipe.write(tmp_path)}",
+            f"--data={folder}",
+            f"--output={out / 'focuser.safetensors'}",
+            f"--tracking-uri=sqlite:///{out / 'mlflow.db'}",
+        ]
+
+    agents = [
+        subprocess.Popen(
+            [*TORCHRUN, "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"]
+            + [f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=1", "--local-addr=127.0.0.1"]
+            + ["-m", "adafocus", *options(tmp_path / "together")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    assert sum("best epoch has top1" in one for one in said) == 1
+    assert CliRunner().invoke(app, options(tmp_path / "alone")).exit_code == 0
+    found, expected = (
+        checkpoint.read(tmp_path / name / "focuser.safetensors").tensors
+        for name in ("together", "alone")
+    )
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, rtol=1e-4, atol=1e-4), name

@@ -39,6 +39,7 @@ def run(
     fingerprint="same",
     batch_size=2,
     minutes=10.0,
+    device=CPU,
 ):
     """Trains one stage; ``until`` cuts it off, as a kill would, after so many epochs. ``on_clip``
     is called with the number of each clip that is loaded."""
@@ -66,11 +67,11 @@ def run(
     try:
         fit(
             STAGES[stage](stage, model, recipe.stages[stage]),
-            loader(train, batch_size, EpochSampler(len(train), seed, shuffle=True), 0, CPU),
-            loader(val, batch_size, EpochSampler(len(val), seed, shuffle=False), 0, CPU),
+            loader(train, batch_size, EpochSampler(len(train), seed, shuffle=True), 0, device),
+            loader(val, batch_size, EpochSampler(len(val), seed, shuffle=False), 0, device),
             metric="mAP",
             seed=seed,
-            device=CPU,
+            device=device,
             resume=resume,
             fingerprint=fingerprint,
             on_epoch=on_epoch,
@@ -234,6 +235,25 @@ def test_a_loss_that_is_not_finite_names_the_videos_and_spares_the_last_state(fo
         state = torch.load(resume, weights_only=True)
         assert state["progress"]["begun"]["batches"] == 1
         assert all(tensor.isfinite().all() for tensor in state["tensors"].values())
+
+
+@pytest.mark.gpu
+def test_a_gpu_tells_of_its_memory_and_of_losses_that_are_not_finite(folder, tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    gpu, recipe = torch.device("cuda"), tiny_recipe("gru")
+    training = recipe.stages.glancer.model_copy(update={"learning_rates": {"glancer": 1e30}})
+    stages = recipe.stages.model_copy(update={"glancer": training})
+    broken = recipe.model_copy(update={"stages": stages})
+    with pytest.raises(TrainingError, match=r"after batch \d of epoch 1, of the videos train\d"):
+        run(broken, "glancer", folder, tmp_path / "broken.pt", device=gpu)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-6)
+    try:
+        with pytest.raises(ValueError, match=r"lower stages.stage1.batch_size"):
+            run(recipe, "stage1", folder, tmp_path / "r.pt", device=gpu)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_a_gpu_without_memory_left_names_what_to_lower(folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -139,6 +140,37 @@ def test_a_chain_that_is_killed_again_and_again_ends_the_same(chain, tmp_path):
     shutil.copytree(chain.folder / "config", tmp_path / "config")
     target = "results/checkpoints/digits_16_stage1.safetensors"
     assert survive(tmp_path, target, figures(chain.folder, target), kills=3, seed=0) == 1
+
+
+def test_a_rule_starts_as_many_processes_as_it_is_given_gpus(chain, tmp_path, monkeypatch):
+    """Here two GPUs which only nvidia-smi knows of, so that the processes compute on the CPU."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho GPU-aa\necho GPU-bb\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    project = type(chain)(tmp_path)
+    for name in ("config", "data"):
+        shutil.copytree(chain.folder / name, tmp_path / name)
+    checkpoint = chain.folder / "results/checkpoints/digits_16_stage3.safetensors"
+    project.edit("config.yaml", "pretrained", value={"digits_16_stage3": str(checkpoint)})
+    project.edit("config.yaml", "device", value="auto")
+    project.edit("config.yaml", "gpus", value=3)
+    target = "results/digits_16_stage3.json"
+    refused = project.snakemake(target)
+    assert refused.stderr.endswith("Error: config/config.yaml: gpus: is 3, of 2 here\n")
+    project.edit("config.yaml", "gpus", value=2)
+    run = project.snakemake(target)
+    assert run.returncode == 0, run.stderr
+    found, expected = (
+        json.loads((folder / target).read_text()) for folder in (tmp_path, chain.folder)
+    )
+    for what in ("metrics", "metrics_per_step", "baselines", "videos"):
+        assert found[what] == expected[what]
+    log = (tmp_path / "results/logs/digits_16_stage3_evaluation.log").read_text()
+    assert log.count("evaluation: 100%") >= 1 and "Traceback" not in log
 
 
 def test_what_could_not_be_read_is_reported_and_left_out(chain):

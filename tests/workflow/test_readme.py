@@ -38,6 +38,9 @@ ELSEWHERE = {
     "make ui": "test_make_ui_opens_mlflow",
     "make report": "test_chain.py",
     "make bench": "test_speed.py, at a small size",
+    "torchrun --nproc-per-node 2 -m adafocus train --recipe config/recipes/demo.yaml --stage stage3"
+    " --patch-size 28 --data data/demo --init results/checkpoints/demo_28_stage2.safetensors"
+    " --output both.safetensors": "unit/test_distributed.py, with two torchruns on the CPU",
     "make chaos": "test_chain.py, with fewer kills",
     "createdb mlflow": "integration/test_tracking_server.py, with a PostgreSQL of its own",
     "mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri postgresql:///mlflow"

@@ -182,11 +182,15 @@ chains["all"] = [path for name in settings.datasets for path in chains[name]]
 # One job at a time on each GPU of this machine. A cluster's scheduler, for which the number of
 # jobs is given instead of cores, looks after its own.
 gpus = visible_gpus() if settings.device != "cpu" else []
-gpus_per_job = int(settings.device == "cuda" or bool(gpus))
+gpus_per_job = settings.gpus if settings.device == "cuda" or gpus else 0
 # A Ray cluster has GPUs of its own.
-gpus_per_sweep = 0 if os.environ.get("RAY_ADDRESS") else gpus_per_job * settings.sweep.gpus
-if gpus and workflow.nodes is None and "gpu" not in workflow.global_resources:
-    workflow.register_resource("gpu", len(gpus))
+gpus_per_sweep = settings.sweep.gpus if gpus_per_job and "RAY_ADDRESS" not in os.environ else 0
+if gpus and workflow.nodes is None and workflow.is_main_process:
+    with one_line_errors():
+        if settings.gpus > len(gpus):
+            raise RecipeError(f"config/config.yaml: gpus: is {settings.gpus}, of {len(gpus)} here")
+    if "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", len(gpus))
 
 
 wildcard_constraints:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+import adafocus
 from adafocus.gpus import claim_gpus
 from adafocus.recipe import Recipe, parse_recipe
-from adafocus.signals import Stopped
+from adafocus.signals import Stop, Stopped
 
 
 @contextmanager
@@ -47,6 +52,47 @@ def job(snakemake: Any) -> Iterator[None]:
 
 def _stop(number: int, _: object) -> None:
     raise Stopped(number, f"{signal.Signals(number).name} came")
+
+
+def launch(snakemake: Any, command: str, *arguments: object, **options: object) -> None:
+    """Runs a command of `adafocus` in as many processes as the job has GPUs.
+
+    They share its ``threads``. Raises `ChildError` with the command's error line, and `Stopped`
+    after a signal.
+    """
+    gpus = snakemake.resources.gpu
+    options["threads"] = max(1, options["threads"] // gpus)
+    given = [str(argument) for argument in arguments]
+    for name, value in options.items():
+        for one in value if isinstance(value, list) else [value]:
+            given += [f"--{name.replace('_', '-')}={one}"] if one is not None else []
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += [f"--nproc-per-node={gpus}", "-m", "adafocus", command, *given]
+    paths = [str(Path(adafocus.__file__).parents[1]), os.environ.get("PYTHONPATH")]
+    with Stop() as stop:
+        # Of SIGUSR1, which it must outlive, torchrun knows nothing.
+        process = subprocess.Popen(
+            torchrun,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+        )
+        while (status := process.poll()) is None:
+            if stop.number:
+                with suppress(psutil.NoSuchProcess):
+                    for child in psutil.Process(process.pid).children():
+                        child.send_signal(signal.SIGUSR1)
+            time.sleep(0.5)
+    said = Path(snakemake.log[0]).read_text(errors="replace").splitlines()
+    if stop.number:
+        saved = [line for line in said if " came: saved " in line]
+        raise Stopped(stop.number, (saved or [f"{signal.Signals(stop.number).name} came"])[-1])
+    if status:
+        errors = [line.removeprefix("Error: ") for line in said if line.startswith("Error: ")]
+        raise ChildError((errors or [f"torchrun ended with status {status}"])[-1])
+
+
+class ChildError(Exception):
+    """An error of a process that `launch` started."""
 
 
 def recipe_of(snakemake: Any) -> Recipe:

@@ -1,25 +1,30 @@
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from job import data_of, job, recipe_of, run_options
+from job import data_of, job, launch, recipe_of, run_options
 
 with job(snakemake):
     from adafocus.sweeps import take_over, use_best
     from adafocus.training import train
 
-    patch_size = snakemake.wildcards.get("patch_size")
     output = Path(snakemake.output.checkpoint)
     sweeps = [Path(path) for path in snakemake.input.get("sweeps", [])]
     recipe = use_best(recipe_of(snakemake), sweeps)
     if sweeps:
         take_over(sweeps[-1], output)
-    train(
-        recipe,
-        snakemake.params.stage,
-        int(patch_size) if patch_size else None,
-        data=data_of(snakemake),
-        init=[Path(path) for path in snakemake.input.get("init", [])],
-        output=output,
-        curves=Path(snakemake.output.curves),
-        checkpoint_minutes=snakemake.config["checkpoint_minutes"],
+    patch_size = snakemake.wildcards.get("patch_size")
+    options = {
+        "stage": snakemake.params.stage,
+        "patch_size": int(patch_size) if patch_size else None,
+        "data": data_of(snakemake),
+        "init": [Path(path) for path in snakemake.input.get("init", [])],
+        "output": output,
+        "curves": Path(snakemake.output.curves),
+        "checkpoint_minutes": snakemake.config["checkpoint_minutes"],
         **run_options(snakemake),
-    )
+    }
+    if snakemake.resources.get("gpu", 0) > 1:
+        with TemporaryDirectory() as folder:
+            launch(snakemake, "train", recipe=recipe.write(Path(folder)), **options)
+    else:
+        train(recipe, **options)
