@@ -52,12 +52,14 @@ def aside(parent: Path, name: str) -> Iterator[Path]:
         with _locked(parent, fcntl.LOCK_SH):
             made = TemporaryDirectory(prefix=f".{name[:32]}.", suffix=ASIDE, dir=parent)
             lock = _lock(Path(made.name), fcntl.LOCK_EX)
+            inside = Path(made.name, "inside")  # not locked itself, so that writers may be nested
+            inside.mkdir()
     except OSError as error:
         raise WriteError(_full(path) if is_full(error) else _unwritable(path, error)) from error
     try:
         with made:
             try:
-                yield Path(made.name)
+                yield inside
             except WriteError:
                 raise
             except Exception as error:

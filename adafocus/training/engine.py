@@ -338,7 +338,8 @@ class _Run:
         self.stage.model.load_state_dict(state["tensors"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        return Progress(**state["progress"] | {"begun": Pass(**state["progress"]["begun"])})
+        progress = state["progress"]
+        return Progress(**progress | {"begun": Pass(**progress.get("begun", {}))})
 
     def _put_sums_together(self) -> None:
         """Each process has added up the means over its slices."""

@@ -44,6 +44,12 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     assert names(tmp_path / "folder" / "deep") == ["two"]
 
 
+def test_writers_may_be_nested(tmp_path):
+    with whole(tmp_path / "a.txt") as outer, whole(outer) as inner:
+        inner.write_text("all")
+    assert names(tmp_path) == ["a.txt"]
+
+
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     seen = []
     path = tmp_path / "a.txt"
