@@ -89,16 +89,15 @@ def first_alone() -> Iterator[None]:
 # --- batches ----------------------------------------------------------------------------------
 
 
-def share(rows: Tensor) -> Tensor:
-    """This process's slice of a whole batch's rows.
+def is_mine(number: int) -> bool:
+    """Whether a batch that one process takes alone, by its number, is this one's."""
+    return number % size() == rank()
 
-    All slices are of one length: where there are too few rows, the last is repeated.
-    """
-    if size() == 1:
-        return rows
-    length = -(-len(rows) // size())
-    own = torch.arange(rank() * length, (rank() + 1) * length, device=rows.device)
-    return rows[own.clamp(max=len(rows) - 1)]
+
+def share(rows: Tensor) -> Tensor:
+    """This process's slice of a whole batch's rows, of which each has as many."""
+    length = len(rows) // size()
+    return rows[rank() * length :][:length]
 
 
 def gather(rows: Tensor) -> Tensor:
@@ -108,22 +107,6 @@ def gather(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(size())]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
-
-
-def gather_by(index: Tensor, rows: Tensor, dim: int = 0) -> Tensor:
-    """The rows of all processes in the order of their index, each index once.
-
-    Args:
-        index: int64 (N,), on the CPU; all processes together have all of 0, 1, ...
-        rows: of N along ``dim``, on the CPU.
-    """
-    if size() == 1:
-        return rows
-    everyones = gather(rows.movedim(dim, 0))
-    indices = gather(index)
-    ordered = torch.empty_like(everyones[: int(indices.max()) + 1])
-    ordered[indices] = everyones
-    return ordered.movedim(0, dim)
 
 
 def mean(values: Tensor) -> Tensor:
@@ -145,7 +128,7 @@ def most(*values: int) -> list[int]:
 
 
 def gather_lists(own: list[Any]) -> list[Any]:
-    """The items of all processes."""
+    """The items of all processes, one process after the other."""
     if size() == 1:
         return own
     parts: list[list[Any]] = [[] for _ in range(size())]

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as F
 
 from adafocus.data import DataError
 from adafocus.data.store import Crop, read_frames
-from adafocus.distributed import share, size
+from adafocus.distributed import is_mine, share, size
 from adafocus.recipe import Augmentation, Recipe
 from adafocus.signals import leave_to_parent
 
@@ -219,7 +219,9 @@ class Batch(NamedTuple):
     def random_corners(self, model: AdaFocus) -> Tensor:
         """`AdaFocus.random_corners`, drawn for the whole batch: the same for any number of
         processes."""
-        shape = (self.total or len(self.frames), *self.frames.shape[1:])
+        if self.total is None:
+            return model.random_corners(self.frames)
+        shape = (self.total, *self.frames.shape[1:])
         return share(model.random_corners(self.frames[:1].expand(shape)))
 
 
@@ -227,7 +229,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """Keys ``(epoch, index)`` of all clips, shuffled by seed and epoch unless told otherwise.
 
     Set ``epoch`` before each pass, and ``skip`` to begin it after so many batches. `loader` sets
-    ``batch_size``, that of whole batches, of which each process gets the keys of its slice.
+    ``batch_size``. Of several processes each gets its slice of every batch of a shuffled pass, from
+    which all learn together; any other pass they share by whole batches, in turns, so that each
+    clip is seen once and in the same company whatever their number.
     """
 
     def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
@@ -244,17 +248,23 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return [self.batch_size] * full + [rest] * (not drop)
 
     def __len__(self) -> int:
-        return sum(-(-batch // size()) for batch in self.batches)
+        return sum(map(len, self._own(np.arange(self.length), skip=0)))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self.length)
         if self.shuffle:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        for number, batch in enumerate(self.batches):
-            if number >= self.skip:
-                start = number * self.batch_size
-                own = share(torch.from_numpy(order[start : start + batch]))
-                yield from ((self.epoch, index) for index in own.tolist())
+        for clips in self._own(order, self.skip):
+            yield from ((self.epoch, index) for index in clips)
+
+    def _own(self, order: np.ndarray, skip: int) -> Iterator[list[int]]:
+        """This process's part of each batch, or of each batch of its own."""
+        for number, length in enumerate(self.batches[skip:], start=skip):
+            batch = order[number * self.batch_size :][:length]
+            if self.shuffle:
+                yield share(torch.from_numpy(batch)).tolist()
+            elif is_mine(number):
+                yield batch.tolist()
 
 
 def loader(
@@ -264,21 +274,20 @@ def loader(
     workers: int,
     device: torch.device,
 ) -> DataLoader[Clip]:
-    """Batches of clips, or this process's slices of them. A shuffled pass drops the last batch
-    where it is not full, if not alone.
+    """Batches of clips, or this process's part of them, see `EpochSampler`.
 
     Raises `ValueError` where the processes cannot share a batch in equal parts.
     """
     sampler.batch_size = batch_size
-    smallest = min(batch_size, len(clips)) if sampler.shuffle else batch_size
-    if smallest % size():
+    smallest = min(batch_size, len(clips))
+    if sampler.shuffle and smallest % size():
         raise ValueError(
             f"{size()} processes cannot share a batch of {smallest} videos in equal parts: let"
             " batch_size in the recipe be a multiple of their number"
         )
     return DataLoader(
         clips,
-        batch_size // size(),
+        batch_size // size() if sampler.shuffle else batch_size,
         sampler=sampler,
         num_workers=workers,
         worker_init_fn=leave_to_parent,

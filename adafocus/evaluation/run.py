@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import adafocus
 from adafocus import tracking
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
 from adafocus.device import autocast, name_what_fills_memory, pick_device, share_threads
-from adafocus.distributed import gather_by, is_first, size
+from adafocus.distributed import gather_lists, is_first, is_mine
 from adafocus.evaluation import flops
 from adafocus.evaluation.metrics import accuracy, accuracy_by_class
 from adafocus.evaluation.predictions import Predictions
@@ -216,42 +216,41 @@ def measure(model: AdaFocus, batches: DataLoader, device: torch.device) -> Measu
 
     A model without a policy chooses at random.
     """
-    logits: dict[str, list[Tensor]] = defaultdict(list)
-    labels, corners, index = [], [], []
+    found: list[tuple[int, dict[str, Tensor], Tensor, Tensor]] = []
     seconds = 0.0
     meter = Meter(device)
-    bar = tqdm(batches, desc="evaluation", unit="batch", disable=not is_first())
-    for items, total in zip(meter.watch(bar), batches.sampler.batches, strict=True):
-        batch = Batch.of(items, device, total)
+    mine = meter.watch(tqdm(batches, desc="evaluation", unit="batch", disable=not is_first()))
+    for number, videos in enumerate(batches.sampler.batches):
+        if not is_mine(number):
+            _skip(model, torch.empty((videos, batches.dataset.recipe.model.frames), device=device))
+            continue
+        items = next(mine)
+        batch = Batch.of(items, device)
         with autocast(device):
-            if not labels:
-                _predict(model, batch)  # to warm up
+            if not found:
+                with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                    _predict(model, batch)  # to warm up
             started = _now(device)
             glimpse, chosen, prediction = _predict(model, batch)
             seconds += _now(device) - started
 
-            logits["chosen"].append(prediction[None].cpu())
+            logits = {"chosen": prediction[None].cpu()}
             for place, draws in _elsewhere(model, batch).items():
                 predictions = torch.stack(
                     [model.classifier(glimpse, model.focus(batch.frames, draw)) for draw in draws]
                 )
                 if model.policy is not None or place != "random":
                     predictions = predictions[:, :, -1:]
-                logits[place].append(predictions.cpu())
-            logits["glancer"].append(glimpse.logits.float().mean(1)[None, :, None].cpu())
-        labels.append(items["labels"])
-        corners.append(chosen.cpu())
-        index.append(items["index"])
-    order = torch.cat(index)
-    figures = meter.figures(len(order))
+                logits[place] = predictions.cpu()
+            logits["glancer"] = glimpse.logits.float().mean(1)[None, :, None].cpu()
+        found.append((number, logits, items["labels"], chosen.cpu()))
+    figures = meter.figures(len(batches.dataset))
+    _, logits, labels, corners = zip(*sorted(gather_lists(found), key=itemgetter(0)), strict=True)
     return Measurement(
-        {
-            place: gather_by(order, torch.cat(parts, dim=1), dim=1)
-            for place, parts in logits.items()
-        },
-        gather_by(order, torch.cat(labels)),
-        gather_by(order, torch.cat(corners)),
-        seconds * size(),
+        {place: torch.cat([batch[place] for batch in logits], dim=1) for place in logits[0]},
+        torch.cat(labels),
+        torch.cat(corners),
+        sum(gather_lists([seconds])),
         figures["data_wait_share"],
         figures["peak_memory_gb"],
     )
@@ -260,7 +259,7 @@ def measure(model: AdaFocus, batches: DataLoader, device: torch.device) -> Measu
 def _predict(model: AdaFocus, batch: Batch) -> tuple[Glimpse, Tensor, Tensor]:
     """A whole prediction: the glimpse, the corners chosen and the logits (B, S, K)."""
     glimpse = model.glance(batch.glance)
-    corners = batch.random_corners(model) if model.policy is None else model.look(glimpse)
+    corners = model.random_corners(batch.frames) if model.policy is None else model.look(glimpse)
     return glimpse, corners, model.classifier(glimpse, model.focus(batch.frames, corners))
 
 
@@ -268,13 +267,19 @@ def _elsewhere(model: AdaFocus, batch: Batch) -> dict[str, list[Tensor]]:
     """Corners of the patches of each baseline, one tensor per draw."""
     frames = batch.frames
     corners = {
-        "random": [batch.random_corners(model) for _ in range(DRAWS)],
+        "random": [model.random_corners(frames) for _ in range(DRAWS)],
         "centre": [torch.full((len(frames), 1, 2), model.margin // 2, device=frames.device)],
     }
     if batch.positions is not None:
         centred = centred_corners(batch.positions, model.frame_size, model.patch_size)
         corners["oracle"] = [centred]
     return corners
+
+
+def _skip(model: AdaFocus, frames: Tensor) -> None:
+    """Makes the random draws for a batch of another process, of frames (B, T) of no content."""
+    for _ in range(DRAWS + (model.policy is None)):
+        model.random_corners(frames)
 
 
 def _now(device: torch.device) -> float:

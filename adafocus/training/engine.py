@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,7 +28,6 @@ from tqdm import tqdm
 from adafocus import distributed
 from adafocus.data.clips import Batch, EpochSampler
 from adafocus.device import autocast, name_what_fills_memory
-from adafocus.distributed import gather_by
 from adafocus.evaluation.metrics import accuracy
 from adafocus.files import whole
 from adafocus.meter import Meter
@@ -67,6 +67,13 @@ class Stage(ABC):
     @abstractmethod
     def predict(self, batch: Batch) -> Tensor:
         """Logits (B, K) of whole videos, for validation."""
+
+    def skip(self, frames: Tensor) -> None:  # noqa: B027
+        """Makes the random draws of `predict`, if there are any, for a batch of another process.
+
+        Args:
+            frames: (B, T), of no content.
+        """
 
     @cached_property
     def frozen(self) -> AdaFocus:
@@ -423,19 +430,25 @@ def validate(
 
     Args:
         clips: batches, drawn by an `EpochSampler`.
-        between: is called before each batch.
+        between: is called before each batch, or before each round of them.
     """
     stage.model.eval()
-    logits, labels, index = [], [], []
-    for items, total in zip(clips, clips.sampler.batches, strict=True):
-        between()
-        batch = Batch.of(items, device, total)
+    found = []
+    batches = iter(clips)
+    for number, videos in enumerate(clips.sampler.batches):
+        if number % distributed.size() == 0:
+            between()
+        if not distributed.is_mine(number):
+            stage.skip(torch.empty((videos, clips.dataset.recipe.model.frames), device=device))
+            continue
+        items = next(batches)
         with autocast(device):
-            logits.append(stage.predict(batch).float().cpu())
-        labels.append(items["labels"])
-        index.append(items["index"])
-    everyones = (gather_by(torch.cat(index), torch.cat(part)) for part in (logits, labels))
-    return accuracy(*everyones)
+            logits = stage.predict(Batch.of(items, device))
+        found.append((number, logits.float().cpu(), items["labels"]))
+    _, logits, labels = zip(
+        *sorted(distributed.gather_lists(found), key=itemgetter(0)), strict=True
+    )
+    return accuracy(torch.cat(logits), torch.cat(labels))
 
 
 def _optimizer(stage: Stage) -> Optimizer:

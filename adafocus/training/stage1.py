@@ -31,6 +31,9 @@ class Stage1(Stage):
     def predict(self, batch: Batch) -> Tensor:
         return self._logits(batch)[:, -1]
 
+    def skip(self, frames: Tensor) -> None:
+        self.model.random_corners(frames)
+
     def _logits(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             glimpse = self.frozen.glance(batch.glance)
