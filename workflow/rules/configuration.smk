@@ -107,6 +107,11 @@ def pretrained_of(wildcards):
     return []
 
 
+def more_memory(mb):
+    """Function for `mem_mb`: as much, twice as much for the second attempt, and so on."""
+    return lambda wildcards, attempt: mb * attempt
+
+
 def figure_labels(figure):
     """Function of the wildcards for `report`: what a figure is and which model it is of."""
 
@@ -180,12 +185,15 @@ chains = {
 chains["all"] = [path for name in settings.datasets for path in chains[name]]
 
 # One job at a time on each GPU of this machine. A cluster's scheduler, for which the number of
-# jobs is given instead of cores, looks after its own.
+# jobs is given instead of cores, looks after its own: there `auto` asks it for a GPU, whatever the
+# machine has on which one submits.
 gpus = visible_gpus() if settings.device != "cpu" else []
-gpus_per_job = settings.gpus if settings.device == "cuda" or gpus else 0
+on_cluster = workflow.nodes is not None or workflow.remote_exec
+on_gpus = settings.device == "cuda" or bool(gpus) or (settings.device == "auto" and on_cluster)
+gpus_per_job = settings.gpus if on_gpus else 0
 # A Ray cluster has GPUs of its own.
-gpus_per_sweep = settings.sweep.gpus if gpus_per_job and "RAY_ADDRESS" not in os.environ else 0
-if gpus and workflow.nodes is None and workflow.is_main_process:
+gpus_per_sweep = settings.sweep.gpus if on_gpus and "RAY_ADDRESS" not in os.environ else 0
+if gpus and not on_cluster and workflow.is_main_process:
     with one_line_errors():
         if settings.gpus > len(gpus):
             raise RecipeError(f"config/config.yaml: gpus: is {settings.gpus}, of {len(gpus)} here")

@@ -13,7 +13,7 @@ rule download:
         "../../environment.yml"
     threads: config["threads"]
     resources:
-        mem_mb=8000,
+        mem_mb=more_memory(8000),
         runtime=2880,
         gpu=0,
     params:
@@ -37,7 +37,7 @@ rule frames:
         "../../environment.yml"
     threads: config["threads"]
     resources:
-        mem_mb=8000,
+        mem_mb=more_memory(8000),
         runtime=1440,
         gpu=0,
     params:
@@ -64,7 +64,7 @@ rule splits:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=more_memory(4000),
         runtime=60,
         gpu=0,
     params:

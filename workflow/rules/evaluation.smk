@@ -55,7 +55,7 @@ rule evaluate:
         "../../environment.yml"
     threads: config["threads"]
     resources:
-        mem_mb=16000,
+        mem_mb=more_memory(16000),
         runtime=480,
         gpu=gpus_per_job,
     params:
