@@ -96,10 +96,10 @@ class Slurm:
         return done.stdout
 
     def jobs(self, comment: str = "") -> list[dict[str, str]]:
-        """Jobs whose comment begins so, finished ones too, as Slurm describes them; oldest first."""
+        """Jobs with such a comment, finished ones too, as Slurm describes them; oldest first."""
         lines = self("scontrol", "--oneliner", "show", "jobs").splitlines()
         jobs = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines]
-        return [job for job in jobs if job.get("Comment", "").startswith(comment)]
+        return [job for job in jobs if "JobId" in job and comment in job.get("Comment", "")]
 
     def gpus_seen(self, job: dict[str, str]) -> list[tuple[str, str]]:
         """Each look of a job's step for its GPUs: the number of the process among those that were
