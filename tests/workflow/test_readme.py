@@ -32,6 +32,7 @@ COMMANDS = [
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     for command in block.splitlines()
 ]
+ON_CLUSTER = "snakemake --profile workflow/profiles"
 ELSEWHERE = {
     "make demo": "test_demo.py",
     "make test": "runs this test",
@@ -47,6 +48,8 @@ ELSEWHERE = {
     " --artifacts-destination mlartifacts": "likewise",
     "source .venv/bin/activate": "the environment that these tests run in",
     "snakemake --cores all results/mine_128_stage3.json": "test_own_videos.py, with small networks",
+    f"{ON_CLUSTER}/slurm results/actnet_128_stage3.json": "test_slurm.py, on tiny videos",
+    f"{ON_CLUSTER}/cluster-generic results/actnet_128_stage3.json": "likewise, its first step",
 }
 ON_REQUEST = "snakemake --cores all results/actnet_128_stage3.json"
 """Ends in what a person without ActivityNet is told."""
