@@ -142,7 +142,7 @@ def chain(cluster, tmp_path_factory):
                 "stage1": {"gpu": 2},
             },
             "slurm-status-command": "squeue",
-            "slurm-init-seconds-before-status-checks": 10,
+            "slurm-init-seconds-before-status-checks": 1,
             "latency-wait": 5,
         },
         targets=["results/digits_16_stage3.json"],
