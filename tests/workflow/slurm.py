@@ -138,14 +138,16 @@ def slurm() -> Iterator[Slurm]:
             )
     # Not pytest's folder: paths of sockets must be short.
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="slurm-")))
+        folder = Path(
+            stack.enter_context(TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True))
+        )
         folder.chmod(0o755)
         _configure(folder, path)
         path = f"{folder / 'bin'}{os.pathsep}{path}"
         cluster = Slurm(
             folder, os.environ | {"SLURM_CONF": f"{folder / 'slurm.conf'}", "PATH": path}
         )
-        stack.callback(_stop, folder)
+        stack.callback(_kill, folder)
         files = {"key-file": folder / "munge.key", "socket": folder / "munge.socket"}
         files |= {f"{name}-file": folder / f"munged.{name}" for name in ("pid", "log", "seed")}
         cluster("munged", *(f"--{name}={path}" for name, path in files.items()))
@@ -174,12 +176,8 @@ def _configure(folder: Path, path: str) -> None:
     conf = SLURM_CONF.format(**names, controller=controller, node=node)
     (folder / "slurm.conf").write_text(conf)
     (folder / "gres.conf").write_text(GRES_CONF)
-    scripts = {
-        "prolog": PROLOG,
-        "node/nvidia-smi": NVIDIA_SMI,
-        "bin/srun": SRUN,
-        "bin/squeue": SQUEUE,
-    }
+    scripts = {"prolog": PROLOG, "node/nvidia-smi": NVIDIA_SMI}
+    scripts |= {"bin/srun": SRUN, "bin/squeue": SQUEUE}
     for name, script in scripts.items():
         (folder / name).write_text(script.format(**names))
         (folder / name).chmod(0o755)
@@ -196,12 +194,7 @@ def _cancel_all(cluster: Slurm) -> None:
         time.sleep(0.2)
 
 
-def _stop(folder: Path) -> None:
+def _kill(folder: Path) -> None:
     for name in ("slurmd", "slurmctld", "munged"):
         with suppress(FileNotFoundError, ProcessLookupError, ValueError):
-            process = int((folder / f"{name}.pid").read_text())
-            os.kill(process, signal.SIGTERM)
-            for _ in range(100):
-                os.kill(process, 0)
-                time.sleep(0.1)
-            os.kill(process, signal.SIGKILL)
+            os.kill(int((folder / f"{name}.pid").read_text()), signal.SIGKILL)
