@@ -131,7 +131,7 @@ def run_out_of_time(cluster, job):
 
 @pytest.fixture(scope="module")
 def chain(cluster, tmp_path_factory):
-    """The glancer's first job has too little memory; a stage of two GPUs is asked for."""
+    """The glancer's first job has too little memory, and stage 1 asks for two GPUs."""
     return Run(
         cluster,
         tmp_path_factory.mktemp("slurm"),
@@ -164,7 +164,7 @@ def test_each_rule_has_its_partition_memory_time_and_gpus(cluster, chain):
     names = ("Partition", "MinMemoryNode", "TimeLimit", "TresPerJob")
     asked = {
         re.match("rule_(.*)_wildcards", job["Comment"])[1]: [job.get(name) for name in names]
-        for job in reversed(cluster.jobs())
+        for job in cluster.jobs("rule_")
         if job["Comment"] not in (GLANCER, FOCUSER)
     }
     assert asked == {
