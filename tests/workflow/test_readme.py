@@ -49,7 +49,7 @@ ELSEWHERE = {
     "source .venv/bin/activate": "the environment that these tests run in",
     "snakemake --cores all results/mine_128_stage3.json": "test_own_videos.py, with small networks",
     f"{ON_CLUSTER}/slurm results/actnet_128_stage3.json": "test_slurm.py, on tiny videos",
-    f"{ON_CLUSTER}/cluster-generic results/actnet_128_stage3.json": "likewise, its first step",
+    f"{ON_CLUSTER}/cluster-generic results/actnet_128_stage3.json": "likewise, its last step",
 }
 ON_REQUEST = "snakemake --cores all results/actnet_128_stage3.json"
 """Ends in what a person without ActivityNet is told."""

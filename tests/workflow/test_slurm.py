@@ -243,15 +243,17 @@ def test_training_goes_on_from_its_last_epoch(chain):
 
 
 @pytest.fixture(scope="module")
-def other_scheduler(cluster, tmp_path_factory):
-    """The commands of PBS in front of the same daemons. Of `given` there are no videos, and the
-    digits' first job is deleted."""
+def other_scheduler(cluster, chain, tmp_path_factory):
+    """The commands of PBS in front of the same daemons: an evaluation, whose first job is deleted;
+    and of `given` there are no videos."""
     if shutil.which("qsub") is None:
         pytest.skip("qsub is not installed; on Debian: apt-get install slurm-wlm-torque")
+    folder = tmp_path_factory.mktemp("generic")
+    for name in ("data", "results/checkpoints"):
+        shutil.copytree(chain.folder / name, folder / name)
 
     def delete(run):
-        output = str(run.folder / "results" / "logs" / "digits_download.log.cluster")
-        jobs = [job for job in cluster.jobs() if job["StdOut"] == output]
+        jobs = evaluations(run)
         if not jobs or jobs[0]["JobState"] != "RUNNING":
             return False
         cluster("qdel", jobs[0]["JobId"])
@@ -259,20 +261,34 @@ def other_scheduler(cluster, tmp_path_factory):
 
     return Run(
         cluster,
-        tmp_path_factory.mktemp("generic"),
+        folder,
         "cluster-generic",
         edits={"retries": 1, "latency-wait": 5, "seconds-between-status-checks": 2},
-        targets=["data/digits/videos.csv", "data/given/videos.csv"],
+        targets=["results/digits_16_stage1.json", "data/given/videos.csv"],
         during=[delete],
     )
 
 
-def test_another_scheduler(other_scheduler):
-    run = other_scheduler
-    assert (run.folder / "data" / "digits" / "videos.csv").exists(), run.output
-    deleted, *failed = sorted(run.reports("download"), key=lambda report: "given" in report)
-    assert "results/logs/digits_download.log" in deleted
-    assert len(failed) == 2 and all("results/logs/given_download.log" in text for text in failed)
-    assert run.status == 1
-    log = run.folder / "results" / "logs" / "given_download.log.cluster"
+def evaluations(run):
+    log = run.folder / "results" / "logs" / "digits_16_stage1_evaluation.log.cluster"
+    return [job for job in run.cluster.jobs() if job["StdOut"] == str(log)]
+
+
+def test_another_scheduler_is_asked_for_the_same(other_scheduler):
+    names = ("JobState", "Partition", "MinMemoryNode", "TimeLimit", "TresPerNode")
+    assert [[job.get(name) for name in names] for job in evaluations(other_scheduler)] == [
+        ["CANCELLED", "gpu", "16000M", "08:00:00", "gres:gpu:1"],
+        ["COMPLETED", "gpu", "32000M", "08:00:00", "gres:gpu:1"],
+    ]
+    assert (other_scheduler.folder / "results" / "digits_16_stage1.json").exists()
+
+
+def test_another_schedulers_failures_are_reported(other_scheduler):
+    (deleted,) = other_scheduler.reports("evaluate")
+    assert "results/logs/digits_16_stage1_evaluation.log" in deleted
+    failed = other_scheduler.reports("download")
+    assert len(failed) == 2
+    assert all("results/logs/given_download.log" in report for report in failed)
+    assert other_scheduler.status == 1
+    log = other_scheduler.folder / "results" / "logs" / "given_download.log.cluster"
     assert "Error: data/given: videos" in log.read_text()
