@@ -97,7 +97,7 @@ def test_two_machines_train_one_model(folder, tmp_path):
             f"--recipe={recipe.write(tmp_path)}",
             f"--data={folder}",
             f"--output={out / 'focuser.safetensors'}",
-            f"--tracking-uri=sqlite:///{out / 'mlflow.db'}",
+            f"--tracking-uri=sqlite:///{tmp_path / 'mlflow.db'}",
         ]
 
     agents = [

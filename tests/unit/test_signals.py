@@ -44,7 +44,7 @@ def command(tmp_path, monkeypatch):
             "--stage": "glancer",
             "--data": data,
             "--output": folder / "glancer.safetensors",
-            "--tracking-uri": f"sqlite:///{folder / 'mlflow.db'}",
+            "--tracking-uri": f"sqlite:///{tmp_path / 'mlflow.db'}",
             "--threads": 1,
             "--device": "cpu",
             "--checkpoint-minutes": 0.001,
@@ -71,7 +71,7 @@ def test_all_processes_are_told_to_end_and_the_same_command_goes_on(command, tmp
     assert process.returncode == 128 + signal.SIGTERM, said
     assert "SIGTERM came: saved " in said and "the same command goes on" in said
     assert "Traceback" not in said and "Error" not in said
-    client = MlflowClient(f"sqlite:///{cut / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
     def training():
         [experiment] = client.search_experiments(filter_string="name = 'tiny'")
