@@ -244,6 +244,7 @@ def measure(model: AdaFocus, batches: DataLoader, device: torch.device) -> Measu
                 logits[place] = predictions.cpu()
             logits["glancer"] = glimpse.logits.float().mean(1)[None, :, None].cpu()
         found.append((number, logits, items["labels"], chosen.cpu()))
+    next(mine, None)  # the end, so that the bar is drawn to it
     figures = meter.figures(len(batches.dataset))
     _, logits, labels, corners = zip(*sorted(gather_lists(found), key=itemgetter(0)), strict=True)
     return Measurement(
