@@ -346,7 +346,10 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         progress = state["progress"]
-        return Progress(**progress | {"begun": Pass(**progress.get("begun", {}))})
+        begun = Pass(**progress.get("begun", {}))
+        within = f", batch {begun.batches} of the next" if begun.batches else ""
+        tqdm.write(f"resuming after epoch {progress['epoch']}{within}")
+        return Progress(**progress | {"begun": begun})
 
     def _put_sums_together(self) -> None:
         """Each process has added up the means over its slices."""

@@ -184,7 +184,7 @@ rule sweep:
         "../../environment.yml"
     threads: config["threads"]
     resources:
-        mem_mb=32000,
+        mem_mb=more_memory(32000),
         runtime=2880,
         gpu=gpus_per_sweep,
     params:
