@@ -4,12 +4,13 @@
 # make chaos   kill a small chain at 30 random moments, and see that it ends the same (KILLS=100)
 # make report  write results/report.html: all results on disk as one page
 # make ui      open the runs in MLflow
+# make audit   ask pip-audit for known holes in the packages that are pinned
 # make lint    put the code in form
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test bench chaos report ui lint
+.PHONY: demo test bench chaos report ui audit lint
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -55,6 +56,12 @@ report: $(BIN)/installed
 ui: $(BIN)/installed
 	store=$${MLFLOW_TRACKING_URI:-$$($(BIN)/python -c "$$STORE")}; \
 	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri "$$store"
+
+# In an environment of its own, which cannot move a pin.
+audit: $(BIN)/installed
+	$(BIN)/python -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet pip-audit
+	.venv/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 lint: $(BIN)/installed
 	$(BIN)/ruff check --fix

@@ -23,6 +23,12 @@ GLOBAL = (
 )
 """Options of every run. One thread each: the caller runs one per core."""
 
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,h264,hevc,gif,"
+    "dv,mxf,ivf,nut,wtv,rm"
+)
+"""What a video may be. Playlists are not among them: they would have other files read."""
+
 
 @cache
 def ffmpeg_path() -> str:
@@ -60,7 +66,9 @@ def open_video(video: Path, **options: Any) -> Any:
 
     It is an absolute ``file:`` address, so that no character of its name means anything to ffmpeg.
     """
-    return ffmpeg.input(f"file:{video.absolute()}", threads=1, **options)
+    return ffmpeg.input(
+        f"file:{video.absolute()}", threads=1, format_whitelist=CONTAINERS, **options
+    )
 
 
 def write_timeline(source: Any, name: str) -> Any:

@@ -97,10 +97,17 @@ def swept(folder):
 
     second = start(folder)
     wait_for(lambda: any(0 < len(epochs_of(folder, trial)) < EPOCHS for trial in (2, 3)), second)
+    family = psutil.Process(second.pid).children(recursive=True)
+    listening = {
+        connection.laddr.ip
+        for child in family
+        for connection in child.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
     kill_one_trial(second)
     assert second.wait(timeout=240) == 0, (folder / "log").read_text()[-3000:]
     result = json.loads((folder / "results" / "tiny_32_stage1.json").read_text())
-    return folder, before, result
+    return folder, before, result, listening
 
 
 def kill_one_trial(sweep):
@@ -110,14 +117,14 @@ def kill_one_trial(sweep):
 
 
 def test_a_killed_sweep_goes_on_from_its_finished_trials(swept):
-    folder, before, result = swept
+    folder, before, result, _ = swept
     assert epochs_of(folder, 0) == before  # even the seconds that each took
     assert result["trials"][0]["status"] == "finished"
     assert result["trials"][0]["epochs"] == EPOCHS
 
 
 def test_the_result_holds_all_trials_and_the_best_rates(swept):
-    folder, _, result = swept
+    folder, _, result, _ = swept
     trials = result["trials"]
     assert [trial["trial"] for trial in trials] == list(range(TRIALS))
     assert trials[0]["learning_rates"] == {"focuser": 0.05, "classifier": 0.05}
@@ -133,14 +140,14 @@ def test_the_result_holds_all_trials_and_the_best_rates(swept):
 
 
 def test_trials_that_fail_are_recorded_and_do_not_stop_the_others(swept):
-    *_, result = swept
+    _, _, result, _ = swept
     reasons = {trial["error"] for trial in result["trials"] if trial["status"] == "failed"}
     assert any("its process died" in reason for reason in reasons), reasons
     assert any("not finite any more" in reason for reason in reasons), reasons
 
 
 def test_every_trial_is_a_run_under_the_sweep(swept):
-    folder, _, result = swept
+    folder, _, result, _ = swept
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     [experiment] = client.search_experiments(filter_string="name = 'tiny'")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
@@ -162,8 +169,13 @@ def test_every_trial_is_a_run_under_the_sweep(swept):
         assert len(client.get_metric_history(run.info.run_id, "val_top1")) == trial["epochs"]
 
 
+def test_ray_listens_on_loopback_alone(swept):
+    *_, listening = swept
+    assert listening and listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
 def test_only_the_best_trial_keeps_its_weights(swept):
-    folder, _, result = swept
+    folder, _, result, _ = swept
     kept = {path.name for path in (folder / "results" / "tiny_32_stage1").glob("*.resume*.pt")}
     assert kept == {f"tiny_32_stage1_trial_{result['best']['trial']:02d}.resume.pt"}
     assert not list((folder / "results" / "tiny_32_stage1").glob("*.safetensors"))
