@@ -41,7 +41,7 @@ def whole(path: Path) -> Iterator[Path]:
 def aside(parent: Path, name: str) -> Iterator[Path]:
     """Yields a folder in which to make what is to be called ``name``; it is gone after the block.
 
-    Where the process is killed it stays, for `sweep`.
+    Where the process is killed it stays, for `remove_abandoned`.
 
     Raises:
         WriteError: where the disk is full or cannot be written to.
@@ -95,7 +95,7 @@ def check_writable(folder: Path) -> None:
         raise WriteError(_unwritable(folder, reason))
 
 
-def sweep(*parents: Path) -> None:
+def remove_abandoned(*parents: Path) -> None:
     """Removes what processes that were killed were making in these folders."""
     for parent in filter(Path.is_dir, parents):
         # While the parent is locked, nobody makes a folder and has not locked it yet.

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from adafocus.data import DataError
 from adafocus.data.ffmpeg import open_video, read_timeline, run, write_timeline
 from adafocus.data.store import count_bytes, count_frames, read_comment, read_frames, write_store
-from adafocus.files import aside, sweep, whole
+from adafocus.files import aside, remove_abandoned, whole
 from adafocus.recipe import Frames, Recipe
 
 
@@ -76,7 +76,7 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
         return [_extract(recipe.frames, folder, video) for video in group]
 
     manifest = folder / "manifests" / f"{shard}.csv"
-    sweep(folder, folder / "frames", manifest.parent)
+    remove_abandoned(folder, folder / "frames", manifest.parent)
     with (
         whole(manifest) as unfinished,
         unfinished.open("w", newline="", encoding="utf-8") as file,

@@ -15,7 +15,7 @@ from adafocus.data.digits import write_videos
 from adafocus.data.download import download, unpack
 from adafocus.data.store import holds_frames
 from adafocus.data.youtube import fetch_videos
-from adafocus.files import publish, sweep, whole
+from adafocus.files import publish, remove_abandoned, whole
 from adafocus.recipe import (
     AnnotationFiles,
     ArchiveSource,
@@ -34,7 +34,7 @@ def fetch(recipe: Recipe, folder: Path, workers: int) -> None:
     be had. A video is a file, or a folder of JPEG files; its name is its path under ``videos/``,
     without a file's suffix. Raises `DataError` that lists what only a person can bring.
     """
-    sweep(folder, folder / "annotations")
+    remove_abandoned(folder, folder / "annotations")
     missing: dict[str, str] = {}
     match recipe.source:
         case ManualSource():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from adafocus.data import DataError
 from adafocus.data.annotations import SPLITS, read_annotations
-from adafocus.files import sweep, whole
+from adafocus.files import remove_abandoned, whole
 from adafocus.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
     table["error"] = table["error"].fillna("is not among the videos")
 
     report: dict[str, Any] = {}
-    sweep(folder)
+    remove_abandoned(folder)
     with whole(folder / "splits") as splits:
         splits.mkdir()
         for split in SPLITS:

@@ -26,7 +26,7 @@ from adafocus.distributed import gather_lists, is_first, is_mine
 from adafocus.evaluation import flops
 from adafocus.evaluation.metrics import accuracy, accuracy_by_class
 from adafocus.evaluation.predictions import Predictions
-from adafocus.files import sweep, whole
+from adafocus.files import remove_abandoned, whole
 from adafocus.meter import Meter
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.checkpoint import assemble, read, sha256
@@ -85,7 +85,7 @@ def evaluate(
         CheckpointError: where the checkpoint cannot be used.
         DataError: where the data cannot be read.
     """
-    sweep(output.parent, plots)
+    remove_abandoned(output.parent, plots)
     torch.manual_seed(seed)
     torch_device = pick_device(device)
     workers = share_threads(threads, torch_device)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from adafocus.files import sweep, whole
+from adafocus.files import remove_abandoned, whole
 from adafocus.plots import METRICS, accuracy_against_gflops
 from adafocus.recipe import Recipe, parse_recipe
 
@@ -111,7 +111,7 @@ def write_summary(results: Sequence[Path], stem: Path) -> None:
     rows = sorted((_row(path) for path in results), key=_order)
     figures = {row["dataset"]: _figures(row.pop("recipe")) for row in rows}
     beside = _beside(rows, figures)
-    sweep(stem.parent)
+    remove_abandoned(stem.parent)
     with whole(stem.with_name(f"{stem.name}.csv")) as aside:
         pd.DataFrame(rows).to_csv(aside, index=False)
     with whole(stem.with_name(f"{stem.name}.md")) as aside:

@@ -15,7 +15,7 @@ from adafocus import tracking
 from adafocus.data.clips import Clips, EpochSampler, class_names, loader
 from adafocus.device import pick_device, share_threads
 from adafocus.distributed import is_first
-from adafocus.files import sweep
+from adafocus.files import remove_abandoned
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import PARTS, Checkpoint
@@ -90,7 +90,7 @@ def train(
         ValueError: where a batch does not fit into the GPU's memory.
         WriteError: where the disk is full.
     """
-    sweep(output.parent, curves.parent)
+    remove_abandoned(output.parent, curves.parent)
     torch.manual_seed(seed)
     torch_device = pick_device(device)
     workers = share_threads(threads, torch_device)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adafocus.files import ASIDE, WriteError, sweep, whole
+from adafocus.files import ASIDE, WriteError, remove_abandoned, whole
 
 WRITE_AND_WAIT = """
 import sys
@@ -77,7 +77,7 @@ def test_what_a_killed_writer_leaves_is_swept_and_what_a_living_one_makes_stays(
     killed.communicate()
     assert len(names(tmp_path)) == 2
     (tmp_path / ".mine").mkdir()
-    sweep(tmp_path)
+    remove_abandoned(tmp_path)
     assert len(names(tmp_path)) == 2
     [aside] = tmp_path.glob(f".living.*{ASIDE}")
     living.communicate("\n")
