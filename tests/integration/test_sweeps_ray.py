@@ -3,11 +3,14 @@
 import csv
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -96,24 +99,29 @@ def swept(folder):
     before = epochs_of(folder, 0)
 
     second = start(folder)
-    wait_for(lambda: any(0 < len(epochs_of(folder, trial)) < EPOCHS for trial in (2, 3)), second)
-    family = psutil.Process(second.pid).children(recursive=True)
-    listening = {
-        connection.laddr.ip
-        for child in family
-        for connection in child.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
-    kill_one_trial(second)
+    listening = set()
+    wait_for(lambda: kill_a_later_trial(second, listening), second)
     assert second.wait(timeout=240) == 0, (folder / "log").read_text()[-3000:]
     result = json.loads((folder / "results" / "tiny_32_stage1.json").read_text())
     return folder, before, result, listening
 
 
-def kill_one_trial(sweep):
-    children = psutil.Process(sweep.pid).children(recursive=True)
-    trial = next(child for child in children if "ImplicitFunc.train" in child.name())
-    trial.kill()
+def kill_a_later_trial(sweep, listening):
+    """Kills a process that is at neither of the first two trials, by the folder that Ray has it in;
+    notes all addresses at which the sweep's processes listen."""
+    family = psutil.Process(sweep.pid).children(recursive=True)
+    for child in family:
+        with suppress(psutil.NoSuchProcess):
+            for connection in child.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    listening.add(connection.laddr.ip)
+    for child in family:
+        with suppress(psutil.NoSuchProcess):
+            at = re.fullmatch(r"trial_(\d+)", Path(child.cwd()).name)
+            if at and int(at[1]) >= 2:
+                child.kill()
+                return True
+    return False
 
 
 def test_a_killed_sweep_goes_on_from_its_finished_trials(swept):
