@@ -348,7 +348,7 @@ class _Run:
         progress = state["progress"]
         begun = Pass(**progress.get("begun", {}))
         within = f", batch {begun.batches} of the next" if begun.batches else ""
-        tqdm.write(f"resuming after epoch {progress['epoch']}{within}")
+        distributed.say(f"resuming after epoch {progress['epoch']}{within}")
         return Progress(**progress | {"begun": begun})
 
     def _put_sums_together(self) -> None:

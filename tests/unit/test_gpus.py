@@ -16,19 +16,6 @@ with claim_gpus(1) as gpus:
 """
 
 
-@pytest.fixture
-def two_gpus(tmp_path, monkeypatch):
-    """A machine whose nvidia-smi reports two GPUs."""
-    program = tmp_path / "bin" / "nvidia-smi"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\necho GPU-aa\necho GPU-bb\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-
-
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -142,15 +141,8 @@ def test_a_chain_that_is_killed_again_and_again_ends_the_same(chain, tmp_path):
     assert survive(tmp_path, target, figures(chain.folder, target), kills=3, seed=0) == 1
 
 
-def test_a_rule_starts_as_many_processes_as_it_is_given_gpus(chain, tmp_path, monkeypatch):
+def test_a_rule_starts_as_many_processes_as_it_is_given_gpus(chain, tmp_path, two_gpus):
     """Here two GPUs which only nvidia-smi knows of, so that the processes compute on the CPU."""
-    program = tmp_path / "bin" / "nvidia-smi"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\necho GPU-aa\necho GPU-bb\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     project = type(chain)(tmp_path)
     for name in ("config", "data"):
         shutil.copytree(chain.folder / name, tmp_path / name)
