@@ -51,7 +51,7 @@ chaos: $(BIN)/installed
 report: $(BIN)/installed
 	$(BIN)/snakemake --cores all results/summary.md
 	$(BIN)/snakemake --report results/report.html results/summary.md \
-		$$(find results -maxdepth 2 -name '*_stage[123].json')
+		$$(find results -maxdepth 2 -name '*_stage[123].json' -o -path 'results/curves/*.csv')
 
 ui: $(BIN)/installed
 	store=$${MLFLOW_TRACKING_URI:-$$($(BIN)/python -c "$$STORE")}; \
@@ -69,7 +69,7 @@ lint: $(BIN)/installed
 	$(BIN)/snakefmt Snakefile workflow
 
 $(BIN)/installed: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}; name another: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11, 4) or sys.exit(f"Python 3.11.4 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}; name another: make PYTHON=python3.12")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv. This downloads about 5 GB, once: PyTorch comes with CUDA."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
