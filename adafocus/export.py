@@ -14,6 +14,7 @@ from adafocus.files import whole
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD
 from adafocus.model.checkpoint import CheckpointError, assemble, read
+from adafocus.model.patches import SKIPPED
 
 
 class _Exported(nn.Module):
@@ -24,8 +25,16 @@ class _Exported(nn.Module):
         self.model = model
 
     def forward(self, frames: Tensor, glance: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        logits, corners = self.model(frames, glance)
-        return logits, corners
+        if not self.model.skips:
+            logits, corners = self.model(frames, glance)
+            return logits, corners
+        # A graph has no batches whose size its data decide: all frames are focused on, and what
+        # is skipped is left out of what comes of it.
+        glimpse = self.model.glance(frames)
+        corners = self.model.look(glimpse)
+        local = self.model.focus_on_all(frames, corners.clamp(min=0))
+        local = local * (corners != SKIPPED).all(-1, keepdim=True)
+        return self.model.classifier(glimpse, local), corners
 
 
 def export_onnx(checkpoint: Path, output: Path) -> None:
@@ -33,7 +42,8 @@ def export_onnx(checkpoint: Path, output: Path) -> None:
 
     Inputs: ``frames``, float32 (B, T, 3, S, S) normalised with ImageNet's mean and std, and in the
     TSM family ``glance``, likewise. Outputs: ``logits`` (B, S, K) and ``corners`` (B, S, 2), as
-    `Output`. Class names, patch size and normalisation are the file's metadata.
+    `Output`. A model that skips frames gives the same, but takes its full time. Class names, patch
+    size and normalisation are the file's metadata.
 
     Raises:
         CheckpointError: where the checkpoint cannot be used or has no policy.

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
+Cost = Annotated[float, Field(ge=0)]
 Metric = Literal["top1", "top5", "mAP"]
 
 
@@ -108,6 +109,8 @@ class GenerateSource(Section):
     val: Positive
     frames: Positive
     """Length of each video."""
+    visible: Positive
+    """Frames, on end, in which the digit is in sight."""
     size: Positive
     """Height and width of each video in pixels."""
     digit: Positive
@@ -117,6 +120,12 @@ class GenerateSource(Section):
     backgrounds: Positive
     """Textures shared by all videos."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _visible_within_frames(self) -> Self:
+        if self.visible > self.frames:
+            raise ValueError(f"visible must be at most frames, {self.frames}")
+        return self
 
 
 class AnnotationFiles(Section):
@@ -310,6 +319,8 @@ class PolicyTraining(Training):
     entropy_weight: Annotated[float, Field(ge=0)] = 0.01
     passes: Positive = 1
     """Updates on each batch of clips."""
+    skip_cost: Cost | None = None
+    """What a look costs the policy where it may skip frames, see `Recipe.skipping`."""
 
 
 class Stages(Section):
@@ -405,6 +416,9 @@ class Recipe(Section):
     """Chooses the best epoch and is the one compared with the published figure."""
     patch_sizes: tuple[Positive, ...]
     """Side of the patch in pixels."""
+    skip_costs: tuple[Cost, ...] = ()
+    """Costs lambda of a look, for each of which there may be a model that skips frames (AdaFocus+,
+    GRU family)."""
     source: Annotated[
         ManualSource | YoutubeSource | ArchiveSource | FolderSource | GenerateSource,
         Field(discriminator="kind"),
@@ -429,6 +443,12 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _skipping_is_for_steps(self) -> Self:
+        if self.skip_costs and self.model.family == "tsm":
+            raise ValueError("skip_costs is for the gru family: the tsm family looks once a video")
+        return self
+
     def check_patch_size(self, patch_size: int) -> int:
         """Returns ``patch_size``; raises `RecipeError` where the recipe does not allow it."""
         if patch_size not in self.patch_sizes:
@@ -437,6 +457,33 @@ class Recipe(Section):
                 f"patch size {patch_size} is not in the recipe of {self.name}; allowed: {allowed}"
             )
         return patch_size
+
+    @property
+    def skip_cost(self) -> float | None:
+        """What a look costs the policy; None where it may not skip frames."""
+        return self.stages.stage2.skip_cost
+
+    def skipping(self, cost: float) -> Self:
+        """The recipe of the models that may skip frames at this cost of a look.
+
+        Raises `RecipeError` where the recipe does not allow it.
+        """
+        if cost not in self.skip_costs:
+            allowed = ", ".join(f"{cost:g}" for cost in self.skip_costs) or "none"
+            raise RecipeError(
+                f"skip cost {cost:g} is not in the recipe of {self.name}; skip_costs: {allowed}"
+            )
+        return self._with_skip_cost(cost)
+
+    @property
+    def never_skipping(self) -> Self:
+        """The recipe of the plain models, which skip no frame."""
+        return self._with_skip_cost(None)
+
+    def _with_skip_cost(self, cost: float | None) -> Self:
+        stage2 = self.stages.stage2.model_copy(update={"skip_cost": cost})
+        stages = self.stages.model_copy(update={"stage2": stage2})
+        return self.model_copy(update={"stages": stages})
 
     def write(self, folder: Path) -> Path:
         """Writes the recipe to a file that `load_recipe` reads, and returns it."""
@@ -524,7 +571,8 @@ def parse_config(values: Any, recipes: dict[str, Recipe], source: str) -> Config
 
 
 CHECKPOINT_NAME = re.compile(
-    r"(?P<dataset>.+)_((?P<part>glancer|focuser)_stage0|(?P<patch_size>\d+)_(?P<stage>stage[123]))"
+    r"(?P<dataset>.+)_((?P<part>glancer|focuser)_stage0"
+    r"|(?P<patch_size>\d+)(_skip(?P<skip_cost>[\d.]+)(?!_stage1))?_(?P<stage>stage[123]))"
 )
 
 
@@ -538,6 +586,8 @@ def _check_pretrained(name: str, path: str, recipes: dict[str, Recipe]) -> None:
         )
     recipe = find_recipe(recipes, match["dataset"])
     patch_size = match["patch_size"] and recipe.check_patch_size(int(match["patch_size"]))
+    if match["skip_cost"]:
+        recipe = recipe.skipping(float(match["skip_cost"]))
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
@@ -546,17 +596,23 @@ def _check_pretrained(name: str, path: str, recipes: dict[str, Recipe]) -> None:
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise RecipeError(f"{path} is not a checkpoint of AdaFocus ({error})") from None
     ours = (match["part"] or match["stage"], patch_size)
-    for what, its, wanted in (("stage and patch size", theirs, ours), *fit(made_by, recipe)):
+    for what, its, wanted in (
+        ("stage and patch size", theirs, ours),
+        *fit(made_by, recipe, metadata["stage"]),
+    ):
         if its != wanted:
             raise RecipeError(f"{path} is of another {what}: {its}, not {wanted}")
 
 
-def fit(made_by: Recipe, recipe: Recipe) -> list[tuple[str, Any, Any]]:
-    """What has to be equal where a checkpoint of one recipe serves another: name, both values."""
+def fit(made_by: Recipe, recipe: Recipe, stage: str) -> list[tuple[str, Any, Any]]:
+    """What has to be equal where a stage's checkpoint of one recipe serves another: name, both
+    values."""
+    has_policy = stage in ("stage2", "stage3")
     return [
         ("data set", made_by.name, recipe.name),
         ("number of classes", made_by.classes, recipe.classes),
         ("model", made_by.model, recipe.model),
+        *([("skip cost", made_by.skip_cost, recipe.skip_cost)] if has_policy else []),
     ]
 
 

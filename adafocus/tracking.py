@@ -114,7 +114,7 @@ class Chain:
                 stages[stage].pop("learning_rates")
             stages["swept"] = values["swept"]
         return cls._of(
-            f"{recipe.name} {'backbones' if patch_size is None else patch_size}",
+            _model_name(recipe, patch_size),
             {
                 "patch_size": patch_size,
                 "seed": seed,
@@ -132,7 +132,7 @@ class Chain:
         """The parent of a sweep's trials."""
         values = recipe.to_dict()
         return cls._of(
-            f"{recipe.name} {patch_size} {stage} sweep",
+            f"{_model_name(recipe, patch_size)} {stage} sweep",
             {
                 "patch_size": patch_size,
                 "seed": seed,
@@ -150,6 +150,13 @@ class Chain:
         flat = _flat(parameters)
         facts = json.dumps([name, _person(), flat], sort_keys=True)
         return cls(name, hashlib.sha256(facts.encode()).hexdigest()[:32], flat, note)
+
+
+def _model_name(recipe: Recipe, patch_size: int | None) -> str:
+    if patch_size is None:
+        return f"{recipe.name} backbones"
+    skip = "" if recipe.skip_cost is None else f" skip {recipe.skip_cost:g}"
+    return f"{recipe.name} {patch_size}{skip}"
 
 
 @dataclass

@@ -37,7 +37,7 @@ OF_THE_RUN = {
 PARTS = ("data", "results")
 SMALL = {
     "patch_sizes": [20],
-    "source": {"train": 40, "val": 30, "frames": 8, "size": 48, "digit": 16},
+    "source": {"train": 40, "val": 30, "frames": 8, "visible": 6, "size": 48, "digit": 16},
     "videos": {"train": 40, "val": 30},
     "frames": {"height": 48, "shards": 2},
     "model": {"frames": 4, "frame_size": 48, "glance_size": 16},

@@ -37,6 +37,7 @@ from adafocus.device import keep_freed_memory, peak_memory
 from adafocus.evaluation import flops
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.backbones import Backbone, FrozenBackbone, normalize
+from adafocus.model.patches import SKIPPED
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
 from adafocus.training import STAGES, ppo
 from adafocus.training.engine import Stage
@@ -54,6 +55,7 @@ GOALS = {
         "stage 2": 2.0,
         "stage 3": 1.3,
         "memory": 1.3,
+        "skipping": 1.1,
     },
     "cuda": {
         "prediction": 4.0,
@@ -65,6 +67,7 @@ GOALS = {
         "stage 3": 5.0,
         "computing": 0.9,
         "memory": 1.5,
+        "skipping": 1.1,
     },
 }
 
@@ -205,6 +208,23 @@ class Bench:
             rate = count * self.batch / taken
             self.rows.append({"what": f"{what}, GFLOPs a second", "ours": rate})
             print(f"{what}: {rate:.0f} GFLOPs a second", flush=True)
+
+    def skipping(self) -> None:
+        """Whether a skipped frame saves its time: the focuser where 40% of frames are skipped."""
+        recipe, patch_size = self.recipe("actnet")
+        model = self.model(recipe.skipping(recipe.skip_costs[0]), patch_size).frozen()
+        frames = self.videos(recipe, self.batch, recipe.model.frames)
+        corners = model.random_corners(frames)
+        some, total = corners.clone(), corners[..., 0].numel()
+        skipped = torch.randperm(total, device=self.device)[: round(0.4 * total)]
+        some.view(-1, 2)[skipped] = SKIPPED
+        with torch.inference_mode(), self.autocast(self.device.type == "cuda"):
+            ours, theirs = self.seconds(
+                lambda: model.focus(frames, some), lambda: model.focus(frames, corners)
+            )
+        share = 1 - len(skipped) / total
+        what = f"focuser, {100 * share:.0f}% of frames, against all, as a share of that"
+        self.add("skipping", what, ours, theirs, ours / theirs / share)
 
     def compiling(self) -> None:
         """Whether `torch.compile` pays within an evaluation: what it takes and what it gives."""
@@ -470,7 +490,8 @@ def main() -> None:
     file = options.output / f"speed_{options.device}.json"
     # Memory first, as a process begins with the peak of the one that it came from.
     measures = [bench.memory, bench.prediction, bench.whole_frames, bench.updates]
-    measures += [bench.parts] if options.small else [bench.parts, bench.compiling]
+    measures += [bench.parts, bench.skipping]
+    measures += [] if options.small else [bench.compiling]
     if options.device == "cuda" or options.small:
         measures.append(bench.computing)
     for measure in (*measures, bench.imports, bench.job):

@@ -216,6 +216,12 @@ class Batch(NamedTuple):
         positions = on_device.get("positions")
         return cls(frames, glance, target, labels, on_device["index"], positions, total)
 
+    def in_order(self, order: Sequence[int]) -> Batch:
+        """The same with its frames in another order (GRU family)."""
+        frames = self.frames[:, order]
+        positions = None if self.positions is None else self.positions[:, order]
+        return self._replace(frames=frames, glance=frames, positions=positions)
+
     def random_corners(self, model: AdaFocus) -> Tensor:
         """`AdaFocus.random_corners`, drawn for the whole batch: the same for any number of
         processes."""

@@ -4,7 +4,8 @@ In the tradition of the cluttered, translated MNIST of the visual-attention pape
 NeurIPS 2014, arXiv 1406.6247), but as encoded video. The class is the digit, a real scan of
 scikit-learn's ``load_digits``; training and validation share textures, but no scans. The pieces of
 other digits are as bright as the digit and half its side, so that a glance finds the digit by its
-size, but only a closer look reads it.
+size, but only a closer look reads it. The digit comes into sight at a random moment and leaves it
+again, while the fragments stay: in the other frames there is nothing to look at.
 """
 
 from __future__ import annotations
@@ -132,7 +133,9 @@ class Studio:
             other = scans[(digit + rng.integers(1, DIGITS)) % DIGITS]
             fragment = _fragment(rng, other[rng.integers(len(other))])
             _draw(ink, fragment, self._path(rng, len(fragment)))
-        _draw(ink, scan, corners)
+        begin = rng.integers(source.frames - source.visible + 1)
+        in_sight = slice(begin, begin + source.visible)
+        _draw(ink[in_sight], scan, corners[in_sight])
 
         texture = self.textures[rng.integers(len(self.textures))]
         drift = self._path(rng, 0)

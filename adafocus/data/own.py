@@ -180,6 +180,7 @@ def _values(
         "videos": {split: counts[split] for split in SPLITS} | known,
         "metric": "mAP" if several else "top1",
         "patch_sizes": [96, 128, 160, 192],
+        "skip_costs": [0.01, 0.02, 0.05],
         "source": {
             "kind": "folder",
             "videos": str(videos.absolute()),

@@ -40,8 +40,10 @@ def read_frames(
 
     Of each only the part is kept that ``crop`` names when it is told their height and width. They
     lie channels last in memory, as they are decoded and are resized fastest. An index may occur
-    more than once; its frame is decoded once. Raises `DataError` that names the video and the
-    frame which is missing, broken or of another size than the first.
+    more than once; its frame is decoded once.
+
+    Raises `DataError` that names the video and the frame which is missing, broken or of another
+    size than the first.
     """
     frame = clip = None
     places: dict[int, int] = {}

@@ -21,6 +21,9 @@ def count(recipe: Recipe, patch_size: int) -> dict[str, Any]:
     meta device, so that it takes no weights and next to no time; there, as on a CPU, torch's
     counter sees the products inside a GRU, which it may miss in the fused one of a GPU.
 
+    Of a model that may skip frames (AdaFocus+) this is the cost of a video none of whose frames is
+    skipped; its head for skipping, one product of ``hidden`` numbers a frame, is left out.
+
     Args:
         recipe: the data set's recipe.
         patch_size: in pixels.
@@ -30,7 +33,7 @@ def count(recipe: Recipe, patch_size: int) -> dict[str, Any]:
     """
     shape = recipe.model
     with torch.device("meta"), torch.inference_mode():
-        model = build(recipe, patch_size).eval()
+        model = build(recipe.never_skipping, patch_size).eval()
         image = (3, shape.frame_size, shape.frame_size)
         frames = torch.empty(1, shape.frames, *image)
         glance = torch.empty(1, shape.glance_frames or shape.frames, *image)
@@ -44,3 +47,21 @@ def count(recipe: Recipe, patch_size: int) -> dict[str, Any]:
     # The counter takes a multiply-add for two operations.
     parts = {part: count / 2e9 for part, count in flops.items()}
     return {"parts": parts, "total": sum(parts.values())}
+
+
+def per_step(recipe: Recipe, patch_size: int) -> tuple[float, float]:
+    """GFLOPs of one step without a look, and of one look (GRU family).
+
+    A video that was left after t steps, with l looks, cost t times the one and l times the other.
+    """
+    parts = count(recipe, patch_size)["parts"]
+    look = parts.pop("focuser")
+    return sum(parts.values()) / recipe.model.frames, look / recipe.model.frames
+
+
+def spent(recipe: Recipe, patch_size: int, steps: float, looks: float) -> float:
+    """GFLOPs of a video of so many steps and looks; the TSM family always spends all."""
+    if recipe.model.family == "tsm":
+        return count(recipe, patch_size)["total"]
+    visit, look = per_step(recipe, patch_size)
+    return visit * steps + look * looks

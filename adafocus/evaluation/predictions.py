@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from adafocus.files import whole
+from adafocus.model.patches import SKIPPED
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Predictions:
     probability: np.ndarray
     """float32 (N,): that of ``predicted``"""
     corners: np.ndarray
-    """int16 (N, S, 2): top and left of each patch in pixels; S is 1 where one serves all frames"""
+    """int16 (N, S, 2): top and left of each patch in pixels, -1 where a step had none; S is 1 where
+    one serves all frames"""
     accuracy: np.ndarray
     """float32 (K,): the data set's metric of each class in percent, NaN for one without a video"""
     accuracy_random: np.ndarray
@@ -80,30 +82,36 @@ def grid_shares(corners: np.ndarray, margin: int, grid: int) -> np.ndarray:
     corners drawn at random fall into all cells alike.
 
     Args:
-        corners: (..., 2), top and left in pixels.
+        corners: (..., 2), top and left in pixels; steps without a patch are passed over.
         margin: the largest corner: the frame's side minus the patch's.
         grid: cells along each side.
 
     Returns:
         (grid, grid) in percent of all patches, from top to bottom and left to right.
     """
-    cells = corners.reshape(-1, 2).astype(int) * grid // (margin + 1)
+    cells = _patches(corners) * grid // (margin + 1)
     counts = np.zeros((grid, grid))
     np.add.at(counts, tuple(cells.T), 1)
-    return 100 * counts / len(cells)
+    return 100 * counts / max(1, len(cells))
 
 
 def coverage(corners: np.ndarray, patch_size: int, frame_size: int) -> np.ndarray:
     """How often each pixel of the frame lies within a patch.
 
     Args:
-        corners: (..., 2), top and left in pixels.
+        corners: (..., 2), top and left in pixels; steps without a patch are passed over.
 
     Returns:
         (frame_size, frame_size) in percent of all patches.
     """
-    tops, lefts = corners.reshape(-1, 2).astype(int).T
+    tops, lefts = _patches(corners).T
     edges = np.zeros((frame_size + 1, frame_size + 1))
     for down, right, sign in ((0, 0, 1), (0, 1, -1), (1, 0, -1), (1, 1, 1)):
         np.add.at(edges, (tops + down * patch_size, lefts + right * patch_size), sign)
-    return 100 * edges.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] / len(tops)
+    return 100 * edges.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] / max(1, len(tops))
+
+
+def _patches(corners: np.ndarray) -> np.ndarray:
+    """int (M, 2), those corners that are one."""
+    corners = corners.reshape(-1, 2).astype(int)
+    return corners[(corners != SKIPPED).all(axis=-1)]

@@ -28,11 +28,14 @@ JOBS = {
     "stage3_sweep": "stage 3, sweep",
     "stage3": "stage 3",
     "stage3_evaluation": "stage 3, evaluation",
+    "points": "ways to spend less",
+    "curve": "curve",
 }
 """Jobs in the order of the chain, and what to call them."""
 COLUMNS = (
     "dataset",
     "patch_size",
+    "skip_cost",
     "job",
     "label",
     "shards",
@@ -43,7 +46,7 @@ COLUMNS = (
     "written_mb",
 )
 NAME = re.compile(
-    rf"(?P<dataset>[\w-]+?)_(?:(?P<patch>\d+)_)?(?P<job>{'|'.join(JOBS)})(?:_(?P<shard>\d+))?"
+    rf"(?P<dataset>[\w-]+?)_(?:(?P<patch>\d+)_)?(?:skip(?P<skip>[\d.]+)_)?(?P<job>{'|'.join(JOBS)})(?:_(?P<shard>\d+))?"
 )
 
 
@@ -67,26 +70,32 @@ def read_runtimes(files: Sequence[Path]) -> list[dict[str, Any]]:
     """One row per job, in the order of the chain; shards of one job together.
 
     Returns:
-        Rows of ``dataset``, ``patch_size`` (None where all patch sizes share the job), ``job``,
+        Rows of ``dataset``, ``patch_size`` (None where all patch sizes share the job),
+        ``skip_cost`` (None where the policy skips no frames), ``job``,
         ``label``, ``shards``, wall-clock ``seconds`` (those of shards added up), ``cpu_seconds``,
         ``peak_memory_mb`` (that of the largest shard), ``read_mb`` and ``written_mb``; None where
         Snakemake could not measure, as the job was over at once.
     """
-    jobs: dict[tuple[str, int, str], list[pd.Series]] = {}
+    jobs: dict[tuple[str, int, float, str], list[pd.Series]] = {}
     for file in files:
         if match := NAME.fullmatch(file.stem):
-            key = (match["dataset"], int(match["patch"] or 0), match["job"])
+            skip_cost = -1 if match["skip"] is None else float(match["skip"])
+            key = (match["dataset"], int(match["patch"] or 0), skip_cost, match["job"])
             jobs.setdefault(key, []).append(pd.read_csv(file, sep="\t", na_values="-").iloc[-1])
     order = list(JOBS)
     rows = []
-    for dataset, patch_size, job in sorted(jobs, key=lambda key: (*key[:2], order.index(key[2]))):
-        parts = pd.DataFrame(jobs[dataset, patch_size, job])
+    for key in sorted(jobs, key=lambda key: (*key[:3], order.index(key[3]))):
+        dataset, patch_size, skip_cost, job = key
+        parts = pd.DataFrame(jobs[key])
         total = parts[["s", "cpu_time", "io_in", "io_out"]].sum(min_count=1)
-        label = f"{patch_size} px, {JOBS[job]}" if patch_size else JOBS[job]
+        model = [f"{patch_size} px"] * (patch_size > 0)
+        model += [f"skip cost {skip_cost:g}"] * (skip_cost >= 0)
+        label = ", ".join([*model, JOBS[job]])
         rows.append(
             {
                 "dataset": dataset,
                 "patch_size": patch_size or None,
+                "skip_cost": skip_cost if skip_cost >= 0 else None,
                 "job": job,
                 "label": label + (f", {len(parts)} shards" if len(parts) > 1 else ""),
                 "shards": len(parts),

@@ -17,6 +17,7 @@ from adafocus.recipe import Recipe, parse_recipe
 HEADINGS = {
     "dataset": "data set",
     "patch_size": "patch",
+    "skip_cost": "skip cost",
     "stage": "stage",
     "metric": "metric",
     "adafocus": "AdaFocus",
@@ -49,6 +50,7 @@ RUN_HEADINGS = {
     "dataset": "data set",
     "title": "title",
     "patch_size": "patch",
+    "skip_cost": "skip cost",
     "stage": "stage",
     "videos": "validation videos",
     "seed": "seed",
@@ -109,7 +111,7 @@ def write_summary(results: Sequence[Path], stem: Path) -> None:
     if not results:
         raise ResultError("no results to summarise; make one: snakemake --cores all demo")
     rows = sorted((_row(path) for path in results), key=_order)
-    figures = {row["dataset"]: _figures(row.pop("recipe")) for row in rows}
+    figures = {row["dataset"]: published_figures(row.pop("recipe")) for row in rows}
     beside = _beside(rows, figures)
     remove_abandoned(stem.parent)
     with whole(stem.with_name(f"{stem.name}.csv")) as aside:
@@ -121,8 +123,9 @@ def write_summary(results: Sequence[Path], stem: Path) -> None:
     accuracy_against_gflops(rows, figures, stem.with_name(f"{stem.name}.svg"))
 
 
-def _order(row: dict[str, Any]) -> tuple[str, int, int]:
-    return row["dataset"], row["patch_size"], row["stage"]
+def _order(row: dict[str, Any]) -> tuple[str, int, float, int]:
+    skip_cost = row["skip_cost"]
+    return row["dataset"], row["patch_size"], -1 if skip_cost is None else skip_cost, row["stage"]
 
 
 def _row(path: Path) -> dict[str, Any]:
@@ -139,6 +142,8 @@ def _row(path: Path) -> dict[str, Any]:
             "dataset": result["dataset"],
             "title": recipe.title,
             "patch_size": int(result["patch_size"]),
+            # Results of earlier versions know nothing of it.
+            "skip_cost": result.get("skip_cost"),
             "stage": int(result["stage"]),
             "metric": metric,
             "adafocus": accuracy,
@@ -171,7 +176,7 @@ def _row(path: Path) -> dict[str, Any]:
         raise ResultError(f"{path}: not a result of an evaluation ({error})") from None
 
 
-def _figures(recipe: Recipe) -> list[dict[str, Any]]:
+def published_figures(recipe: Recipe) -> list[dict[str, Any]]:
     """Published figures of a data set in its own metric: AdaFocus's by patch size, then others'."""
     ours = [
         {"model": "AdaFocus", "patch_size": size, "verified": published.verified, "of": published}
@@ -191,7 +196,11 @@ def _beside(
     rows: Sequence[dict[str, Any]], figures: dict[str, list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
     """Every published figure of AdaFocus beside what was measured, None where nothing was."""
-    measured = {(row["dataset"], row["patch_size"]): row for row in rows if row["stage"] == 3}
+    measured = {
+        (row["dataset"], row["patch_size"]): row
+        for row in rows
+        if row["stage"] == 3 and row["skip_cost"] is None
+    }
     metrics = {row["dataset"]: row["metric"] for row in rows}
     beside = []
     for dataset in sorted(figures):
@@ -312,6 +321,8 @@ def _cell(name: str, row: dict[str, Any]) -> str:
             return f"{value:.1f}%"
         case "metric":
             return METRICS[value]
+        case "skip_cost":
+            return f"{value:g}"
         case "gflops" | "published_gflops":
             return f"{value:.2f}" if value < 1 else f"{value:.1f}"
         case "published":
@@ -336,6 +347,11 @@ def _notes(rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> list[s
     ]
     if any(row["stage"] == 1 for row in rows):
         notes.append("Stage 1 has no policy: its accuracy is that of random patches.")
+    if "skip_cost" in columns:
+        notes.append(
+            "With a skip cost the policy skips frames (AdaFocus+): GFLOPs are those really spent,"
+            " and the baselines look at the same frames."
+        )
     if "gain" in columns:
         notes.append(
             "The oracle's patches are centred on the truth. Of oracle's gain: how much of the way"

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from adafocus.model.backbones import Backbone, FrozenBackbone, backbone, pool
 from adafocus.model.classifier import AverageClassifier, Classifier, Glimpse, RecurrentClassifier
-from adafocus.model.patches import crop, random_corners
+from adafocus.model.patches import SKIPPED, crop, random_corners
 from adafocus.model.policy import GaussianPolicy, GridPolicy, Policy
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Output(NamedTuple):
     logits: Tensor
     """float32 (B, S, K), one prediction per step; the last is the video's"""
     corners: Tensor
-    """int64 (B, S, 2), top and left of each patch in pixels"""
+    """int64 (B, S, 2), top and left of each patch in pixels, -1 where the frame is skipped"""
 
 
 class AdaFocus(nn.Module):
@@ -70,6 +70,11 @@ class AdaFocus(nn.Module):
         """The largest top or left of a corner in pixels."""
         return self.frame_size - self.patch_size
 
+    @property
+    def skips(self) -> bool:
+        """Whether the policy may skip frames (AdaFocus+)."""
+        return isinstance(self.policy, GridPolicy) and self.policy.skip is not None
+
     def forward(
         self, frames: Tensor, glance: Tensor | None = None, corners: Tensor | None = None
     ) -> Output:
@@ -102,7 +107,23 @@ class AdaFocus(nn.Module):
         return self.policy.corners(self.policy(glimpse.maps).actions.mode, self.margin)
 
     def focus(self, frames: Tensor, corners: Tensor) -> Tensor:
-        """The focuser's features (B, T, C) of one patch per frame."""
+        """The focuser's features (B, T, C) of one patch per frame.
+
+        They are zero for frames that are `SKIPPED`; the others go through the focuser as one dense
+        batch, so that a skipped frame costs nothing.
+        """
+        if not self.skips:
+            return self.focus_on_all(frames, corners)
+        kept = (corners != SKIPPED).all(-1)
+        if not kept.any():
+            return frames.new_zeros((*kept.shape, self.focuser.channels), dtype=torch.float32)
+        features = self.focus_on_all(frames[kept].unsqueeze(1), corners[kept].unsqueeze(1))
+        local = features.new_zeros((*kept.shape, self.focuser.channels))
+        local[kept] = features.squeeze(1)
+        return local
+
+    def focus_on_all(self, frames: Tensor, corners: Tensor) -> Tensor:
+        """`focus` where no frame is skipped."""
         return pool(self.focuser(crop(frames, corners, self.patch_size)))
 
     def frozen(self, *backbones: str) -> AdaFocus:
@@ -179,6 +200,11 @@ class Stream:
         logits, self.classifying = model.classifier.advance(glimpse, local, self.classifying)
         return Output(logits, corners)
 
+    def keep(self, videos: Tensor) -> None:
+        """Goes on with some of the videos alone: bool (B,), or their indices."""
+        self.choosing = self.choosing[:, videos]
+        self.classifying = self.classifying[:, videos]
+
 
 def build(recipe: Recipe, patch_size: int, with_policy: bool = True) -> AdaFocus:
     """An AdaFocus with random weights, as the recipe says."""
@@ -202,7 +228,8 @@ def build(recipe: Recipe, patch_size: int, with_policy: bool = True) -> AdaFocus
             model.classifier.dropout,
         )
         if with_policy:
-            policy = GridPolicy(glancer.channels, map_size, model.policy)
+            skips = recipe.skip_cost is not None
+            policy = GridPolicy(glancer.channels, map_size, model.policy, skips)
     return AdaFocus(
         glancer,
         focuser,

@@ -175,7 +175,7 @@ def list_some(problems: list[str]) -> str:
 def check_fit(checkpoint: Checkpoint, path: Path, recipe: Recipe, patch_size: int | None) -> None:
     """Raises `CheckpointError` unless a checkpoint can begin a stage of this recipe."""
     for what, theirs, ours in (
-        *fit(checkpoint.recipe, recipe),
+        *fit(checkpoint.recipe, recipe, checkpoint.stage),
         ("patch size", checkpoint.patch_size or patch_size, patch_size),
     ):
         if theirs != ours:

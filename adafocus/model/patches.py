@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+SKIPPED = -1
+"""Top and left of the patch of a frame that nobody looks at."""
+
 
 def grid_corners(cells: Tensor, grid: int, margin: int) -> Tensor:
     """Corners of grid cells, counted row by row: cell (i, j) lies at floor(i/(n-1) · margin).

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
+from torch.nn.functional import logsigmoid
 
 from adafocus.distributed import gather, share
-from adafocus.model.patches import grid_corners, unit_corners
+from adafocus.model.patches import SKIPPED, grid_corners, unit_corners
 
 if TYPE_CHECKING:
     from adafocus.recipe import PolicyRecipe
@@ -27,6 +28,33 @@ class Decision(NamedTuple):
     value: Tensor
 
 
+class CellOrSkip(Categorical):
+    """A cell of the grid to focus on, or else, the last outcome, to skip the frame.
+
+    One distribution of both decisions: a look at cell c has the probability p(focus) · p(c), so
+    that its logarithm is the sum of the two heads', and where a frame is skipped no cell counts.
+
+    Args:
+        cells: logits (..., cells).
+        skip: logit (..., 1) of skipping.
+    """
+
+    def __init__(self, cells: Tensor, skip: Tensor) -> None:
+        looks = cells.log_softmax(-1) + logsigmoid(-skip)
+        super().__init__(logits=torch.cat((looks, logsigmoid(skip)), -1), validate_args=False)
+
+    @property
+    def best_cell(self) -> Tensor:
+        """The likeliest cell, whether or not the frame is skipped."""
+        return self.logits[..., :-1].argmax(-1)
+
+    @property
+    def mode(self) -> Tensor:
+        """Decided head by head: to skip where that is likelier than all cells together."""
+        skipped = self.logits.shape[-1] - 1
+        return self.best_cell.masked_fill(self.probs[..., -1] > 0.5, skipped)
+
+
 class GridPolicy(nn.Module):
     """One cell of a grid of patch positions for every frame (GRU family).
 
@@ -34,9 +62,12 @@ class GridPolicy(nn.Module):
         channels: C of the glancer's maps.
         map_size: h = w of the glancer's maps.
         recipe: channels kept, hidden size, cells along each side of the grid.
+        skips: whether it may skip a frame, which is the action after the last cell (AdaFocus+).
     """
 
-    def __init__(self, channels: int, map_size: int, recipe: PolicyRecipe) -> None:
+    def __init__(
+        self, channels: int, map_size: int, recipe: PolicyRecipe, skips: bool = False
+    ) -> None:
         super().__init__()
         self.grid = recipe.grid
         self.encoder = nn.Sequential(
@@ -48,6 +79,7 @@ class GridPolicy(nn.Module):
         )
         self.gru = nn.GRU(recipe.hidden, recipe.hidden, batch_first=True)
         self.actor = nn.Linear(recipe.hidden, self.grid**2)
+        self.skip = nn.Linear(recipe.hidden, 1) if skips else None
         self.critic = nn.Linear(recipe.hidden, 1)
 
     def forward(self, maps: Tensor) -> Decision:
@@ -58,7 +90,11 @@ class GridPolicy(nn.Module):
         """T more steps from where the GRU's ``state`` was left, and the state that they leave."""
         encoded = self.encoder(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
         hidden, state = self.gru(encoded, state)
-        actions = Categorical(logits=self.actor(hidden).float(), validate_args=False)
+        cells = self.actor(hidden).float()
+        if self.skip is None:
+            actions = Categorical(logits=cells, validate_args=False)
+        else:
+            actions = CellOrSkip(cells, self.skip(hidden).float())
         return Decision(actions, self.critic(hidden).squeeze(-1).float()), state
 
     def sample(self, actions: Categorical) -> Tensor:
@@ -67,8 +103,11 @@ class GridPolicy(nn.Module):
         return share(torch.multinomial(everyones, 1).view(-1, *actions.batch_shape[1:]))
 
     def corners(self, actions: Tensor, margin: int) -> Tensor:
-        """int64 (B, T) -> (B, T, 2)."""
-        return grid_corners(actions, self.grid, margin)
+        """int64 (B, T) -> (B, T, 2), `SKIPPED` where the frame is."""
+        corners = grid_corners(actions, self.grid, margin)
+        if self.skip is None:
+            return corners
+        return corners.masked_fill((actions == self.grid**2).unsqueeze(-1), SKIPPED)
 
 
 class GaussianPolicy(nn.Module):

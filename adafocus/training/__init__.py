@@ -41,7 +41,9 @@ STARTS_FROM = {
     "stage2": ("glancer", "focuser", "classifier"),
     "stage3": ("glancer", "focuser", "classifier", "policy"),
 }
-"""Parts of the model that each stage takes from the checkpoints it is given."""
+"""Parts of the model that each stage takes from the checkpoints it is given. A policy that learns
+to skip frames also starts from one that knows where to look: before it does, no look is worth its
+cost, and the policy would only learn never to look."""
 
 
 def train(
@@ -98,9 +100,15 @@ def train(
     model = build(recipe, patch_size or recipe.patch_sizes[0])
 
     sources = {path: checkpoint.read(path) for path in init}
+    # Up to stage 2 all starts from plain models, which stage 2 teaches to skip frames.
+    made_by = recipe if stage == "stage3" else recipe.never_skipping
     for path, source in sources.items():
-        checkpoint.check_fit(source, path, recipe, patch_size)
+        checkpoint.check_fit(source, path, made_by, patch_size)
     checkpoint.fill(model, sources, STARTS_FROM[stage])
+    if stage == "stage2" and model.skips:
+        plain = build(made_by, model.patch_size)
+        checkpoint.fill(plain, sources, ("policy",))
+        model.policy.load_state_dict(plain.policy.state_dict(), strict=False)
     if stage in ("glancer", "focuser"):
         backbone, section = getattr(model, stage), getattr(recipe.model, stage)
         checkpoint.load_pretrained(backbone, section, key=f"{recipe.name}: model.{stage}")

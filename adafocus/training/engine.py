@@ -60,6 +60,9 @@ class Stage(ABC):
             for part in self.parts.values():
                 part.dropout.p = training.dropout
 
+    latest_is_best = False
+    """Whether the last epoch's weights are kept, not those of the best metric."""
+
     @abstractmethod
     def losses(self, batch: Batch) -> Losses:
         """Yields the losses of a batch; each is computed after the step on the one before."""
@@ -144,7 +147,7 @@ def fit(
     Args:
         clips: training batches, drawn by an `EpochSampler`.
         validation: validation batches.
-        metric: chooses the best epoch; the first of equals wins.
+        metric: chooses the best epoch, unless the stage keeps the last; the first of equals wins.
         seed: with the epoch's number, fixes all randomness of an epoch.
         resume: file of the latest state, taken up if its fingerprint is the same.
         fingerprint: tells whether a resume file belongs to this run.
@@ -205,7 +208,7 @@ def fit(
 
             progress.epoch, progress.begun = epoch + 1, Pass()
             progress.history.append(row)
-            if row[f"val_{metric}"] > progress.best:
+            if stage.latest_is_best or row[f"val_{metric}"] > progress.best:
                 progress.best = row[f"val_{metric}"]
                 progress.best_tensors = {k: v.clone() for k, v in _tensors(stage).items()}
             run.save()

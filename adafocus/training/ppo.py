@@ -15,6 +15,7 @@ from torch.nn import functional
 from adafocus.data.clips import Batch
 from adafocus.distributed import gather
 from adafocus.model.adafocus import AdaFocus
+from adafocus.model.patches import SKIPPED
 from adafocus.model.policy import Decision
 
 
@@ -32,18 +33,25 @@ class Rollout(NamedTuple):
 
 
 @torch.no_grad()
-def rollout(model: AdaFocus, batch: Batch) -> Rollout:
-    """Lets the policy choose patches at random and pays it for each."""
+def rollout(model: AdaFocus, batch: Batch, skip_cost: float) -> Rollout:
+    """Lets the policy choose patches at random and pays it for each.
+
+    Args:
+        skip_cost: what a look costs, see `contrast`; 0 where the policy may not skip.
+    """
     glimpse = model.glance(batch.glance)
     decision = model.policy(glimpse.maps)
     actions = model.policy.sample(decision.actions)
-    local = model.focus(batch.frames, model.policy.corners(actions, model.margin))
-    random = model.focus(batch.frames, batch.random_corners(model))
+    corners = model.policy.corners(actions, model.margin)
+    looked = corners != SKIPPED
+    local = model.focus(batch.frames, corners)
+    elsewhere = batch.random_corners(model).where(looked, SKIPPED)
     reward = contrast(
         model.classifier(glimpse, local),
-        model.classifier.counterfactual(glimpse, local, random),
+        model.classifier.counterfactual(glimpse, local, model.focus(batch.frames, elsewhere)),
         batch.target,
     )
+    reward = reward - skip_cost * looked.all(-1)
     return Rollout(glimpse.maps, actions, decision.actions.log_prob(actions), reward)
 
 
@@ -52,6 +60,11 @@ def contrast(logits: Tensor, baseline: Tensor, target: Tensor) -> Tensor:
 
     r_t = p_t(truth | policy's patch) - p_t(truth | random patch), where only the patch of step t
     differs (the paper's equation for the reward of stage 2). With several labels, their mean.
+
+    Where the policy may skip frames (AdaFocus+), a look is paid its contrast less the cost lambda,
+    and a skipped frame, whose baseline is skipped too, nothing. So a look must gain more than
+    lambda over a look at a random place to be worth it; the paper tells the idea, of punishing
+    looks by a constant, not the formula.
 
     Args:
         logits: (B, S, K).

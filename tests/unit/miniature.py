@@ -14,7 +14,16 @@ from adafocus.recipe import Recipe, parse_recipe
 DEMO = Path(__file__).parents[2] / "config" / "recipes" / "demo.yaml"
 TINY = {
     "patch_sizes": [16],
-    "source": {"train": 12, "val": 10, "frames": 6, "size": 48, "digit": 16, "fragments": 2},
+    "skip_costs": [],
+    "source": {
+        "train": 12,
+        "val": 10,
+        "frames": 6,
+        "visible": 4,
+        "size": 48,
+        "digit": 16,
+        "fragments": 2,
+    },
     "frames": {"height": 48, "quality": 2, "shards": 2},
     "model": {"frames": 4, "frame_size": 48, "glance_size": 12},
 }

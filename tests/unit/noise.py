@@ -7,11 +7,12 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from torchvision.io import write_jpeg
 
 from adafocus.data.clips import Batch
 from adafocus.model import checkpoint
-from adafocus.model.adafocus import build
+from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.checkpoint import PARTS, Checkpoint
 from adafocus.recipe import Recipe, parse_recipe
 
@@ -70,6 +71,12 @@ def tiny_recipe(family: str) -> Recipe:
     return parse_recipe(values, "tiny.yaml")
 
 
+def skipping_recipe(cost: float = 0.25) -> Recipe:
+    """The tiny recipe of a policy that may skip frames."""
+    values = tiny_recipe("gru").to_dict() | {"skip_costs": [cost]}
+    return parse_recipe(values, "tiny.yaml").skipping(cost)
+
+
 def noise_batch(recipe: Recipe) -> Batch:
     model = recipe.model
     frames = torch.randn(BATCH, model.frames, 3, SIZE, SIZE)
@@ -78,6 +85,17 @@ def noise_batch(recipe: Recipe) -> Batch:
     )
     labels = torch.eye(recipe.classes, dtype=torch.bool)[:BATCH]
     return Batch(frames, glance, labels.float(), labels, torch.arange(BATCH), None)
+
+
+def skip_half(model: AdaFocus, frames: Tensor) -> AdaFocus:
+    """Sets a policy's head for skipping such that it clearly skips half of these frames."""
+    nn.init.normal_(model.policy.skip.weight, std=1e4)
+    nn.init.zeros_(model.policy.skip.bias)
+    with torch.no_grad():
+        actions = model.policy(model.glance(frames).maps).actions
+        skip = actions.logits[..., -1] - actions.logits[..., :-1].logsumexp(-1)
+        model.policy.skip.bias -= skip.median() + 1
+    return model
 
 
 def write_noise(folder: Path, videos: dict[str, int]) -> Path:

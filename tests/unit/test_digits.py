@@ -20,21 +20,23 @@ def source():
     return make_recipe().source
 
 
-def test_the_digit_is_where_the_truth_says(source):
+def test_the_digit_is_in_sight_for_a_while_and_where_the_truth_says(source):
     source = source.model_copy(update={"fragments": 0})
     studio = Studio(source)
     size, half = source.size, source.digit // 2
     for index in range(DIGITS):
         frames, truth = studio.draw("train", index)
         assert frames.shape == (source.frames, size, size, 3) and frames.dtype == np.uint8
-        for frame, centre in zip(frames, truth.centres, strict=True):
-            bright = np.argwhere(frame.min(-1) > 180)  # textures end at 160
+        in_sight = np.flatnonzero((frames.min(-1) > 180).any((1, 2)))  # textures end at 160
+        assert len(in_sight) == np.ptp(in_sight) + 1 == source.visible < source.frames
+        for frame, centre in zip(frames[in_sight], truth.centres[in_sight], strict=True):
+            bright = np.argwhere(frame.min(-1) > 180)
             assert len(bright) > 10
             assert (np.abs(bright + 0.5 - centre * size) <= half).all()
 
 
 def test_digit_and_background_move_within_the_frame(source):
-    source = source.model_copy(update={"frames": 60, "fragments": 0})
+    source = source.model_copy(update={"frames": 60, "visible": 60, "fragments": 0})
     studio = Studio(source)
     paths = np.stack([studio.draw("val", index)[1].centres for index in range(10)])
     margin = source.digit / source.size / 2

@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from noise import noise_batch
+from noise import noise_batch, skip_half, skipping_recipe, tiny_recipe
 
 from adafocus.export import export_onnx
 from adafocus.model import checkpoint
@@ -13,9 +13,13 @@ from adafocus.model.checkpoint import Checkpoint, CheckpointError
 
 
 @pytest.mark.slow
-def test_onnxruntime_gives_the_same(recipe, tmp_path):
+@pytest.mark.parametrize("kind", ["gru", "tsm", "skipping"])
+def test_onnxruntime_gives_the_same(kind, tmp_path):
     torch.manual_seed(0)
+    recipe = skipping_recipe() if kind == "skipping" else tiny_recipe(kind)
     model = build(recipe, 32).eval()
+    if kind == "skipping":
+        skip_half(model, noise_batch(recipe).frames)
     names = tuple("abcde")
     file = tmp_path / "model.safetensors"
     checkpoint.write(file, Checkpoint(model.state_dict(), recipe, "stage3", 32, names))

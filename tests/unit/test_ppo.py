@@ -71,7 +71,7 @@ def test_reward_by_hand():
 def test_the_rollouts_reward_equals_a_loop_over_steps(recipe, batch):
     model = build(recipe, 32).eval()
     torch.manual_seed(1)
-    rollout = ppo.rollout(model, batch)
+    rollout = ppo.rollout(model, batch, 0.0)
     torch.manual_seed(1)
     with torch.no_grad():
         glimpse = model.glance(batch.glance)
@@ -90,7 +90,7 @@ def test_the_rollouts_reward_equals_a_loop_over_steps(recipe, batch):
 
 def test_one_pass_has_ratio_one(recipe, batch):
     model = build(recipe, 32).eval()
-    rollout = ppo.rollout(model, batch)
+    rollout = ppo.rollout(model, batch, 0.0)
     again = model.policy(rollout.maps).actions.log_prob(rollout.actions)
     assert torch.allclose(again, rollout.log_probability, atol=1e-5)
 
@@ -99,7 +99,7 @@ def test_sampled_positions_are_clamped_and_scored_as_such():
     recipe = tiny_recipe("tsm")
     model = build(recipe, 32).eval()
     model.policy.actor.bias.data += torch.tensor([9.0, -9.0])  # means at 1 and 0
-    rollout = ppo.rollout(model, noise_batch(recipe))
+    rollout = ppo.rollout(model, noise_batch(recipe), 0.0)
     assert ((rollout.actions >= 0) & (rollout.actions <= 1)).all()
     assert (rollout.actions == 1).any() or (rollout.actions == 0).any()
     gaussian = model.policy(rollout.maps).actions

@@ -21,16 +21,21 @@ def benchmark(tmp_path):
 def test_jobs_are_in_the_order_of_the_chain(benchmark):
     names = ["summary", "own_set_download", "own_set_128_stage2", "own_set_96_stage3_evaluation"]
     names += ["own_set_glancer_stage0", "own_set_128_stage1", "actnet_splits"]
+    names += ["own_set_128_skip0.05_points", "own_set_128_skip0.05_stage2", "own_set_curve"]
     rows = read_runtimes([benchmark(name, 1) for name in names])
     assert [(row["dataset"], row["label"]) for row in rows] == [
         ("actnet", "split files"),
         ("own_set", "download"),
         ("own_set", "glancer, stage 0"),
+        ("own_set", "curve"),
         ("own_set", "96 px, stage 3, evaluation"),
         ("own_set", "128 px, stage 1"),
         ("own_set", "128 px, stage 2"),
+        ("own_set", "128 px, skip cost 0.05, stage 2"),
+        ("own_set", "128 px, skip cost 0.05, ways to spend less"),
     ]
-    assert [row["patch_size"] for row in rows[1:]] == [None, None, 96, 128, 128]
+    assert [row["patch_size"] for row in rows[2:]] == [None, None, 96, 128, 128, 128, 128]
+    assert [row["skip_cost"] for row in rows[-3:]] == [None, 0.05, 0.05]
 
 
 def test_shards_count_together(benchmark):
@@ -39,6 +44,7 @@ def test_shards_count_together(benchmark):
     assert row == {
         "dataset": "demo",
         "patch_size": None,
+        "skip_cost": None,
         "job": "frames",
         "label": "frames, 11 shards",
         "shards": 11,

@@ -27,6 +27,7 @@ def test_every_figure_is_measured(tmp_path):
         "stage-2",
         "stage-3",
         "epoch",
+        "% of frames",
         "memory",
     ):
         assert figure in measured

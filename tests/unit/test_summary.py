@@ -195,3 +195,14 @@ def test_what_is_no_result_is_named(tmp_path, text, reason):
 def test_nothing_to_summarise(tmp_path):
     with pytest.raises(ResultError, match="no results"):
         write_summary([], tmp_path / "summary")
+
+
+def test_models_that_skip_frames_are_rows_of_their_own(summarise, published):
+    plain = result("actnet", 128, 3, 74.0, metric="mAP")
+    skipping = plain | {"skip_cost": 0.05, "gflops_per_video": 19.0}
+    rows, table = summarise(skipping, plain)
+    assert [row["skip cost"] for row in rows] == ["", "0.05"]
+    assert [float(row["gflops"]) for row in table] == [26.52, 19.0]
+    # The plain model's published figure is not theirs.
+    measured = [(row["model"], row["measured"]) for row in published() if row["measured"]]
+    assert measured == [("AdaFocus", "74.0")]

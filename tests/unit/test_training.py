@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 from mlflow import MlflowClient
-from noise import CLASSES, tiny_recipe, write_checkpoint, write_noise
+from noise import CLASSES, skipping_recipe, tiny_recipe, write_checkpoint, write_noise
 
 from adafocus.model import checkpoint
 from adafocus.model.checkpoint import CheckpointError
@@ -23,10 +23,10 @@ def write(path, stage, patch_size):
     return write_checkpoint(path, RECIPE, stage, patch_size)
 
 
-def run(stage, init, data, folder, patch_size=32):
+def run(stage, init, data, folder, patch_size=32, recipe=RECIPE):
     output = folder / f"{stage}.safetensors"
     train(
-        RECIPE,
+        recipe,
         stage,
         patch_size,
         data=data,
@@ -39,6 +39,33 @@ def run(stage, init, data, folder, patch_size=32):
         tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
     )
     return checkpoint.read(output)
+
+
+def test_a_policy_that_skips_frames_starts_from_one_that_skips_none(data, tmp_path):
+    first = write(tmp_path / "first.safetensors", "stage2", 32)
+    trained = run("stage2", [first], data, tmp_path, recipe=skipping_recipe())
+    start = checkpoint.read(first).tensors["policy.actor.weight"]
+    moved = (trained.tensors["policy.actor.weight"] - start).abs().max()
+    assert 0 < moved < 0.1, "it learned on, from there"
+    assert trained.recipe.skip_cost == skipping_recipe().skip_cost
+    assert trained.tensors["policy.skip.weight"].shape == (1, 16)
+    with (tmp_path / "stage2.metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(0 < float(row["looked"]) < 1 for row in rows)
+    # By accuracy alone the epoch would win that skips least.
+    resumed = run("stage2", [first], data, tmp_path, recipe=skipping_recipe())
+    state = torch.load(tmp_path / "stage2.resume.pt", weights_only=False, map_location="cpu")
+    for key, value in state["tensors"].items():
+        assert torch.equal(resumed.tensors[key], value), "the last epoch's weights are kept"
+
+    second = tmp_path / "stage2.safetensors"
+    third = run("stage3", [second], data, tmp_path, recipe=skipping_recipe())
+    assert torch.equal(third.tensors["policy.skip.weight"], trained.tensors["policy.skip.weight"])
+    with pytest.raises(CheckpointError, match="made for another skip cost than the recipe's"):
+        run("stage3", [second], data, tmp_path)
+    with pytest.raises(CheckpointError, match="holds no policy"):
+        stage1 = write(tmp_path / "1.safetensors", "stage1", 32)
+        run("stage2", [stage1], data, tmp_path, recipe=skipping_recipe())
 
 
 def test_a_stage_keeps_what_it_starts_from_but_for_what_it_trains(data, tmp_path):

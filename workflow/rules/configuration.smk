@@ -28,11 +28,13 @@ def one_line_errors():
 
 
 def recipe_of(wildcards):
-    """The data set's recipe, where there is one and it allows the patch size."""
+    """The data set's recipe, where there is one and it allows the patch size and cost of a look."""
     with one_line_errors():
         recipe = find_recipe(recipes, wildcards.dataset)
         if "patch_size" in wildcards.keys():
             recipe.check_patch_size(int(wildcards.patch_size))
+        if wildcards.get("skip"):
+            recipe = recipe.skipping(float(wildcards.skip.removeprefix("_skip")))
         return recipe
 
 
@@ -76,11 +78,30 @@ def checkpoints_of(*names):
 
 
 def checkpoints_before(stage):
-    """Function of the wildcards for `input`: the checkpoints that a stage starts from."""
-    number = int(stage.removeprefix("stage"))
-    if number == 1:
-        return checkpoints_of("{dataset}_glancer_stage0", "{dataset}_focuser_stage0")
-    return checkpoints_of(f"{{dataset}}_{{patch_size}}_stage{number - 1}")
+    """Function of the wildcards for `input`: the checkpoints that a stage starts from. A policy that
+    may skip frames starts from the plain one."""
+
+    def paths(wildcards):
+        if stage == "stage1":
+            before = ("{dataset}_glancer_stage0", "{dataset}_focuser_stage0")
+        elif stage == "stage2" and wildcards.get("skip"):
+            before = ("{dataset}_{patch_size}_stage2",)
+        elif stage == "stage2":
+            before = ("{dataset}_{patch_size}_stage1",)
+        else:
+            before = ("{dataset}_{patch_size}{skip}_stage2",)
+        return checkpoints_of(*before)(wildcards)
+
+    return paths
+
+
+def points_of(wildcards):
+    """What each model of a data set measures for its curve: all patch sizes, with and without
+    skipping frames."""
+    recipe = recipe_of(wildcards)
+    skips = ["", *(f"_skip{cost:g}" for cost in recipe.skip_costs)]
+    sizes = settings.datasets.get(recipe.name, recipe.patch_sizes)
+    return [f"results/curves/{recipe.name}/{size}{skip}.csv" for size in sizes for skip in skips]
 
 
 def sweeps_up_to(stage):
@@ -90,7 +111,8 @@ def sweeps_up_to(stage):
     def paths(wildcards):
         found = []
         for number in range(int(stage.removeprefix("stage")), 0, -1):
-            name = f"{wildcards.dataset}_{wildcards.patch_size}_stage{number}"
+            skip = wildcards.get("skip", "") if number > 1 else ""
+            name = f"{wildcards.dataset}_{wildcards.patch_size}{skip}_stage{number}"
             if not settings.sweep.use_best or name in settings.pretrained:
                 break
             found.insert(0, f"results/sweeps/{name}.json")
@@ -118,7 +140,8 @@ def figure_labels(figure):
     def labels(wildcards):
         found = {"figure": figure, "patch": "", "stage": ""}
         if "patch_size" in wildcards.keys():
-            found["patch"] = f"{wildcards.patch_size} px"
+            skip = wildcards.get("skip", "").replace("_skip", ", skip cost ")
+            found["patch"] = f"{wildcards.patch_size} px{skip}"
         if "stage" in wildcards.keys():
             found["stage"] = wildcards.stage
         return found
@@ -204,6 +227,8 @@ if gpus and not on_cluster and workflow.is_main_process:
 wildcard_constraints:
     dataset=r"[\w-]+",
     patch_size=r"\d+",
+    # Nothing, or the cost of a look where the policy may skip frames.
+    skip=r"(_skip\d+(\.\d+)?)?",
     shard=r"\d+",
     stage="[123]",
 

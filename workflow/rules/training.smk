@@ -115,18 +115,18 @@ use rule stage1 as stage2 with:
         init=checkpoints_before("stage2"),
         sweeps=sweeps_up_to("stage2"),
     output:
-        checkpoint="results/checkpoints/{dataset}_{patch_size}_stage2.safetensors",
+        checkpoint="results/checkpoints/{dataset}_{patch_size}{skip}_stage2.safetensors",
         curves=report(
-            "results/plots/{dataset}_{patch_size}_stage2_curves.svg",
+            "results/plots/{dataset}_{patch_size}{skip}_stage2_curves.svg",
             caption="../report/rewards.rst",
             category="2 Training",
             subcategory="{dataset}",
             labels=figure_labels("stage 2"),
         ),
     log:
-        "results/logs/{dataset}_{patch_size}_stage2.log",
+        "results/logs/{dataset}_{patch_size}{skip}_stage2.log",
     benchmark:
-        "results/benchmarks/{dataset}_{patch_size}_stage2.tsv"
+        "results/benchmarks/{dataset}_{patch_size}{skip}_stage2.tsv"
     params:
         stage="stage2",
         seed=config["seed"],
@@ -142,18 +142,18 @@ use rule stage1 as stage3 with:
         init=checkpoints_before("stage3"),
         sweeps=sweeps_up_to("stage3"),
     output:
-        checkpoint="results/checkpoints/{dataset}_{patch_size}_stage3.safetensors",
+        checkpoint="results/checkpoints/{dataset}_{patch_size}{skip}_stage3.safetensors",
         curves=report(
-            "results/plots/{dataset}_{patch_size}_stage3_curves.svg",
+            "results/plots/{dataset}_{patch_size}{skip}_stage3_curves.svg",
             caption="../report/curves.rst",
             category="2 Training",
             subcategory="{dataset}",
             labels=figure_labels("stage 3"),
         ),
     log:
-        "results/logs/{dataset}_{patch_size}_stage3.log",
+        "results/logs/{dataset}_{patch_size}{skip}_stage3.log",
     benchmark:
-        "results/benchmarks/{dataset}_{patch_size}_stage3.tsv"
+        "results/benchmarks/{dataset}_{patch_size}{skip}_stage3.tsv"
     params:
         stage="stage3",
         seed=config["seed"],
@@ -168,18 +168,18 @@ rule sweep:
         splits=splits_of,
         init=lambda wildcards: checkpoints_before(f"stage{wildcards.stage}")(wildcards),
     output:
-        result="results/sweeps/{dataset}_{patch_size}_stage{stage}.json",
+        result="results/sweeps/{dataset}_{patch_size}{skip}_stage{stage}.json",
         plot=report(
-            "results/sweeps/{dataset}_{patch_size}_stage{stage}.svg",
+            "results/sweeps/{dataset}_{patch_size}{skip}_stage{stage}.svg",
             caption="../report/sweep.rst",
             category="2 Training",
             subcategory="{dataset}",
             labels=figure_labels("sweep of learning rates"),
         ),
     log:
-        "results/logs/{dataset}_{patch_size}_stage{stage}_sweep.log",
+        "results/logs/{dataset}_{patch_size}{skip}_stage{stage}_sweep.log",
     benchmark:
-        "results/benchmarks/{dataset}_{patch_size}_stage{stage}_sweep.tsv"
+        "results/benchmarks/{dataset}_{patch_size}{skip}_stage{stage}_sweep.tsv"
     conda:
         "../../environment.yml"
     threads: config["threads"]

@@ -1,0 +1,84 @@
+"""The conditional exit: a video is left as soon as its running prediction is sure enough.
+
+No weight changes for it (it is of the authors' later work, AdaFocus V2, Lin et al., CVPR 2022,
+arXiv 2112.14238). How sure is enough after each step is solved by `adafocus.evaluation.exits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from adafocus.model.adafocus import AdaFocus
+from adafocus.model.patches import SKIPPED
+
+
+def visiting_order(frames: int) -> list[int]:
+    """An order of frames that covers a video early: each next one halves a longest stretch that was
+    not yet visited, the earliest first. Of eight frames: 4, 2, 6, 1, 3, 5, 7, 0."""
+    order, stretches = [], [(0, frames)]
+    for begin, end in stretches:  # which grows meanwhile
+        if begin < end:
+            middle = (begin + end) // 2
+            order.append(middle)
+            stretches += [(begin, middle), (middle + 1, end)]
+    return order
+
+
+class Visit(NamedTuple):
+    """What was seen of B videos of T frames, step by step in `visiting_order`."""
+
+    logits: Tensor
+    """float32 (B, T, K), one prediction per step, where a video was left the last one again"""
+    corners: Tensor
+    """int64 (B, T, 2), top and left of each patch in pixels, `SKIPPED` where there was none"""
+    steps: Tensor
+    """int64 (B,), frames that were visited"""
+
+
+class ConditionalExit:
+    """Visits frames one by one and goes on with those videos alone that need it (GRU family).
+
+    Args:
+        model: with a policy, in eval mode.
+        thresholds: T; a video is left after step t when its likeliest class has at least the t-th
+            as its probability.
+
+    Raises:
+        ValueError: where the model cannot decide frame by frame.
+    """
+
+    def __init__(self, model: AdaFocus, thresholds: Sequence[float]) -> None:
+        model.stream()  # which knows whether it can
+        self.model, self.thresholds = model, thresholds
+        self.order = visiting_order(len(thresholds))
+
+    @torch.inference_mode()
+    def __call__(self, frames: Tensor) -> Visit:
+        """(B, T, 3, H, W) as in `AdaFocus.forward`."""
+        stream = self.model.stream()
+        videos = torch.arange(len(frames), device=frames.device)
+        steps = torch.full_like(videos, len(self.order))
+        corners = torch.full((*frames.shape[:2], 2), SKIPPED, device=frames.device)
+        predictions: list[Tensor] = []
+        for step, (frame, threshold) in enumerate(zip(self.order, self.thresholds, strict=True)):
+            logits, chosen = stream(frames[videos, frame])
+            running = (
+                predictions[-1].clone()
+                if predictions
+                else logits.new_zeros(len(frames), logits.shape[-1])
+            )
+            running[videos] = logits[:, 0]
+            predictions.append(running)
+            corners[videos, step] = chosen[:, 0]
+            stays = logits[:, 0].softmax(-1).amax(-1) < threshold
+            steps[videos[~stays]] = step + 1
+            videos = videos[stays]
+            stream.keep(stays)
+            if not len(videos):
+                break
+        predictions += predictions[-1:] * (len(self.order) - len(predictions))
+        return Visit(torch.stack(predictions, dim=1), corners, steps)
