@@ -27,6 +27,10 @@ DataFolder = Annotated[Path, typer.Option("--data", help="The data set's folder;
 Seed = Annotated[int, typer.Option(help="Fixes the run; on a CPU bit for bit.")]
 DeviceName = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
+Budget = Annotated[
+    float | None,
+    typer.Option(min=0, help="GFLOPs per video: leave those early that are sure; GRU family."),
+]
 TrackingUri = Annotated[
     str, typer.Option(help="MLflow's store; MLFLOW_TRACKING_URI in the environment goes before it.")
 ]
@@ -47,6 +51,10 @@ def train(
     output: Annotated[Path, typer.Option(help="The checkpoint to write, *.safetensors.")],
     patch_size: Annotated[
         int | None, typer.Option(help="In pixels; for stage1, stage2 and stage3.")
+    ] = None,
+    skip_cost: Annotated[
+        float | None,
+        typer.Option(help="Let the policy skip frames, at this cost of a look; for stages 2, 3."),
     ] = None,
     init: Annotated[
         list[Path] | None,
@@ -75,6 +83,10 @@ def train(
             raise ValueError(f"{stage} needs --patch-size; {recipe} allows: {sizes}")
         else:
             checked.check_patch_size(patch_size)
+        if skip_cost is not None:
+            if stage not in (Stage.stage2, Stage.stage3):
+                raise ValueError(f"--skip-cost is not for {stage}, which has no policy")
+            checked = checked.skipping(skip_cost)
 
         from adafocus import training
         from adafocus.distributed import joined
@@ -102,6 +114,7 @@ def evaluate(
     data: DataFolder,
     output: Annotated[Path, typer.Option(help="The result to write, *.json.")],
     plots: Annotated[Path, typer.Option(help="Folder to draw figures in.")],
+    budget: Budget = None,
     seed: Seed = 0,
     device: DeviceName = Device.auto,
     threads: Threads = 8,
@@ -122,6 +135,7 @@ def evaluate(
                 device=device.value,
                 threads=threads,
                 tracking_uri=tracking_uri,
+                budget=budget,
             )
 
 
@@ -129,6 +143,7 @@ def evaluate(
 def predict(
     videos: Annotated[list[Path], typer.Argument(help="Video files, or folders of them.")],
     checkpoint: Annotated[Path, typer.Option(help="Of stage 2 or 3.")],
+    budget: Budget = None,
     top: Annotated[int, typer.Option(min=1, help="Labels to name, likeliest first.")] = 5,
     json_: Annotated[
         Path | None, typer.Option("--json", help="File to write, one line of JSON per video.")
@@ -159,7 +174,7 @@ def predict(
             raise ValueError(f"{', '.join(map(str, videos))}: holds no video")
         if len(files) > 1 and (overlay or sheet):
             raise ValueError(f"--overlay and --sheet are for one video, not {len(files)}")
-        predictor = predict.Predictor(checkpoint, device.value)
+        predictor = predict.Predictor(checkpoint, device.value, budget)
         failed = 0
         with ExitStack() as stack:
             lines = None

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten, wrap
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -24,6 +24,9 @@ from PIL import Image
 
 from adafocus.evaluation.predictions import Predictions, coverage, grid_shares
 from adafocus.files import whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 YELLOW = "#F0E442"
@@ -48,6 +51,8 @@ FULL_CONFUSION = 20
 """Up to so many classes a confusion matrix names each; of more it lists the most frequent pairs."""
 MOST_PAIRS = 12
 """So many of them."""
+BLANK = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
+"""Behind names, so that they are legible where a line runs through them."""
 METRICS = {"top1": "top-1", "top5": "top-5", "mAP": "mAP"}
 STYLE = {
     "axes.axisbelow": True,
@@ -86,6 +91,7 @@ def training_curves(history: Sequence[Mapping[str, float]], path: Path, title: s
         "Learning rate": ("rate", [name for name in columns if name.startswith("learning_rate_")]),
         "Reward": ("gain in probability of the truth", ["reward"]),
         "Entropy of the policy": ("entropy (nats)", ["entropy"]),
+        "Looks": ("share of frames", ["looked"]),
     }
     panels = {name: panel for name, panel in panels.items() if set(panel[1]) <= set(columns)}
     epochs = [row["epoch"] for row in history]
@@ -213,7 +219,7 @@ class SheetClip(NamedTuple):
     frames: np.ndarray
     """uint8 (T, 3, H, W)"""
     corners: np.ndarray
-    """(T, 2), top and left of each patch in pixels"""
+    """(T, 2), top and left of each patch in pixels, -1 for frames that have none"""
     truth: str | None
     """None where it is not known"""
     prediction: str
@@ -228,7 +234,7 @@ def contact_sheet(
     """Clips as rows and frames as columns, each frame with its patch as a box.
 
     Right predictions are green, solid and ticked; wrong ones red, dashed and crossed; where the
-    truth is not known, blue. Without clips the sheet says so.
+    truth is not known, blue. Frames without a patch are pale. Without clips the sheet says so.
     """
     if not clips:
         return _save_note(f"{title}: none", path)
@@ -256,6 +262,10 @@ def contact_sheet(
                 x = column * (1 + gap)
                 picture = clip.frames[step].transpose(1, 2, 0)
                 axes.imshow(picture, extent=(x, x + 1, y + tall, y))
+                if (clip.corners[step] < 0).all():
+                    veil = Rectangle((x, y), 1, tall, facecolor="white", alpha=0.6)
+                    axes.add_patch(veil)
+                    continue
                 top, left = clip.corners[step] / width
                 for edge, style, thickness in (("white", "-", 3.2), (colour, dashes, 1.8)):
                     box = Rectangle(
@@ -440,19 +450,19 @@ def accuracy_against_gflops(
     """Our accuracy and the published ones by cost, one panel per data set.
 
     Args:
-        rows: those of the summary; of each patch size the latest stage is drawn.
+        rows: those of the summary; of each model the latest stage is drawn.
         figures: published figures by data set: ``model``, ``published`` and ``published_gflops``.
     """
-    latest: dict[str, dict[int, Mapping[str, Any]]] = {}
+    latest: dict[str, dict[tuple[int, float | None], Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["stage"]):
-        latest.setdefault(row["dataset"], {})[row["patch_size"]] = row
+        latest.setdefault(row["dataset"], {})[row["patch_size"], row["skip_cost"]] = row
     with matplotlib.rc_context(STYLE):
         columns = min(len(latest), 3)
         lines = math.ceil(len(latest) / columns)
         figure = Figure(figsize=(max(5.4, 4.0 * columns), 4.0 * lines), layout="constrained")
-        for place, (dataset, by_size) in enumerate(sorted(latest.items()), start=1):
+        for place, (dataset, models) in enumerate(sorted(latest.items()), start=1):
             axes = figure.add_subplot(lines, columns, place)
-            drawn = [by_size[size] for size in sorted(by_size)]
+            drawn = sorted(models.values(), key=lambda row: row["patch_size"])
             _draw_data_set(axes, dataset, drawn, figures.get(dataset, ()))
         _save(figure, path)
 
@@ -465,18 +475,22 @@ def _draw_data_set(
 ) -> None:
     metric = METRICS[rows[0]["metric"]]
     axes.set(title=dataset, xlabel="GFLOPs per video", ylabel=f"{metric} (%)")
+    costs = [row["gflops"] for row in rows]
+    if skipping := [row for row in rows if row["skip_cost"] is not None]:
+        places = ([row[axis] for row in skipping] for axis in ("gflops", "adafocus"))
+        look = SERIES[2] | {"linestyle": "none"}
+        axes.plot(*places, **look, label="AdaFocus+, measured")
+    rows = [row for row in rows if row["skip_cost"] is None]
     gflops = [row["gflops"] for row in rows]
     measured = [row["adafocus"] for row in rows]
     axes.plot(gflops, measured, **SERIES[0], label="AdaFocus, measured")
-    # Keeps names legible where a line runs behind them.
-    blank = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
     for row in rows:
         axes.annotate(
             f"{row['patch_size']} px",
             (row["gflops"], row["adafocus"]),
             (6, -10),
             textcoords="offset points",
-            bbox=blank,
+            bbox=BLANK,
         )
     drawn = {"oracle": "^", "random": "v"}
     for name, marker in drawn.items():
@@ -484,14 +498,20 @@ def _draw_data_set(
         values = [row[name] for row in rows]
         if None not in values:
             axes.plot(gflops, values, **look, marker=marker, fillstyle="none", label=label)
-    costs = list(gflops)
+    costs += _draw_published(axes, figures)
+    axes.set_xlim(0.85 * min(costs), 1.15 * max(costs))
+    axes.margins(y=0.15)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
+
+
+def _draw_published(axes: Axes, figures: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Published figures, peers by their names; returns their GFLOPs."""
     families = {"AdaFocus": "*", "AdaFocus+": "P"}
     for figure in figures:
-        costs.append(figure["published_gflops"])
         place = (figure["published_gflops"], figure["published"])
         if figure["model"] not in families:
             axes.plot(*place, color=GREY, marker="x", linestyle="none")
-            look = {"textcoords": "offset points", "color": GREY, "bbox": blank}
+            look = {"textcoords": "offset points", "color": GREY, "bbox": BLANK}
             axes.annotate(figure["model"], place, (5, 3), **look)
     for model, marker in families.items():
         points = [
@@ -503,9 +523,66 @@ def _draw_data_set(
             look = {"color": "black", "linestyle": "none", "markersize": 9, "fillstyle": "none"}
             label = f"{model}, published"
             axes.plot(*zip(*points, strict=True), **look, marker=marker, label=label)
-    axes.set_xlim(0.85 * min(costs), 1.15 * max(costs))
-    axes.margins(y=0.15)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
+    return [figure["published_gflops"] for figure in figures]
+
+
+WAYS = {
+    ("conditional exit", False): ("conditional exit", {"color": BLUE, "linestyle": "-"}),
+    ("random exit", False): ("random exit", {"color": VERMILLION, "linestyle": "-."}),
+    ("fewer frames", False): ("fewer frames", {"color": GREY, "linestyle": ":", "marker": "x"}),
+    ("all frames", True): ("AdaFocus+", {"color": GREEN, "linestyle": "--", "marker": "^"}),
+    ("random frames", True): ("random frames skipped", {"color": VERMILLION, "marker": "v"}),
+    ("conditional exit", True): ("AdaFocus+ and exit", {"color": PURPLE, "linestyle": "-"}),
+}
+"""Label and look of each way to spend less, of models that skip no frames and of those that do."""
+
+
+def ways_to_spend_less(
+    points: pd.DataFrame,
+    figures: Sequence[Mapping[str, Any]],
+    metric: str,
+    path: Path,
+    title: str,
+) -> None:
+    """Accuracy against GFLOPs of all ways to spend less, one panel for each patch size.
+
+    Args:
+        points: a row for each, see `adafocus.evaluation.curves`.
+        figures: published ones: ``model``, ``patch_size``, ``published``, ``published_gflops``.
+        metric: of both.
+    """
+    sizes = sorted(points["patch_size"].unique())
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(5.4, 4.0 * len(sizes)), 4.4), layout="constrained")
+        figure.suptitle(title)
+        panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+        handles = {}
+        for axes, size in zip(panels, sizes, strict=True):
+            axes.set(title=f"patches of {size} px", xlabel="GFLOPs per video")
+            of_size = points[points["patch_size"] == size]
+            whole_model = of_size[of_size["skip_cost"].isna() & (of_size["way"] == "all frames")]
+            look = {"color": BLUE, "marker": "o", "markersize": 7, "linestyle": "none"}
+            axes.plot(whole_model["gflops"], whole_model["accuracy"], **look, label="AdaFocus")
+            for (way, skips), (label, look) in WAYS.items():
+                chosen = of_size[(of_size["way"] == way) & (of_size["skip_cost"].notna() == skips)]
+                # Exits of each model are a line of their own.
+                by = "skip_cost" if way == "conditional exit" and skips else "way"
+                for _, line in chosen.sort_values("gflops").groupby(by):
+                    style = {"markersize": 5, "fillstyle": "none", **look}
+                    axes.plot(line["gflops"], line["accuracy"], **style, label=label)
+                if way == "all frames":
+                    for row in chosen.itertuples():
+                        place = (row.gflops, row.accuracy)
+                        text = f"{row.skip_cost:g}"
+                        axes.annotate(text, place, (4, -10), textcoords="offset points", bbox=BLANK)
+            of_others = [row for row in figures if row["patch_size"] in (None, size)]
+            _draw_published(axes, of_others)
+            found, labels = axes.get_legend_handles_labels()
+            handles |= dict(zip(labels, found, strict=True))
+        panels[0].set_ylabel(f"{METRICS[metric]} (%)")
+        columns = min(2 * len(sizes), 4)
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
+        _save(figure, path)
 
 
 def run_times(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

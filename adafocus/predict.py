@@ -19,8 +19,12 @@ from adafocus.data.ffmpeg import Timeline, decode, encode, timeline
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import count_frames, read_frames
 from adafocus.device import autocast, pick_device
+from adafocus.evaluation import flops
+from adafocus.evaluation.exits import Calibration
 from adafocus.files import whole
 from adafocus.model.checkpoint import CheckpointError, assemble, read
+from adafocus.model.exits import ConditionalExit
+from adafocus.model.patches import SKIPPED
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,9 @@ class Step:
 
     time: float
     """Seconds from the first frame to the one looked at."""
-    box: tuple[float, float, float, float]
-    """Left, top, right and bottom of the patch in the video's own pixels."""
+    box: tuple[float, float, float, float] | None
+    """Left, top, right and bottom of the patch in the video's own pixels; None where the frame was
+    skipped."""
     label: str | None
     """The running prediction after this look; None where only the last look predicts (TSM)."""
     probability: float | None
@@ -48,6 +53,9 @@ class Prediction:
     guesses: tuple[Guess, ...]
     """The likeliest labels, likeliest first."""
     steps: tuple[Step, ...]
+    """In the order in which the frames were visited."""
+    gflops: float
+    """What was spent: multiply-adds in billions."""
     clip: Tensor = field(repr=False, compare=False)
     """uint8 (T, 3, S, S): the frames looked at, as the model sees them."""
     corners: Tensor = field(repr=False, compare=False)
@@ -61,6 +69,7 @@ class Prediction:
             "video": self.video,
             "predictions": [asdict(guess) for guess in self.guesses],
             "steps": [asdict(step) for step in self.steps],
+            "gflops": self.gflops,
         }
 
 
@@ -73,12 +82,18 @@ class Predictor:
     Args:
         checkpoint: of stage 2 or 3.
         device: ``auto``, ``cpu`` or ``cuda``.
+        budget: GFLOPs per video in the mean, kept by leaving a video as soon as its prediction is
+            sure enough (`adafocus.model.exits`), which the `Calibration` beside the checkpoint
+            tells; None to look at all frames.
 
     Raises:
-        CheckpointError: where the checkpoint cannot be used.
+        CheckpointError: where the checkpoint or its calibration cannot be used.
+        ValueError: where the budget is too small, or the model cannot leave early.
     """
 
-    def __init__(self, checkpoint: str | Path, device: str = "auto") -> None:
+    def __init__(
+        self, checkpoint: str | Path, device: str = "auto", budget: float | None = None
+    ) -> None:
         checkpoint = Path(checkpoint)
         source = read(checkpoint)
         self.recipe, self.class_names = source.recipe, source.class_names
@@ -86,6 +101,11 @@ class Predictor:
         self.model = assemble(source, checkpoint).eval().to(self.device).frozen()
         if self.model.policy is None:
             raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to look with")
+        self.exits = None
+        if budget is not None:
+            self.model.stream()  # which knows whether it can
+            thresholds = Calibration.of(checkpoint).thresholds(budget)
+            self.exits = ConditionalExit(self.model, thresholds.tolist())
 
     @torch.inference_mode()
     def __call__(self, video: str | Path, top: int = 5) -> Prediction:
@@ -105,15 +125,23 @@ class Predictor:
             frames = read_frames(store, [*looked_at, *glanced_at])
         clip, extent = crop_centre(frames, shape.frame_size)
         clip, glance = clip[: shape.frames], clip[shape.frames :]
+        order = list(range(shape.frames))
         with autocast(self.device):
-            out = self.model(
-                clip[None].to(self.device), glance[None].to(self.device) if len(glance) else None
-            )
-        probabilities = out.logits[0].softmax(-1).cpu()
-        corners = out.corners[0].expand(shape.frames, 2).cpu()
+            if self.exits is not None:
+                logits, corners, steps = self.exits(clip[None].to(self.device))
+                order = self.exits.order[: int(steps)]
+                logits, corners = logits[:, : len(order)], corners[:, : len(order)]
+            else:
+                logits, corners = self.model(
+                    clip[None].to(self.device),
+                    glance[None].to(self.device) if len(glance) else None,
+                )
+        clip, looked_at = clip[order], looked_at[order]
+        probabilities = logits[0].softmax(-1).cpu()
+        corners = corners[0].expand(len(order), 2).cpu()
 
         best = probabilities[-1].topk(min(top, len(self.class_names)))
-        running = probabilities if len(probabilities) == shape.frames else [None] * shape.frames
+        running = probabilities if len(probabilities) == len(order) else [None] * len(order)
         whole, times = self._timeline(video, count, frames)
         boxes = self._boxes(corners, extent, whole)
         return Prediction(
@@ -123,9 +151,10 @@ class Predictor:
                 for probability, label in zip(*map(Tensor.tolist, best), strict=True)
             ),
             tuple(
-                Step(float(times[frame]), tuple(box), *self._likeliest(step))
+                Step(float(times[frame]), box, *self._likeliest(step))
                 for frame, box, step in zip(looked_at, boxes, running, strict=True)
             ),
+            flops.spent(self.recipe, self.model.patch_size, len(order), sum(map(bool, boxes))),
             clip,
             corners,
             whole,
@@ -144,13 +173,18 @@ class Predictor:
             raise DataError(f"{video}: {count} frames were extracted, of {len(whole.times)}")
         return whole, whole.times
 
-    def _boxes(self, corners: Tensor, extent: Tensor, times: Timeline) -> list[list[float]]:
-        """Patches in pixels of the video, from corners on the centre crop of shrunk frames."""
+    def _boxes(
+        self, corners: Tensor, extent: Tensor, times: Timeline
+    ) -> list[tuple[float, ...] | None]:
+        """Patches in pixels of the video, from corners on the centre crop of shrunk frames; None
+        for a frame that was skipped."""
         size = self.model.frame_size
         edges = torch.stack((corners, corners + self.model.patch_size), 1).double() / size
         of_frame = 0.5 + (edges - 0.5) / extent
         pixels = of_frame * torch.tensor([times.height, times.width])
-        return pixels.flip(-1).flatten(1).round(decimals=2).tolist()
+        boxes = pixels.flip(-1).flatten(1).round(decimals=2).tolist()
+        skipped = (corners == SKIPPED).all(-1).tolist()
+        return [None if skip else tuple(box) for skip, box in zip(skipped, boxes, strict=True)]
 
     def _likeliest(self, probabilities: Tensor | None) -> tuple[str | None, float | None]:
         if probabilities is None:
@@ -205,8 +239,9 @@ def _draw(image: Image.Image, step: Step, final: Guess) -> None:
 
     canvas = ImageDraw.Draw(image)
     thickness = max(1, image.height // 120)
-    left, top, right, bottom = step.box
-    canvas.rectangle((left, top, right - 1, bottom - 1), outline=YELLOW, width=thickness)
+    if step.box is not None:
+        left, top, right, bottom = step.box
+        canvas.rectangle((left, top, right - 1, bottom - 1), outline=YELLOW, width=thickness)
     text = f"{step.label or final.label} {step.probability or final.probability:.0%}"
     font = ImageFont.truetype(findfont("DejaVu Sans"), max(9, image.height // 20))
     canvas.rectangle(canvas.textbbox((2, 1), text, font), fill="black")

@@ -24,6 +24,7 @@ from adafocus.data.clips import Batch, Clips, EpochSampler, loader
 from adafocus.device import autocast, name_what_fills_memory, pick_device, share_threads
 from adafocus.distributed import gather_lists, is_first, is_mine
 from adafocus.evaluation import flops
+from adafocus.evaluation.exits import calibrate
 from adafocus.evaluation.metrics import accuracy, accuracy_by_class
 from adafocus.evaluation.predictions import Predictions
 from adafocus.files import remove_abandoned, whole
@@ -31,7 +32,8 @@ from adafocus.meter import Meter
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.checkpoint import assemble, read, sha256
 from adafocus.model.classifier import Glimpse
-from adafocus.model.patches import centred_corners
+from adafocus.model.exits import ConditionalExit, visiting_order
+from adafocus.model.patches import SKIPPED, centred_corners
 from adafocus.plots import SheetClip, confusion_matrix, contact_sheet, patch_maps, step_curve
 from adafocus.recipe import Recipe
 
@@ -51,13 +53,17 @@ def evaluate(
     device: str,
     threads: int,
     tracking_uri: str,
+    budget: float | None = None,
 ) -> dict[str, Any]:
     """Evaluates a stage 1, 2 or 3 checkpoint on the validation videos and writes the result.
 
     All baselines are measured in the same pass on the same weights: random patches (mean of five
     draws), the centre patch, the glancer alone (its logits averaged over frames) and, where the
     clips carry the truth's positions, the oracle, whose patches are centred on them. A stage-1
-    model has no policy, so its own metrics are those of random patches.
+    model has no policy, so its own metrics are those of random patches. The baselines look at the
+    same frames as the model does, where it skips some or leaves a video early.
+
+    ``gflops_per_video`` is what the videos really cost in the mean.
 
     ``videos_per_second`` is the speed of prediction alone on this device, in batches of the stage's
     size and after a warm-up: glance, choice of patches, focus and classification, but neither
@@ -77,6 +83,9 @@ def evaluate(
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads to use.
         tracking_uri: MLflow's store.
+        budget: in GFLOPs per video, to be kept by leaving those early that are sure, see
+            `adafocus.model.exits`; None to look at all frames. Then the training videos must be
+            there, unless the checkpoint's `Calibration` is.
 
     Returns:
         What ``output`` holds; nothing where another process is the first (`distributed.joined`).
@@ -84,6 +93,7 @@ def evaluate(
     Raises:
         CheckpointError: where the checkpoint cannot be used.
         DataError: where the data cannot be read.
+        ValueError: where the model cannot leave early, or the budget is too small.
     """
     remove_abandoned(output.parent, plots)
     torch.manual_seed(seed)
@@ -99,21 +109,34 @@ def evaluate(
     name = output.stem
 
     batches = loader(clips, batch_size, sampler, workers, torch_device)
+    exits = None
+    if budget is not None:
+        with name_what_fills_memory("stage3", recipe.stages.stage3.batch_size):
+            calibration = calibrate(
+                checkpoint, model, recipe, data, workers=workers, device=torch_device
+            )
+        exits = ConditionalExit(model, calibration.thresholds(budget).tolist())
     in_memory = name_what_fills_memory(stage, batch_size)
     if not is_first():
         with in_memory:
-            measure(model, batches, torch_device)
+            measure(model, batches, torch_device, exits)
         return {}
     with tracking.run(
         tracking_uri,
         record=output.with_name(f"{name}_evaluation.run.json"),
         name=f"{name}_evaluation",
         **tracking.identity(recipe, patch_size, stage, "evaluation", seed),
-        parameters={"seed": seed, "checkpoint": checkpoint, "checkpoint_sha256": digest},
+        parameters={
+            "seed": seed,
+            "checkpoint": checkpoint,
+            "checkpoint_sha256": digest,
+            "budget": budget,
+        },
         datasets=[tracking.dataset(recipe, "val", data, clips.digest, len(clips))],
     ) as run:
         with in_memory:
-            measured = measure(model, batches, torch_device)
+            measured = measure(model, batches, torch_device, exits)
+        steps, looks = (n.double().mean().item() for n in (measured.steps, measured.looks))
         scores = measured.scores()
         chosen = scores.pop("chosen")
         per_step = scores["random"] if model.policy is None else chosen
@@ -126,7 +149,11 @@ def evaluate(
             "metrics": per_step[-1],
             "metrics_per_step": per_step,
             "baselines": baselines,
-            "gflops_per_video": flops.count(recipe, patch_size)["total"],
+            "gflops_per_video": flops.spent(recipe, patch_size, steps, looks),
+            "skip_cost": recipe.skip_cost,
+            "budget": budget,
+            "steps_per_video": steps,
+            "looks_per_video": looks,
             "videos_per_second": len(clips) / measured.seconds,
             "data_wait_share": measured.data_wait_share,
             "peak_memory_gb": measured.peak_memory_gb,
@@ -136,7 +163,7 @@ def evaluate(
                 if name <= stage
             },
             "swept": recipe.swept and recipe.swept.model_dump(mode="json"),
-            "published": _published(recipe, patch_size, stage, per_step[-1]),
+            "published": None if budget else _published(recipe, patch_size, stage, per_step[-1]),
             "videos": len(clips),
             "classes_left_out_of_mAP": int((~measured.labels.any(0)).sum()),
             "seed": seed,
@@ -165,11 +192,16 @@ def evaluate(
             **result["metrics"],
             **{f"{b}_{m}": value for b in baselines for m, value in baselines[b].items()},
             "gflops_per_video": result["gflops_per_video"],
+            "steps_per_video": result["steps_per_video"],
+            "looks_per_video": result["looks_per_video"],
             "videos_per_second": result["videos_per_second"],
             "data_wait_share": result["data_wait_share"],
             "peak_memory_gb": result["peak_memory_gb"],
         }
-        if stage == "stage3":
+        if budget is not None:
+            chosen_by = (recipe.metric, "gflops_per_video")
+            run.add_figures(logged, {f"budget_{budget:g}_{k}": logged[k] for k in chosen_by})
+        elif stage == "stage3":
             run.add_figures(logged, logged)
             run.add_model(checkpoint, digest)
         else:
@@ -191,13 +223,20 @@ class Measurement:
     labels: Tensor
     """bool (N, K)"""
     corners: Tensor
-    """(N, S, 2), where the model chose to look"""
+    """(N, S, 2), where the model chose to look, `SKIPPED` where it did not"""
+    steps: Tensor
+    """int64 (N,), steps after which it left the video"""
     seconds: float
     """that its predictions took, of all processes together"""
     data_wait_share: float
     """Share of the pass in which it waited for data"""
     peak_memory_gb: float
     """See `peak_memory`"""
+
+    @property
+    def looks(self) -> Tensor:
+        """int64 (N,): the steps at which the model looked at a patch."""
+        return (self.corners != SKIPPED).all(-1).sum(-1)
 
     def scores(self) -> dict[str, list[dict[str, float]]]:
         """Accuracy after each step by where the model looked, means over draws."""
@@ -211,12 +250,17 @@ class Measurement:
 
 
 @torch.inference_mode()
-def measure(model: AdaFocus, batches: DataLoader, device: torch.device) -> Measurement:
+def measure(
+    model: AdaFocus,
+    batches: DataLoader,
+    device: torch.device,
+    exits: ConditionalExit | None = None,
+) -> Measurement:
     """Predicts all videos with the patches that the model chooses and with each baseline's.
 
-    A model without a policy chooses at random.
+    A model without a policy chooses at random. With ``exits`` videos are left early.
     """
-    found: list[tuple[int, dict[str, Tensor], Tensor, Tensor]] = []
+    found: list[tuple[int, dict[str, Tensor], Tensor, Tensor, Tensor]] = []
     seconds = 0.0
     meter = Meter(device)
     mine = meter.watch(tqdm(batches, desc="evaluation", unit="batch", disable=not is_first()))
@@ -229,39 +273,60 @@ def measure(model: AdaFocus, batches: DataLoader, device: torch.device) -> Measu
         with autocast(device):
             if not found:
                 with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                    _predict(model, batch)  # to warm up
+                    _predict(model, batch, exits)  # to warm up
             started = _now(device)
-            glimpse, chosen, prediction = _predict(model, batch)
+            glimpse, chosen, prediction, steps = _predict(model, batch, exits)
             seconds += _now(device) - started
 
             logits = {"chosen": prediction[None].cpu()}
+            if exits is not None:
+                batch = batch.in_order(exits.order)
+                glimpse = model.glance(batch.glance)
+            last = steps[:, None, None] - 1
             for place, draws in _elsewhere(model, batch).items():
+                if model.skips:
+                    draws = [torch.where(chosen == SKIPPED, chosen, draw) for draw in draws]
                 predictions = torch.stack(
                     [model.classifier(glimpse, model.focus(batch.frames, draw)) for draw in draws]
                 )
                 if model.policy is not None or place != "random":
-                    predictions = predictions[:, :, -1:]
+                    predictions = predictions.take_along_dim(last[None], dim=2)
                 logits[place] = predictions.cpu()
-            logits["glancer"] = glimpse.logits.float().mean(1)[None, :, None].cpu()
-        found.append((number, logits, items["labels"], chosen.cpu()))
+            opinions = glimpse.logits.float()
+            if exits is not None:
+                counts = torch.arange(1, opinions.shape[1] + 1, device=device)[:, None]
+                so_far = opinions.cumsum(1) / counts
+                opinions = so_far.take_along_dim(last, dim=1)
+            logits["glancer"] = opinions.mean(1)[None, :, None].cpu()
+        found.append((number, logits, items["labels"], chosen.cpu(), steps.cpu()))
     next(mine, None)  # the end, so that the bar is drawn to it
     figures = meter.figures(len(batches.dataset))
-    _, logits, labels, corners = zip(*sorted(gather_lists(found), key=itemgetter(0)), strict=True)
+    _, logits, labels, corners, steps = zip(
+        *sorted(gather_lists(found), key=itemgetter(0)), strict=True
+    )
     return Measurement(
         {place: torch.cat([batch[place] for batch in logits], dim=1) for place in logits[0]},
         torch.cat(labels),
         torch.cat(corners),
+        torch.cat(steps),
         sum(gather_lists([seconds])),
         figures["data_wait_share"],
         figures["peak_memory_gb"],
     )
 
 
-def _predict(model: AdaFocus, batch: Batch) -> tuple[Glimpse, Tensor, Tensor]:
-    """A whole prediction: the glimpse, the corners chosen and the logits (B, S, K)."""
+def _predict(
+    model: AdaFocus, batch: Batch, exits: ConditionalExit | None
+) -> tuple[Glimpse | None, Tensor, Tensor, Tensor]:
+    """A whole prediction: the glimpse of all frames, unless some may never be visited, the corners
+    chosen, the logits (B, S, K) and the number of steps (B,)."""
+    if exits is not None:
+        visit = exits(batch.frames)
+        return None, visit.corners, visit.logits, visit.steps
     glimpse = model.glance(batch.glance)
     corners = model.random_corners(batch.frames) if model.policy is None else model.look(glimpse)
-    return glimpse, corners, model.classifier(glimpse, model.focus(batch.frames, corners))
+    logits = model.classifier(glimpse, model.focus(batch.frames, corners))
+    return glimpse, corners, logits, batch.index.new_full(batch.index.shape, logits.shape[1])
 
 
 def _elsewhere(model: AdaFocus, batch: Batch) -> dict[str, list[Tensor]]:
@@ -336,10 +401,15 @@ def _draw(
         "right": (order[right], f"right predictions, {right.sum()} of {len(order)}"),
         "wrong": (order[~right], f"wrong predictions, {(~right).sum()} of {len(order)}"),
     }
+    frames = shape.frames
+    order_of_frames = range(frames) if result["budget"] is None else visiting_order(frames)
     paths = []
     for sheet, (videos, title) in sheets.items():
         paths.append(folder / f"{name}_{sheet}.png")
-        rows = [_sheet_clip(clips, predictions, video) for video in videos[:SHEET_CLIPS].tolist()]
+        rows = [
+            _sheet_clip(clips, predictions, video, order_of_frames)
+            for video in videos[:SHEET_CLIPS].tolist()
+        ]
         contact_sheet(rows, size, paths[-1], f"{name}: {title}")
     paths += [folder / f"{name}_{figure}.svg" for figure in ("steps", "patches", "confusion")]
     steps, patches, confusion = paths[-3:]
@@ -352,8 +422,10 @@ def _draw(
     return paths
 
 
-def _sheet_clip(clips: Clips, predictions: Predictions, video: int) -> SheetClip:
-    frames = clips[0, video]["frames"].numpy()
+def _sheet_clip(
+    clips: Clips, predictions: Predictions, video: int, order: Sequence[int]
+) -> SheetClip:
+    frames = clips[0, video]["frames"].numpy()[order]
     steps = predictions.corners[video].astype(int)
     return SheetClip(
         frames,
@@ -368,10 +440,10 @@ def _sheet_clip(clips: Clips, predictions: Predictions, video: int) -> SheetClip
 def _published(
     recipe: Recipe, patch_size: int, stage: str, metrics: dict[str, float]
 ) -> dict[str, Any] | None:
-    """The paper's figure for the finished model, and ours minus it in percent points."""
+    """The paper's figure for the finished plain model, and ours minus it in percent points."""
     published = recipe.published.get(patch_size)
     figure = getattr(published, recipe.metric, None)
-    if stage != "stage3" or figure is None:
+    if stage != "stage3" or recipe.skip_cost is not None or figure is None:
         return None
     return {
         "figure": figure,

@@ -27,6 +27,7 @@ SCORES = {"top1": 50.0, "top5": 90.0, "mAP": 60.0}
 ROW = {
     "dataset": "demo",
     "patch_size": 40,
+    "skip_cost": None,
     "stage": 3,
     "metric": "top1",
     "adafocus": 85.0,
@@ -80,6 +81,7 @@ def test_accuracy_against_gflops_draws_the_latest_stage_of_each_data_set(tmp_pat
         ROW,
         ROW | {"patch_size": 48, "stage": 1},
         ROW | {"stage": 2, "adafocus": 1.0},
+        ROW | {"skip_cost": 0.05, "gflops": 0.5},
         ROW
         | {"dataset": "actnet", "metric": "mAP", "patch_size": 128, "gflops": 26.5}
         | {"oracle": None},
@@ -96,6 +98,7 @@ def test_accuracy_against_gflops_draws_the_latest_stage_of_each_data_set(tmp_pat
     assert said.count("true position") == 1
     assert said.count("AdaFocus, published") == said.count("AdaFocus+, published") == 1
     assert said.count("AR-Net") == 1
+    assert said.count("AdaFocus+, measured") == 1
 
 
 def predictions_of(classes, videos=60):

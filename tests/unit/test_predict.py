@@ -1,12 +1,13 @@
 """Predictions of real video files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from miniature import make_video
-from noise import CLASSES, tiny_recipe
+from noise import CLASSES, skip_half, skipping_recipe, tiny_recipe
 from typer.testing import CliRunner
 
 from adafocus.cli import app
@@ -15,9 +16,12 @@ from adafocus.data.clips import crop_centre, sample_val
 from adafocus.data.ffmpeg import Timeline, decode, timeline
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import read_frames
+from adafocus.evaluation.exits import Calibration
+from adafocus.evaluation.flops import per_step
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError
+from adafocus.model.exits import ConditionalExit
 from adafocus.predict import Predictor, overlay
 
 FRAMES = 10
@@ -81,16 +85,65 @@ def test_frames_kept_at_a_lower_rate(tmp_path):
     assert len(timeline(tmp_path / "look.mp4").times) == 20
 
 
+def test_a_skipped_frame_has_no_box_and_costs_less(video, tmp_path):
+    weights = write_weights(skipping_recipe(), tmp_path, "stage3")
+    clip = Predictor(weights, "cpu")(video).clip
+    source = checkpoint.read(weights)
+    model = skip_half(checkpoint.load(weights), clip[None])
+    checkpoint.write(weights, replace(source, tensors=model.state_dict()))
+    prediction = Predictor(weights, "cpu")(video)
+    skipped = [step.box is None for step in prediction.steps]
+    assert sorted(skipped) == [False, False, True, True]
+    visit, look = per_step(source.recipe, 32)
+    assert prediction.gflops == pytest.approx(4 * visit + 2 * look)
+    assert json.loads(json.dumps(prediction.to_dict()))["gflops"] == prediction.gflops
+    overlay(prediction, tmp_path / "look.mp4")
+    assert len(timeline(tmp_path / "look.mp4").times) == FRAMES
+
+
+def test_within_a_budget_a_video_is_left_when_it_is_sure(video, tmp_path):
+    weights = write_weights(tiny_recipe("gru"), tmp_path, "stage3")
+    whole = Predictor(weights, "cpu")(video)
+    visit, look = per_step(tiny_recipe("gru"), 32)
+    step = visit + look
+    assert whole.gflops == pytest.approx(4 * step)
+    with torch.inference_mode():
+        visited = checkpoint.load(weights)(whole.clip[None, [2, 1, 3, 0]])
+    confidence = visited.logits.softmax(-1).amax(-1).numpy()
+    looked = np.ones((1, 4), bool)
+    Calibration(confidence, looked, visit, look, checkpoint.sha256(weights)).write(
+        Calibration.path_of(weights)
+    )
+    predictor = Predictor(weights, "cpu", budget=4 * step)
+    assert len(predictor(video).steps) == 4, "the budget is for all of them"
+    predictor.exits = ConditionalExit(predictor.model, [2, 0.999 * confidence[0, 1], 2, 0])
+    prediction = predictor(video)
+    assert [round(step.time, 3) for step in prediction.steps] == [0.6, 0.3]
+    assert prediction.gflops == pytest.approx(2 * step)
+    assert prediction.guesses[0].probability == pytest.approx(
+        visited.logits[0, 1].softmax(-1).max().item(), abs=1e-5
+    )
+    predictor.sheet(prediction, tmp_path / "sheet.png")
+    overlay(prediction, tmp_path / "look.mp4")
+
+    Calibration.path_of(weights).unlink()
+    with pytest.raises(CheckpointError, match="no such calibration"):
+        Predictor(weights, "cpu", budget=3 * step)
+    elsewhere = write_weights(tiny_recipe("tsm"), tmp_path, "stage2")
+    with pytest.raises(ValueError, match="GRU family"):
+        Predictor(elsewhere, "cpu", budget=3 * step)
+
+
 def test_boxes_are_in_the_videos_own_pixels(tmp_path):
     predictor = Predictor(write_weights(tiny_recipe("gru"), tmp_path, "stage3"), "cpu")
     corners = torch.tensor([[0, 0], [32, 16]])
     # A square video, of which the crop shows all.
     whole = predictor._boxes(corners, torch.tensor([1.0, 1.0]), Timeline(None, 0, 128, 128))
-    assert whole == [[0, 0, 64, 64], [32, 64, 96, 128]]
+    assert whole == [(0, 0, 64, 64), (32, 64, 96, 128)]
     # Shrunk by half to 73 x 146, of which the crop shows the 64 x 64 in the middle.
     extent = torch.tensor([73 / 64, 146 / 64])
     shown = predictor._boxes(corners[:1], extent, Timeline(None, 0, 146, 292))
-    assert shown == [[82, 9, 146, 73]]
+    assert shown == [(82, 9, 146, 73)]
 
 
 def test_the_overlay_is_the_video_with_boxes_and_words(weights, tmp_path):

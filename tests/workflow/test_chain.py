@@ -9,10 +9,12 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from adafocus.data.digits import write_videos
+from adafocus.model import checkpoint
 from adafocus.recipe import GenerateSource
 
 pytestmark = pytest.mark.slow
@@ -29,11 +31,13 @@ DIGITS = {
     "videos": {"train": 12, "val": 6},
     "metric": "top1",
     "patch_sizes": [16, 24],
+    "skip_costs": [0.04],
     "source": {
         "kind": "generate",
         "train": 12,
         "val": 6,
         "frames": 8,
+        "visible": 6,
         "size": 48,
         "digit": 16,
         "fragments": 2,
@@ -71,6 +75,7 @@ GIVEN = DIGITS | {
     "name": "given",
     "title": "Videos on request",
     "patch_sizes": [16],
+    "skip_costs": [],
     "source": {"kind": "manual", "homepage": "https://example.org"},
     "annotations": {
         "format": "split_files",
@@ -340,8 +345,8 @@ def test_a_chain_starts_from_given_checkpoints(chain):
     """Here from stage 2 of the same patch size, under another configuration's results."""
     given = chain.folder / "elsewhere.safetensors"
     shutil.copy(chain.folder / "results/checkpoints/digits_16_stage2.safetensors", given)
-    for checkpoint in (chain.folder / "results/checkpoints").glob("digits_16_stage*.safetensors"):
-        checkpoint.rename(checkpoint.with_suffix(".aside"))
+    for trained in (chain.folder / "results/checkpoints").glob("digits_16_stage*.safetensors"):
+        trained.rename(trained.with_suffix(".aside"))
     (chain.folder / "results/digits_16_stage3.json").rename(chain.folder / "stage3.json")
     chain.edit("config.yaml", "pretrained", value={"digits_16_stage2": str(given)})
     try:
@@ -394,6 +399,39 @@ def test_make_report_covers_all_results_on_disk(chain):
     for name in RESULTS:
         assert f"results/plots/{name}_patches.svg" in page
     assert not (chain.folder / "results" / "digits_24_stage3.json").exists()
+
+
+def test_the_curves(chain):
+    """A model that skips frames is made from the plain one's stage 1, and all are measured."""
+    curves = {name: f"results/curves/{name}.csv" for name in ("digits", "given")}
+    run = chain.snakemake(*curves.values())
+    assert run.returncode == 0, run.stdout + run.stderr
+    digits, given = (pd.read_csv(chain.folder / file) for file in curves.values())
+    models = {(row.patch_size, row.skip_cost) for row in digits.fillna(-1).itertuples()}
+    assert models == {(16, -1), (16, 0.04)}
+    ways = {"all frames", "conditional exit", "random exit", "fewer frames", "random frames"}
+    assert set(digits["way"]) == ways
+    assert given["way"].tolist() == ["all frames"], "the TSM family looks once a video"
+    assert (chain.folder / "results" / "curves" / "digits.svg").exists()
+    results = chain.folder / "results"
+    plain = checkpoint.read(results / "checkpoints" / "digits_16_stage3.safetensors")
+    skipping = checkpoint.read(results / "checkpoints" / "digits_16_skip0.04_stage3.safetensors")
+    assert (plain.recipe.skip_cost, skipping.recipe.skip_cost) == (None, 0.04)
+    history = pd.read_csv(results / "checkpoints" / "digits_16_skip0.04_stage2.metrics.csv")
+    assert history["looked"].between(0, 1).all()
+
+    run = chain.snakemake("results/digits_16_skip0.04_stage3.json", "results/summary.md")
+    assert run.returncode == 0, run.stdout + run.stderr
+    result = json.loads((results / "digits_16_skip0.04_stage3.json").read_text())
+    [whole] = digits[(digits["way"] == "all frames") & digits["skip_cost"].notna()].itertuples()
+    assert result["skip_cost"] == 0.04
+    assert result["gflops_per_video"] == pytest.approx(whole.gflops)
+    assert result["metrics"]["top1"] == pytest.approx(whole.accuracy)
+    assert "skip cost" in (results / "summary.md").read_text()
+
+    run = chain.snakemake("--report", "curve.html", "results/curves/digits.csv")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "results/curves/digits.svg" in (chain.folder / "curve.html").read_text()
 
 
 def test_a_failed_job_is_one_line_that_names_its_log(chain):

@@ -36,6 +36,21 @@ def test_one_result_takes_the_whole_chain(project, target, frames):
     assert planned == CHAIN | {"frames": frames}
 
 
+def test_models_that_skip_frames_start_from_the_plain_stage_2(project):
+    skipping = "results/actnet_128_skip0.02_stage3.json"
+    assert project.planned(skipping) == CHAIN | {"frames": 64, "stage2": 2}
+    planned = project.planned("results/actnet_128_stage3.json", skipping)
+    assert planned == CHAIN | {"frames": 64, "stage2": 2, "stage3": 2, "evaluate": 2}
+
+
+def test_a_curve_takes_all_models(project):
+    planned = project.planned("results/curves/actnet.csv")
+    sizes, models = 3, 3 * 4
+    expected = {k: n for k, n in CHAIN.items() if k != "evaluate"} | {"frames": 64}
+    expected |= {"stage1": sizes, "stage2": models, "stage3": models, "points": models}
+    assert planned == expected | {"curve": 1}
+
+
 def test_earlier_stages_can_be_evaluated(project):
     planned = project.planned("results/actnet_128_stage1.json")
     assert planned == {k: n for k, n in CHAIN.items() if k not in ("stage2", "stage3")} | {
@@ -53,6 +68,8 @@ def test_stages_wait_for_sweeps_where_their_best_rates_are_used(project):
     project.edit("config.yaml", "sweep", value={"use_best": True})
     planned = project.planned("results/actnet_128_stage3.json")
     assert planned == CHAIN | {"frames": 64, "sweep": 3}
+    planned = project.planned("results/actnet_128_skip0.02_stage3.json")
+    assert planned == CHAIN | {"frames": 64, "stage2": 2, "sweep": 4}
 
 
 def test_all_is_five_data_sets_times_three_patch_sizes(project):
@@ -88,6 +105,8 @@ def test_a_data_sets_name_is_a_target(project, dataset, sizes):
         ("results/checkpoints/foo_glancer_stage0.safetensors", ["'foo'", "actnet"]),
         ("results/actnet_100_stage3.json", ["100", "actnet", "96, 128, 160, 192"]),
         ("results/checkpoints/sthv1_128_stage1.safetensors", ["128", "sthv1", "144, 160, 176"]),
+        ("results/actnet_128_skip0.3_stage3.json", ["0.3", "actnet", "0.01, 0.02, 0.05"]),
+        ("results/sthv1_144_skip0.01_stage3.json", ["0.01", "sthv1", "skip_costs: none"]),
     ],
 )
 def test_a_target_without_recipe_is_one_line(project, target, expected):
@@ -159,10 +178,10 @@ def test_a_second_run_is_refused_and_a_killed_one_leaves_nothing_locked(project)
     while not list(project.folder.glob(".snakemake/locks/*.output.lock")):
         assert first.poll() is None
         time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGSTOP)  # so that it is at work for as long as this takes
     second = project.snakemake(target)
     assert second.returncode == 1
     assert "Please make sure that no other Snakemake process" in second.stderr
-    assert first.poll() is None
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert list(project.folder.glob(".snakemake/locks/*.output.lock"))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from itertools import cycle
 from pathlib import Path
 from urllib.parse import quote
 
@@ -42,6 +43,8 @@ ELSEWHERE = {
     "torchrun --nproc-per-node 2 -m adafocus train --recipe config/recipes/demo.yaml --stage stage3"
     " --patch-size 28 --data data/demo --init results/checkpoints/demo_28_stage2.safetensors"
     " --output both.safetensors": "unit/test_distributed.py, with two torchruns on the CPU",
+    "snakemake --cores all results/curves/demo.csv": "test_chain.py and test_demo.py, with fewer"
+    " models",
     "make chaos": "test_chain.py, with fewer kills",
     "createdb mlflow": "integration/test_tracking_server.py, with a PostgreSQL of its own",
     "mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri postgresql:///mlflow"
@@ -64,7 +67,7 @@ WAIT = 60
 def demo(tiny_project):
     """The folder in which every command has been run, with a demo that takes seconds."""
     shutil.copytree(ROOT / "config", tiny_project.folder / "config")
-    recipe = DIGITS | {"name": "demo", "patch_sizes": list(PATCH_SIZES)}
+    recipe = DIGITS | {"name": "demo", "patch_sizes": list(PATCH_SIZES), "skip_costs": [0.02]}
     recipe["stages"] = DIGITS["stages"] | {"stage2": DIGITS["stages"]["stage2"] | {"epochs": 3}}
     recipe_file = tiny_project.folder / "config" / "recipes" / "demo.yaml"
     recipe_file.write_text(yaml.safe_dump(recipe))
@@ -110,6 +113,8 @@ def run_all_commands(folder: Path) -> None:
     "file",
     [
         "again.json",
+        "early.json",
+        "results/demo_28_skip0.02_stage3.json",
         "mine.safetensors",
         "look.jsonl",
         "look.png",
@@ -145,14 +150,24 @@ def runs(demo, tmp_path_factory):
 
 
 def shown(browser, *texts):
-    """Waits until a page shows all these texts; returns all that it shows."""
+    """Waits until a page shows all these texts, of which it draws those in view; returns all that
+    it shows."""
     from selenium.webdriver.support.ui import WebDriverWait
+
+    shares = cycle((0, 0.25, 0.5, 0.75, 1))
 
     def text(driver):
         return driver.execute_script("return document.body.innerText")
 
     def holds(driver):
-        return all(one in text(driver) for one in texts)
+        if all(one in text(driver) for one in texts):
+            return True
+        driver.execute_script(
+            "document.querySelectorAll('div')"
+            ".forEach(box => box.scrollTop = arguments[0] * box.scrollHeight)",
+            next(shares),
+        )
+        return False
 
     WebDriverWait(browser, WAIT).until(holds, f"not all of {texts}")
     return text(browser)

@@ -1,56 +1,56 @@
 rule evaluate:
     input:
         splits=splits_of,
-        checkpoint=checkpoints_of("{dataset}_{patch_size}_stage{stage}"),
+        checkpoint=checkpoints_of("{dataset}_{patch_size}{skip}_stage{stage}"),
     output:
-        result="results/{dataset}_{patch_size}_stage{stage}.json",
-        predictions="results/{dataset}_{patch_size}_stage{stage}.predictions.npz",
+        result="results/{dataset}_{patch_size}{skip}_stage{stage}.json",
+        predictions="results/{dataset}_{patch_size}{skip}_stage{stage}.predictions.npz",
         sheet=report(
-            "results/plots/{dataset}_{patch_size}_stage{stage}_sheet.png",
+            "results/plots/{dataset}_{patch_size}{skip}_stage{stage}_sheet.png",
             caption="../report/sheet.rst",
             category="4 Where it looks",
             subcategory="{dataset}",
             labels=figure_labels("some clips"),
         ),
         right=report(
-            "results/plots/{dataset}_{patch_size}_stage{stage}_right.png",
+            "results/plots/{dataset}_{patch_size}{skip}_stage{stage}_right.png",
             caption="../report/sheet.rst",
             category="4 Where it looks",
             subcategory="{dataset}",
             labels=figure_labels("right predictions"),
         ),
         wrong=report(
-            "results/plots/{dataset}_{patch_size}_stage{stage}_wrong.png",
+            "results/plots/{dataset}_{patch_size}{skip}_stage{stage}_wrong.png",
             caption="../report/sheet.rst",
             category="4 Where it looks",
             subcategory="{dataset}",
             labels=figure_labels("wrong predictions"),
         ),
         steps=report(
-            "results/plots/{dataset}_{patch_size}_stage{stage}_steps.svg",
+            "results/plots/{dataset}_{patch_size}{skip}_stage{stage}_steps.svg",
             caption="../report/steps.rst",
             category="3 Accuracy",
             subcategory="{dataset}",
             labels=figure_labels("accuracy after each step"),
         ),
         patches=report(
-            "results/plots/{dataset}_{patch_size}_stage{stage}_patches.svg",
+            "results/plots/{dataset}_{patch_size}{skip}_stage{stage}_patches.svg",
             caption="../report/patches.rst",
             category="4 Where it looks",
             subcategory="{dataset}",
             labels=figure_labels("maps of patches"),
         ),
         confusion=report(
-            "results/plots/{dataset}_{patch_size}_stage{stage}_confusion.svg",
+            "results/plots/{dataset}_{patch_size}{skip}_stage{stage}_confusion.svg",
             caption="../report/confusion.rst",
             category="3 Accuracy",
             subcategory="{dataset}",
             labels=figure_labels("confusion matrix"),
         ),
     log:
-        "results/logs/{dataset}_{patch_size}_stage{stage}_evaluation.log",
+        "results/logs/{dataset}_{patch_size}{skip}_stage{stage}_evaluation.log",
     benchmark:
-        "results/benchmarks/{dataset}_{patch_size}_stage{stage}_evaluation.tsv"
+        "results/benchmarks/{dataset}_{patch_size}{skip}_stage{stage}_evaluation.tsv"
     conda:
         "../../environment.yml"
     threads: config["threads"]
@@ -65,6 +65,63 @@ rule evaluate:
         " {wildcards.patch_size} pixels"
     script:
         "../scripts/evaluate.py"
+
+
+# One model in all ways to spend less; leaves a calibration beside the checkpoint.
+rule points:
+    input:
+        splits=splits_of,
+        checkpoint=checkpoints_of("{dataset}_{patch_size}{skip}_stage3"),
+    output:
+        "results/curves/{dataset}/{patch_size}{skip}.csv",
+    log:
+        "results/logs/{dataset}_{patch_size}{skip}_points.log",
+    benchmark:
+        "results/benchmarks/{dataset}_{patch_size}{skip}_points.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["threads"]
+    resources:
+        mem_mb=more_memory(16000),
+        runtime=480,
+        gpu=1 if gpus_per_job else 0,
+    params:
+        seed=config["seed"],
+    message:
+        "{wildcards.dataset}: measuring ways to spend less with patches of"
+        " {wildcards.patch_size} pixels"
+    script:
+        "../scripts/points.py"
+
+
+rule curve:
+    input:
+        points_of,
+    output:
+        csv="results/curves/{dataset}.csv",
+        figure=report(
+            "results/curves/{dataset}.svg",
+            caption="../report/curve.rst",
+            category="1 Results",
+            subcategory="{dataset}",
+            labels=figure_labels("ways to spend less"),
+        ),
+    log:
+        "results/logs/{dataset}_curve.log",
+    benchmark:
+        "results/benchmarks/{dataset}_curve.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+        gpu=0,
+    message:
+        "{wildcards.dataset}: drawing accuracy against GFLOPs"
+    script:
+        "../scripts/curve.py"
 
 
 rule summary:

@@ -1,0 +1,248 @@
+"""Accuracy against GFLOPs: all there is to choose between for one data set."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from adafocus import tracking
+from adafocus.data.clips import Batch, Clips, sample_val
+from adafocus.device import autocast, name_what_fills_memory, pick_device, share_threads
+from adafocus.evaluation import flops
+from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, my_batches
+from adafocus.evaluation.metrics import accuracy
+from adafocus.evaluation.summary import published_figures
+from adafocus.files import remove_abandoned, whole
+from adafocus.model.adafocus import AdaFocus, Output
+from adafocus.model.checkpoint import assemble, read
+from adafocus.model.exits import visiting_order
+from adafocus.model.patches import SKIPPED
+from adafocus.plots import ways_to_spend_less
+from adafocus.recipe import Recipe
+
+BUDGETS = 16
+"""Budgets between one step and all of them, evenly spaced."""
+FEWER = 8
+"""At most so many numbers of frames are tried."""
+SHARE = 0.6
+"""Of the GFLOPs of a model that skips nothing: there MLflow has each way's accuracy."""
+DRAWS = 5
+"""Random exits and random frames are drawn so many times; their accuracy is the mean."""
+
+
+def write_points(
+    checkpoint: Path,
+    *,
+    data: Path,
+    output: Path,
+    seed: int,
+    device: str,
+    threads: int,
+    tracking_uri: str,
+) -> None:
+    """Measures one stage-3 model in all ways to spend less, and writes a row for each point.
+
+    All on the validation videos and on the same weights. ``all frames``: the model as it is.
+    ``conditional exit``: with thresholds for `BUDGETS`, solved on the training videos. Baselines:
+    ``random exit``, which leaves as many videos after each step, but which ones is drawn; ``fewer
+    frames``, evenly spaced, of a model that skips none; ``random frames``, where a model that skips
+    frames looks at as many of each video, but which ones is drawn. The TSM family, which looks once
+    a video, has the first way alone.
+
+    Beside the checkpoint it leaves its `Calibration`.
+
+    Args:
+        checkpoint: of stage 3.
+        data: the data set's folder, with its splits.
+        output: the CSV to write; ``gflops``, ``steps`` and ``looks`` are means over videos of what
+            was really spent, ``accuracy`` is in percent and of the recipe's metric.
+        seed: fixes what is drawn.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads to use.
+        tracking_uri: MLflow's store.
+
+    Raises:
+        CheckpointError: where the checkpoint cannot be used.
+        DataError: where the data cannot be read.
+    """
+    remove_abandoned(output.parent)
+    torch_device = pick_device(device)
+    workers = share_threads(threads, torch_device)
+    source = read(checkpoint)
+    recipe, patch_size = source.recipe, source.patch_size
+    model = assemble(source, checkpoint).eval().to(torch_device).frozen()
+    clips = Clips(data, "val", recipe, augment=False, seed=seed)
+    with tracking.run(
+        tracking_uri,
+        record=output.with_name(f"{checkpoint.stem}_curve.run.json"),
+        name=f"{checkpoint.stem}_curve",
+        **tracking.identity(recipe, patch_size, source.stage, "curve", seed),
+        parameters={"seed": seed, "checkpoint": checkpoint},
+        datasets=[tracking.dataset(recipe, "val", data, clips.digest, len(clips))],
+    ) as run:
+        with name_what_fills_memory(source.stage, recipe.stages.stage3.batch_size):
+            passed = Pass(model, clips, workers, torch_device, np.random.default_rng(seed))
+            points = passed.all_frames()
+            if recipe.model.family == "gru":
+                calibration = calibrate(
+                    checkpoint, model, recipe, data, workers=workers, device=torch_device
+                )
+                points += passed.exits(calibration)
+                points += passed.random_frames() if model.skips else passed.fewer_frames()
+        model_facts = {"patch_size": patch_size, "skip_cost": recipe.skip_cost}
+        table = pd.DataFrame([{"dataset": recipe.name, **model_facts, **row} for row in points])
+        with whole(output) as aside:
+            table.to_csv(aside, index=False)
+        cost = SHARE * flops.count(recipe, patch_size)["total"]
+        figures = {"all_frames": points[0]["accuracy"], "gflops_per_video": points[0]["gflops"]}
+        for way, line in table.groupby("way"):
+            if len(line) > 1 and line["gflops"].min() <= cost:
+                name = f"{way.replace(' ', '_')}_at_{100 * SHARE:.0f}_percent"
+                figures[name] = accuracy_at(line, cost)
+        run.add_figures(figures, {})
+        run.add_artifacts(output)
+
+
+def accuracy_at(points: pd.DataFrame, gflops: float) -> float:
+    """The accuracy of one way at that cost, between its points along a straight line; NaN where all
+    of them cost more."""
+    points = points.sort_values("gflops")
+    return float(np.interp(gflops, points["gflops"], points["accuracy"], left=np.nan))
+
+
+class Pass:
+    """One pass over the validation clips in which the model sees each batch in every way."""
+
+    def __init__(
+        self,
+        model: AdaFocus,
+        clips: Clips,
+        workers: int,
+        device: torch.device,
+        rng: np.random.Generator,
+    ) -> None:
+        self.model, self.recipe, self.rng = model, clips.recipe, rng
+        self.frames = frames = clips.recipe.model.frames
+        # The TSM family always spends all.
+        self.visit, self.look = flops.count(self.recipe, model.patch_size)["total"] / frames, 0.0
+        if self.recipe.model.family == "gru":
+            self.visit, self.look = flops.per_step(self.recipe, model.patch_size)
+        self.random = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        self.seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        labels = []
+        for _, batch in my_batches(clips, workers, device, "curve"):
+            labels.append(batch.labels.cpu())
+            with torch.inference_mode(), autocast(device):
+                self._keep("all frames", model(batch.frames, batch.glance))
+                if self.recipe.model.family == "tsm":
+                    continue
+                self._keep("visited", model(batch.frames[:, visiting_order(frames)]), steps=True)
+                if model.skips:
+                    for draw in range(DRAWS):
+                        self._keep(f"random frames {draw}", self._at_random_frames(batch))
+                    continue
+                for number in fewer(frames):
+                    chosen = sample_val(frames, number, "gru").tolist()
+                    self._keep(f"{number} frames", model(batch.frames[:, chosen]))
+        self.labels = torch.cat(labels)
+
+    def all_frames(self) -> list[dict[str, Any]]:
+        """The model as it is."""
+        return [self._point("all frames", *self._seen("all frames"), self.frames)]
+
+    def exits(self, calibration: Calibration) -> list[dict[str, Any]]:
+        """The conditional exit for each budget, and beside it the random one."""
+        logits, looked = self._seen("visited")
+        confidence = logits.softmax(-1).amax(-1).numpy()
+        looks = looked.cumsum(1)
+        videos = np.arange(len(logits))
+        points = []
+        for budget in np.linspace(*calibration.gflops.mean(axis=0)[[0, -1]], BUDGETS):
+            steps = exit_steps(confidence, calibration.thresholds(budget))
+            drawn = [self.rng.permutation(steps) for _ in range(DRAWS)]
+            for way, exits in (("conditional exit", [steps]), ("random exit", drawn)):
+                found = [
+                    self._point(way, logits[videos, last], looks[videos, last], last + 1)
+                    for last in exits
+                ]
+                points.append(_mean(found) | {"budget": budget})
+        return points
+
+    def fewer_frames(self) -> list[dict[str, Any]]:
+        """Evenly spaced frames in their own order."""
+        return [
+            self._point("fewer frames", *self._seen(f"{number} frames"), number)
+            for number in fewer(self.frames)
+        ]
+
+    def random_frames(self) -> list[dict[str, Any]]:
+        """As many looks at each video as the model takes, but at frames that are drawn."""
+        draws = [self._seen(f"random frames {draw}") for draw in range(DRAWS)]
+        return [_mean([self._point("random frames", *draw, self.frames) for draw in draws])]
+
+    def _at_random_frames(self, batch: Batch) -> Output:
+        policy = self.model.policy
+        actions = policy(self.model.glance(batch.glance).maps).actions
+        looked = actions.mode == actions.best_cell
+        order = torch.rand(looked.shape, generator=self.random).argsort(-1)
+        drawn = looked.take_along_dim(order.to(looked.device), dim=-1)
+        corners = policy.corners(actions.best_cell, self.model.margin)
+        return self.model(batch.frames, corners=corners.where(drawn[..., None], SKIPPED))
+
+    def _keep(self, name: str, output: Output, steps: bool = False) -> None:
+        """The logits and whether there was a look; of all ``steps``, or the last and how many."""
+        looked = (output.corners != SKIPPED).all(-1).cpu()
+        logits = output.logits.float().cpu()
+        kept = (logits, looked) if steps else (logits[:, -1], looked.sum(-1))
+        self.seen[name].append(kept)
+
+    def _seen(self, name: str) -> tuple[Tensor, Tensor]:
+        logits, looked = zip(*self.seen[name], strict=True)
+        return torch.cat(logits), torch.cat(looked)
+
+    def _point(
+        self, way: str, logits: Tensor, looks: Tensor, steps: np.ndarray | int
+    ) -> dict[str, Any]:
+        steps = float(np.broadcast_to(steps, len(logits)).mean())
+        looks = looks.double().mean().item()
+        return {
+            "way": way,
+            "budget": None,
+            "gflops": self.visit * steps + self.look * looks,
+            "steps": steps,
+            "looks": looks,
+            "accuracy": accuracy(logits, self.labels)[self.recipe.metric],
+        }
+
+
+def fewer(frames: int) -> list[int]:
+    """Numbers of frames to try, at most `FEWER` and all below ``frames``."""
+    numbers = np.linspace(1, frames, min(FEWER, frames - 1) + 1).astype(int)
+    return numbers[:-1].tolist()
+
+
+def _mean(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    numbers = ("gflops", "steps", "looks", "accuracy")
+    return points[0] | {key: float(np.mean([row[key] for row in points])) for key in numbers}
+
+
+def write_curve(points: Sequence[Path], recipe: Recipe, stem: Path) -> None:
+    """Writes ``stem`` plus ``.csv`` and ``.svg``: the points of all models of a data set.
+
+    Args:
+        points: what `write_points` wrote.
+        recipe: the data set's, for the published figures that are drawn beside.
+    """
+    remove_abandoned(stem.parent)
+    table = pd.concat([pd.read_csv(path) for path in points], ignore_index=True)
+    with whole(stem.with_name(f"{stem.name}.csv")) as aside:
+        table.to_csv(aside, index=False)
+    figure = stem.with_name(f"{stem.name}.svg")
+    ways_to_spend_less(table, published_figures(recipe), recipe.metric, figure, recipe.title)

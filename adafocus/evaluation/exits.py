@@ -1,0 +1,212 @@
+"""When to leave a video: thresholds for a budget, solved on predictions of the training videos.
+
+As in the budgeted batch prediction of MSDNet (Huang et al., ICLR 2018, arXiv 1703.09844).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from adafocus.data.clips import Batch, Clips, EpochSampler, loader
+from adafocus.device import autocast
+from adafocus.distributed import gather_lists, is_first, is_mine
+from adafocus.evaluation import flops
+from adafocus.files import whole
+from adafocus.model.adafocus import AdaFocus
+from adafocus.model.checkpoint import CheckpointError, sha256
+from adafocus.model.exits import visiting_order
+from adafocus.model.patches import SKIPPED
+from adafocus.recipe import Recipe
+
+Q = (1e-4, 1e4)
+"""Between which the ratio q of `solve` is sought: all leave after the first step, or the last."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What N training videos showed of a model that visited all T frames of each."""
+
+    confidence: np.ndarray
+    """float32 (N, T): the likeliest class's probability after each step"""
+    looked: np.ndarray
+    """bool (N, T): whether the step's frame was focused on, which AdaFocus+ may not do"""
+    gflops_visit: float
+    """of a step without a look"""
+    gflops_look: float
+    """of a look"""
+    checkpoint_sha256: str
+
+    @staticmethod
+    def path_of(checkpoint: Path) -> Path:
+        """Where a checkpoint's calibration lies: beside it."""
+        return checkpoint.with_suffix(".exits.npz")
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> Self:
+        """The calibration beside a checkpoint.
+
+        Raises:
+            CheckpointError: where there is none, or it is of another checkpoint.
+        """
+        path = cls.path_of(checkpoint)
+        advice = "make it: adafocus evaluate with --budget, where the training videos are"
+        try:
+            with np.load(path) as arrays:
+                found = cls(**{name: array[()] for name, array in arrays.items()})
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: no such calibration; {advice}") from None
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{path}: not a calibration ({error}); {advice}") from None
+        if found.checkpoint_sha256 != sha256(checkpoint):
+            raise CheckpointError(f"{path}: is of another checkpoint; {advice}")
+        return found
+
+    def write(self, path: Path) -> None:
+        """Writes all arrays under their names to an ``.npz``."""
+        with whole(path) as aside:
+            np.savez_compressed(aside, **asdict(self))
+
+    @property
+    def gflops(self) -> np.ndarray:
+        """(N, T): what each video had cost after each step."""
+        return self.spent(self.looked)
+
+    def spent(self, looked: np.ndarray) -> np.ndarray:
+        """GFLOPs (N, T) after each step of videos, by whether each of their steps was a look."""
+        return (self.gflops_visit + self.gflops_look * looked).cumsum(axis=1)
+
+    def thresholds(self, budget: float) -> np.ndarray:
+        """(T,) for `ConditionalExit`, such that the videos cost ``budget`` GFLOPs in the mean.
+
+        Raises:
+            ValueError: where that is less than one step costs.
+        """
+        least = self.gflops[:, 0].mean()
+        if budget < least * (1 - 1e-9):
+            raise ValueError(
+                f"a budget of {budget:g} GFLOPs is less than the first step of a video takes; the"
+                f" least is {least:.3g}"
+            )
+        return solve(self.confidence, self.gflops, budget)
+
+
+def solve(confidence: np.ndarray, gflops: np.ndarray, budget: float) -> np.ndarray:
+    """Thresholds whose mean cost on N videos comes up to a budget and does not exceed it.
+
+    As in MSDNet, a share of the videos in proportion to q^t leaves after step t, the most confident
+    of those that are left; q is found by bisection.
+
+    Args:
+        confidence: (N, T).
+        gflops: (N, T), what each video has cost after each step.
+        budget: in GFLOPs per video, at least what the first step costs.
+
+    Returns:
+        (T,); the last is zero, as nobody goes further.
+    """
+    low, high = np.log(Q)
+    if leave(confidence, every := _thresholds(confidence, Q[1]), gflops).mean() <= budget:
+        return every
+    for _ in range(40):
+        middle = (low + high) / 2
+        cost = leave(confidence, _thresholds(confidence, np.exp(middle)), gflops).mean()
+        low, high = (middle, high) if cost <= budget else (low, middle)
+    return _thresholds(confidence, np.exp(low))
+
+
+def _thresholds(confidence: np.ndarray, q: float) -> np.ndarray:
+    """Those by which the share of videos that leaves after step t is in proportion to q^t."""
+    videos, steps = confidence.shape
+    shares = np.exp(np.arange(steps) * np.log(q) - max(0, (steps - 1) * np.log(q)))
+    leaving = np.rint(videos * shares / shares.sum()).astype(int)
+    inside = np.ones(videos, dtype=bool)
+    thresholds = np.full(steps, np.inf)
+    for step in range(steps - 1):
+        count = min(leaving[step], inside.sum())
+        if count:
+            thresholds[step] = np.sort(confidence[inside, step])[-count]
+            inside &= confidence[:, step] < thresholds[step]
+    thresholds[-1] = 0
+    return thresholds
+
+
+def leave(confidence: np.ndarray, thresholds: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(N,): of each video the one of its ``values`` (N, T) at the step after which it is left."""
+    return np.take_along_axis(values, exit_steps(confidence, thresholds)[:, None], 1)[:, 0]
+
+
+def exit_steps(confidence: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """(N,): the step after which each video is left, counted from 0."""
+    sure = confidence >= thresholds
+    sure[:, -1] = True
+    return sure.argmax(axis=1)
+
+
+# --- passes over videos -----------------------------------------------------------------------
+
+
+def calibrate(
+    checkpoint: Path,
+    model: AdaFocus,
+    recipe: Recipe,
+    data: Path,
+    *,
+    workers: int,
+    device: torch.device,
+) -> Calibration:
+    """The calibration beside a checkpoint; made on all training videos where there is none of it.
+
+    Args:
+        model: the checkpoint's, in eval mode on the device.
+        recipe: the checkpoint's.
+        data: the data set's folder, with its splits.
+        workers: processes that load clips.
+
+    Raises:
+        DataError: where the data cannot be read.
+        ValueError: where the model cannot decide frame by frame.
+    """
+    model.stream()  # which knows whether it can
+    try:
+        return Calibration.of(checkpoint)
+    except CheckpointError:
+        pass
+    order = visiting_order(recipe.model.frames)
+    clips = Clips(data, "train", recipe, augment=False, seed=0)
+    found = []
+    for number, batch in my_batches(clips, workers, device, "calibration"):
+        # As nothing depends on later frames, all steps are one pass in the order of visits.
+        with torch.inference_mode(), autocast(device):
+            logits, corners = model(batch.frames[:, order])
+        confidence = logits.float().softmax(-1).amax(-1)
+        found.append((number, confidence.cpu(), (corners != SKIPPED).all(-1).cpu()))
+    _, confidence, looked = zip(*sorted(gather_lists(found), key=itemgetter(0)), strict=True)
+    visit, look = flops.per_step(recipe, model.patch_size)
+    made = Calibration(
+        torch.cat(confidence).numpy(), torch.cat(looked).numpy(), visit, look, sha256(checkpoint)
+    )
+    if is_first():
+        made.write(Calibration.path_of(checkpoint))
+    return made
+
+
+def my_batches(
+    clips: Clips, workers: int, device: torch.device, name: str
+) -> Iterator[tuple[int, Batch]]:
+    """This process's batches of clips in order, with their numbers; ``name`` is the bar's."""
+    sampler = EpochSampler(len(clips), 0, shuffle=False)
+    batch_size = clips.recipe.stages.stage3.batch_size
+    batches: DataLoader = loader(clips, batch_size, sampler, workers, device)
+    mine = [number for number in range(len(sampler.batches)) if is_mine(number)]
+    bar = tqdm(batches, desc=name, unit="batch", disable=not is_first())
+    for number, items in zip(mine, bar, strict=True):
+        yield number, Batch.of(items, device)

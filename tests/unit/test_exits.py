@@ -1,0 +1,252 @@
+"""The conditional exit: the order of visits, leaving, thresholds, and the curve."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from noise import CLASSES, noise_batch, skip_half, skipping_recipe, tiny_recipe, write_noise
+
+from adafocus.data.clips import Clips
+from adafocus.evaluation import evaluate, flops
+from adafocus.evaluation.curves import accuracy_at, write_curve, write_points
+from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, leave, solve
+from adafocus.evaluation.metrics import accuracy
+from adafocus.model.adafocus import build
+from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError, load, write
+from adafocus.model.exits import ConditionalExit, visiting_order
+from adafocus.model.patches import SKIPPED
+
+CPU = torch.device("cpu")
+PATCH = 32
+NEVER = [2.0] * 4
+
+
+def test_order_halves_the_stretches():
+    assert visiting_order(8) == [4, 2, 6, 1, 3, 5, 7, 0]
+    order = [8, 4, 12, 2, 6, 10, 14, 1, 3, 5, 7, 9, 11, 13, 15, 0]
+    assert visiting_order(16) == order
+
+
+@given(st.integers(1, 100))
+def test_order_covers_a_video_early(frames):
+    order = visiting_order(frames)
+    assert sorted(order) == list(range(frames))
+    for halvings in range(1, frames.bit_length()):
+        seen = sorted([-1, *order[: 2**halvings - 1], frames])
+        longest = max(after - before - 1 for before, after in pairwise(seen))
+        assert longest <= frames / 2**halvings
+
+
+@pytest.fixture(params=["plain", "skipping"])
+def recipe(request):
+    return skipping_recipe() if request.param == "skipping" else tiny_recipe("gru")
+
+
+@pytest.fixture
+def model(recipe):
+    """Far from sure of all videos alike."""
+    torch.manual_seed(6)
+    model = build(recipe, PATCH).eval()
+    torch.nn.init.normal_(model.classifier.fc.weight, std=1.0)
+    return skip_half(model, noise_batch(recipe).frames) if model.skips else model
+
+
+def test_who_never_leaves_sees_all_frames_in_the_order_of_visits(model, recipe):
+    frames = noise_batch(recipe).frames
+    visit = ConditionalExit(model, NEVER)(frames)
+    with torch.no_grad():
+        logits, corners = model(frames[:, visiting_order(4)])
+    torch.testing.assert_close(visit.logits, logits)
+    assert torch.equal(visit.corners, corners)
+    assert visit.steps.tolist() == [4] * len(frames)
+
+
+def test_videos_that_are_sure_are_left_and_cost_no_more(model, recipe):
+    torch.manual_seed(8)
+    frames = torch.cat([noise_batch(recipe).frames for _ in range(4)])
+    whole = ConditionalExit(model, NEVER)(frames)
+    confidence = whole.logits.softmax(-1).amax(-1).numpy()
+    thresholds = np.append(np.median(confidence, axis=0)[:-1] + 0.01, 0)
+    seen = []
+    model.glancer.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    visit = ConditionalExit(model, thresholds.tolist())(frames)
+
+    last = exit_steps(confidence, thresholds)
+    assert len(set(last.tolist())) > 2
+    assert visit.steps.tolist() == (last + 1).tolist()
+    assert seen == [int((last >= step).sum()) for step in range(len(seen))]
+    for video, step in enumerate(last):
+        expected = whole.logits[video].clone()
+        expected[step:] = expected[step]
+        torch.testing.assert_close(visit.logits[video], expected)
+        assert torch.equal(visit.corners[video, : step + 1], whole.corners[video, : step + 1])
+        assert (visit.corners[video, step + 1 :] == SKIPPED).all()
+
+
+def test_the_tsm_family_cannot_leave():
+    with pytest.raises(ValueError, match="GRU family"):
+        ConditionalExit(build(tiny_recipe("tsm"), PATCH).eval(), NEVER)
+
+
+# --- thresholds -------------------------------------------------------------------------------
+
+
+def test_thresholds_by_hand():
+    """Of four videos half may leave after the first of two steps: those at 0.9 and 0.8."""
+    confidence = np.array([[0.9, 0.9], [0.3, 0.5], [0.8, 0.9], [0.4, 0.9]])
+    gflops = np.array([[1.0, 2.0]] * 4)
+    thresholds = solve(confidence, gflops, 1.5)
+    assert thresholds.tolist() == [0.8, 0.0]
+    assert exit_steps(confidence, thresholds).tolist() == [0, 1, 0, 1]
+    assert leave(confidence, thresholds, gflops).tolist() == [1, 2, 1, 2]
+    assert solve(confidence, gflops, 1.0).tolist() == [0.3, 0.0]
+    assert solve(confidence, gflops, 2.0).tolist() == [np.inf, 0.0]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 50), st.integers(1, 8), st.floats(0, 1.2))
+def test_a_budget_is_kept(seed, videos, steps, share):
+    rng = np.random.default_rng(seed)
+    confidence = rng.uniform(size=(videos, steps)).astype(np.float32)
+    gflops = rng.uniform(0.1, 1, size=(videos, steps)).cumsum(axis=1)
+    least, most = gflops[:, 0].mean(), gflops[:, -1].mean()
+    budget = least + share * (most - least)
+    spent = leave(confidence, solve(confidence, gflops, budget), gflops).mean()
+    assert spent <= budget + 1e-9
+    if share >= 1:
+        assert spent == pytest.approx(most)
+
+
+def test_a_budget_is_used_up():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(size=(1000, 16))
+    gflops = np.tile(np.arange(1.0, 17), (1000, 1))
+    for budget in (1.5, 4, 8, 12, 15.5):
+        spent = leave(confidence, solve(confidence, gflops, budget), gflops).mean()
+        assert 0.97 * budget < spent <= budget
+
+
+# --- on videos --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(tmp_path):
+    (tmp_path / "data").mkdir()
+    return write_noise(tmp_path / "data", {"train": 9, "val": 11})
+
+
+@pytest.fixture
+def checkpoint(tmp_path, model, recipe):
+    path = tmp_path / "model.safetensors"
+    tensors = {k: v for k, v in model.state_dict().items() if k.split(".")[0] in PARTS["stage3"]}
+    names = tuple(f"class {number}" for number in range(CLASSES))
+    write(path, Checkpoint(tensors, recipe, "stage3", PATCH, names))
+    return path
+
+
+def budget_of(recipe, share):
+    return share * flops.count(recipe, PATCH)["total"]
+
+
+def test_evaluation_keeps_to_a_budget(tmp_path, data, checkpoint, recipe, model):
+    def evaluated(budget):
+        return evaluate(
+            checkpoint,
+            data=data,
+            output=tmp_path / f"{budget}.json",
+            plots=tmp_path / "plots",
+            seed=0,
+            device="cpu",
+            threads=1,
+            tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+            budget=budget,
+        )
+
+    budget = budget_of(recipe, 0.4)
+    result = evaluated(budget)
+    calibration = Calibration.of(checkpoint)
+    thresholds = calibration.thresholds(budget)
+    assert leave(calibration.confidence, thresholds, calibration.gflops).mean() <= budget
+
+    clips = Clips(data, "val", recipe, augment=False, seed=0)
+    frames = torch.stack([clips[0, video]["frames"] for video in range(len(clips))])
+    labels = torch.stack([clips[0, video]["labels"] for video in range(len(clips))])
+    visit = ConditionalExit(load(checkpoint), NEVER)(frames)
+    confidence = visit.logits.softmax(-1).amax(-1).numpy()
+    last = exit_steps(confidence, thresholds)
+    logits = visit.logits[torch.arange(len(last)), last]
+    assert result["metrics"] == pytest.approx(accuracy(logits, labels))
+    looked = (visit.corners != SKIPPED).all(-1).numpy()
+    spent = leave(confidence, thresholds, calibration.spent(looked)).mean()
+    assert result["gflops_per_video"] == pytest.approx(spent)
+    assert result["steps_per_video"] == (last + 1).mean()
+    assert result["budget"] == budget
+    kept = json.loads((tmp_path / f"{budget}.json").read_text())
+    assert kept["metrics"] == result["metrics"]
+
+    with pytest.raises(ValueError, match="less than the first step of a video takes; the least is"):
+        evaluated(budget_of(recipe, 0.01))
+
+
+def test_a_calibration_is_of_its_checkpoint(data, checkpoint, recipe, model):
+    path = Calibration.path_of(checkpoint)
+    with pytest.raises(CheckpointError, match="no such calibration; make it: adafocus evaluate"):
+        Calibration.of(checkpoint)
+    made = calibrate(checkpoint, model, recipe, data, workers=0, device=CPU)
+    assert made.confidence.shape == (9, 4)
+    changed = path.stat().st_mtime_ns
+    calibrate(checkpoint, model, recipe, data, workers=0, device=CPU)
+    assert path.stat().st_mtime_ns == changed, "it was there already"
+    path.write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match="not a calibration"):
+        Calibration.of(checkpoint)
+    made.write(path)
+    checkpoint.write_bytes(checkpoint.read_bytes() + b" ")
+    with pytest.raises(CheckpointError, match="is of another checkpoint"):
+        Calibration.of(checkpoint)
+
+
+def test_points_of_a_model_and_the_curve(tmp_path, data, checkpoint, recipe):
+    points = tmp_path / "points.csv"
+    write_points(
+        checkpoint,
+        data=data,
+        output=points,
+        seed=0,
+        device="cpu",
+        threads=1,
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+    )
+    table = pd.read_csv(points)
+    skips = recipe.skip_cost is not None
+    ways = {"all frames", "conditional exit", "random exit"}
+    assert set(table["way"]) == ways | {"random frames" if skips else "fewer frames"}
+    by_way = table.groupby("way")
+    [whole] = by_way.get_group("all frames").itertuples()
+    assert whole.steps == 4
+    assert (whole.looks < 4) == skips
+    if skips:
+        [drawn] = by_way.get_group("random frames").itertuples()
+        assert (drawn.looks, drawn.gflops) == (whole.looks, whole.gflops)
+    else:
+        assert whole.gflops == pytest.approx(flops.count(recipe, PATCH)["total"])
+        assert by_way.get_group("fewer frames")["steps"].tolist() == [1, 2, 3]
+    ours, by_chance = (by_way.get_group(f"{how} exit") for how in ("conditional", "random"))
+    assert ours["steps"].tolist() == pytest.approx(by_chance["steps"].tolist())
+    assert ours["steps"].iloc[-1] == 4
+
+    write_curve([points], recipe, tmp_path / "curve")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "curve.csv"), table)
+    label = "AdaFocus+ and exit" if skips else "conditional exit"
+    assert (tmp_path / "curve.svg").read_text().count(f"<!-- {label} -->") == 1
+
+
+def test_accuracy_between_points():
+    points = pd.DataFrame({"gflops": [4.0, 2.0], "accuracy": [80.0, 60.0]})
+    assert accuracy_at(points, 3.0) == 70
+    assert accuracy_at(points, 5.0) == 80
+    assert np.isnan(accuracy_at(points, 1.0)), "no point is as cheap"
