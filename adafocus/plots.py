@@ -450,11 +450,13 @@ def accuracy_against_gflops(
     """Our accuracy and the published ones by cost, one panel per data set.
 
     Args:
-        rows: those of the summary; of each model the latest stage is drawn.
+        rows: those of the summary; of each model the latest stage is drawn, without a budget.
         figures: published figures by data set: ``model``, ``published`` and ``published_gflops``.
     """
     latest: dict[str, dict[tuple[int, float | None], Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["stage"]):
+        if row["budget"] is not None:
+            continue
         latest.setdefault(row["dataset"], {})[row["patch_size"], row["skip_cost"]] = row
     with matplotlib.rc_context(STYLE):
         columns = min(len(latest), 3)

@@ -19,11 +19,11 @@ from adafocus.data.ffmpeg import Timeline, decode, encode, timeline
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import count_frames, read_frames
 from adafocus.device import autocast, pick_device
-from adafocus.evaluation import flops
 from adafocus.evaluation.exits import Calibration
+from adafocus.evaluation.flops import per_step
 from adafocus.files import whole
 from adafocus.model.checkpoint import CheckpointError, assemble, read
-from adafocus.model.exits import ConditionalExit
+from adafocus.model.exits import ConditionalExit, check_can_leave
 from adafocus.model.patches import SKIPPED
 
 
@@ -101,9 +101,10 @@ class Predictor:
         self.model = assemble(source, checkpoint).eval().to(self.device).frozen()
         if self.model.policy is None:
             raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to look with")
+        self.visit, self.look = per_step(self.recipe, self.model.patch_size)
         self.exits = None
         if budget is not None:
-            self.model.stream()  # which knows whether it can
+            check_can_leave(self.model, checkpoint)
             thresholds = Calibration.of(checkpoint).thresholds(budget)
             self.exits = ConditionalExit(self.model, thresholds.tolist())
 
@@ -154,7 +155,7 @@ class Predictor:
                 Step(float(times[frame]), box, *self._likeliest(step))
                 for frame, box, step in zip(looked_at, boxes, running, strict=True)
             ),
-            flops.spent(self.recipe, self.model.patch_size, len(order), sum(map(bool, boxes))),
+            self.visit * len(probabilities) + self.look * sum(map(bool, boxes)),
             clip,
             corners,
             whole,

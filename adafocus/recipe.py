@@ -22,6 +22,9 @@ Rate = Annotated[float, Field(gt=0)]
 Cost = Annotated[float, Field(ge=0)]
 Metric = Literal["top1", "top5", "mAP"]
 
+SKIP = "_skip"
+"""Stands before the cost of a look in the names of models that may skip frames."""
+
 
 class RecipeError(ValueError):
     """A configuration or recipe that cannot be used; the message is one line fit for a user."""
@@ -447,6 +450,12 @@ class Recipe(Section):
     def _skipping_is_for_steps(self) -> Self:
         if self.skip_costs and self.model.family == "tsm":
             raise ValueError("skip_costs is for the gru family: the tsm family looks once a video")
+        for cost in self.skip_costs:
+            if float(f"{cost:g}") != cost or "e" in f"{cost:g}":
+                raise ValueError(
+                    f"skip_costs: {cost!r} cannot stand in a file's name; give at least 0.0001 and"
+                    " at most six digits"
+                )
         return self
 
     def check_patch_size(self, patch_size: int) -> int:
@@ -468,12 +477,24 @@ class Recipe(Section):
 
         Raises `RecipeError` where the recipe does not allow it.
         """
-        if cost not in self.skip_costs:
+        return self.named(f"{SKIP}{cost!r}" if cost not in self.skip_costs else f"{SKIP}{cost:g}")
+
+    @property
+    def suffixes(self) -> list[str]:
+        """What follows the patch size in the names of the models that may be: nothing for the plain
+        one, such as ``_skip0.02`` for those that skip frames."""
+        return ["", *(f"{SKIP}{cost:g}" for cost in self.skip_costs)]
+
+    def named(self, suffix: str) -> Self:
+        """The recipe of the models with one of these `suffixes`; raises `RecipeError` where it is
+        another."""
+        if suffix not in self.suffixes:
             allowed = ", ".join(f"{cost:g}" for cost in self.skip_costs) or "none"
             raise RecipeError(
-                f"skip cost {cost:g} is not in the recipe of {self.name}; skip_costs: {allowed}"
+                f"skip cost {suffix.removeprefix(SKIP)} is not in the recipe of {self.name};"
+                f" skip_costs: {allowed}"
             )
-        return self._with_skip_cost(cost)
+        return self._with_skip_cost(float(suffix.removeprefix(SKIP)) if suffix else None)
 
     @property
     def never_skipping(self) -> Self:
@@ -549,8 +570,15 @@ def parse_recipe(values: Any, source: str) -> Recipe:
 
 
 def load_recipes(folder: str | Path) -> dict[str, Recipe]:
-    """Every recipe of a folder by name."""
-    return {path.stem: load_recipe(path) for path in sorted(Path(folder).glob("*.yaml"))}
+    """Every recipe of a folder by name, each that of the plain models."""
+    recipes = {path: load_recipe(path) for path in sorted(Path(folder).glob("*.yaml"))}
+    for path, recipe in recipes.items():
+        if recipe.skip_cost is not None:
+            raise RecipeError(
+                f"{path}: stages.stage2.skip_cost: list the costs of a look in skip_costs; each"
+                " makes a model of its own"
+            )
+    return {path.stem: recipe for path, recipe in recipes.items()}
 
 
 def parse_config(values: Any, recipes: dict[str, Recipe], source: str) -> Config:
@@ -572,7 +600,7 @@ def parse_config(values: Any, recipes: dict[str, Recipe], source: str) -> Config
 
 CHECKPOINT_NAME = re.compile(
     r"(?P<dataset>.+)_((?P<part>glancer|focuser)_stage0"
-    r"|(?P<patch_size>\d+)(_skip(?P<skip_cost>[\d.]+)(?!_stage1))?_(?P<stage>stage[123]))"
+    r"|(?P<patch_size>\d+)(?P<suffix>_skip[\d.]+(?!_stage1))?_(?P<stage>stage[123]))"
 )
 
 
@@ -586,8 +614,7 @@ def _check_pretrained(name: str, path: str, recipes: dict[str, Recipe]) -> None:
         )
     recipe = find_recipe(recipes, match["dataset"])
     patch_size = match["patch_size"] and recipe.check_patch_size(int(match["patch_size"]))
-    if match["skip_cost"]:
-        recipe = recipe.skipping(float(match["skip_cost"]))
+    recipe = recipe.named(match["suffix"] or "")
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}

@@ -52,7 +52,7 @@ def write_points(
     All on the validation videos and on the same weights. ``all frames``: the model as it is.
     ``conditional exit``: with thresholds for `BUDGETS`, solved on the training videos. Baselines:
     ``random exit``, which leaves as many videos after each step, but which ones is drawn; ``fewer
-    frames``, evenly spaced, of a model that skips none; ``random frames``, where a model that skips
+    frames``, spread evenly, of a model that skips none; ``random frames``, where a model that skips
     frames looks at as many of each video, but which ones is drawn. The TSM family, which looks once
     a video, has the first way alone.
 
@@ -79,10 +79,11 @@ def write_points(
     recipe, patch_size = source.recipe, source.patch_size
     model = assemble(source, checkpoint).eval().to(torch_device).frozen()
     clips = Clips(data, "val", recipe, augment=False, seed=seed)
+    name = f"{recipe.name}_{output.stem}_curve"
     with tracking.run(
         tracking_uri,
-        record=output.with_name(f"{checkpoint.stem}_curve.run.json"),
-        name=f"{checkpoint.stem}_curve",
+        record=output.with_name(f"{name}.run.json"),
+        name=name,
         **tracking.identity(recipe, patch_size, source.stage, "curve", seed),
         parameters={"seed": seed, "checkpoint": checkpoint},
         datasets=[tracking.dataset(recipe, "val", data, clips.digest, len(clips))],
@@ -130,10 +131,7 @@ class Pass:
     ) -> None:
         self.model, self.recipe, self.rng = model, clips.recipe, rng
         self.frames = frames = clips.recipe.model.frames
-        # The TSM family always spends all.
-        self.visit, self.look = flops.count(self.recipe, model.patch_size)["total"] / frames, 0.0
-        if self.recipe.model.family == "gru":
-            self.visit, self.look = flops.per_step(self.recipe, model.patch_size)
+        self.visit, self.look = flops.per_step(self.recipe, model.patch_size)
         self.random = torch.Generator().manual_seed(int(rng.integers(2**31)))
         self.seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         labels = []
@@ -155,7 +153,8 @@ class Pass:
 
     def all_frames(self) -> list[dict[str, Any]]:
         """The model as it is."""
-        return [self._point("all frames", *self._seen("all frames"), self.frames)]
+        steps = 1 if self.recipe.model.family == "tsm" else self.frames
+        return [self._point("all frames", *self._seen("all frames"), steps)]
 
     def exits(self, calibration: Calibration) -> list[dict[str, Any]]:
         """The conditional exit for each budget, and beside it the random one."""
@@ -176,7 +175,7 @@ class Pass:
         return points
 
     def fewer_frames(self) -> list[dict[str, Any]]:
-        """Evenly spaced frames in their own order."""
+        """Fewer of the model's frames, spread evenly over them, in their own order."""
         return [
             self._point("fewer frames", *self._seen(f"{number} frames"), number)
             for number in fewer(self.frames)

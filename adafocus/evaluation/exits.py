@@ -6,10 +6,12 @@ As in the budgeted batch prediction of MSDNet (Huang et al., ICLR 2018, arXiv 17
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Self
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -20,10 +22,10 @@ from adafocus.data.clips import Batch, Clips, EpochSampler, loader
 from adafocus.device import autocast
 from adafocus.distributed import gather_lists, is_first, is_mine
 from adafocus.evaluation import flops
-from adafocus.files import whole
+from adafocus.files import check_writable, whole
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.checkpoint import CheckpointError, sha256
-from adafocus.model.exits import visiting_order
+from adafocus.model.exits import check_can_leave, visiting_order
 from adafocus.model.patches import SKIPPED
 from adafocus.recipe import Recipe
 
@@ -44,6 +46,8 @@ class Calibration:
     gflops_look: float
     """of a look"""
     checkpoint_sha256: str
+    videos_sha256: str
+    """of the table of the training videos"""
 
     @staticmethod
     def path_of(checkpoint: Path) -> Path:
@@ -64,7 +68,7 @@ class Calibration:
                 found = cls(**{name: array[()] for name, array in arrays.items()})
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such calibration; {advice}") from None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, EOFError, ValueError, TypeError, BadZipFile) as error:
             raise CheckpointError(f"{path}: not a calibration ({error}); {advice}") from None
         if found.checkpoint_sha256 != sha256(checkpoint):
             raise CheckpointError(f"{path}: is of another checkpoint; {advice}")
@@ -92,9 +96,10 @@ class Calibration:
         """
         least = self.gflops[:, 0].mean()
         if budget < least * (1 - 1e-9):
+            # Rounded up, so that what is said is taken.
             raise ValueError(
                 f"a budget of {budget:g} GFLOPs is less than the first step of a video takes; the"
-                f" least is {least:.3g}"
+                f" least is {1.005 * least:.3g}"
             )
         return solve(self.confidence, self.gflops, budget)
 
@@ -163,7 +168,7 @@ def calibrate(
     workers: int,
     device: torch.device,
 ) -> Calibration:
-    """The calibration beside a checkpoint; made on all training videos where there is none of it.
+    """The calibration beside a checkpoint; made on all training videos where there is none of both.
 
     Args:
         model: the checkpoint's, in eval mode on the device.
@@ -172,16 +177,18 @@ def calibrate(
         workers: processes that load clips.
 
     Raises:
+        CheckpointError: where the model cannot decide frame by frame.
         DataError: where the data cannot be read.
-        ValueError: where the model cannot decide frame by frame.
+        WriteError: where nothing can be written beside the checkpoint.
     """
-    model.stream()  # which knows whether it can
-    try:
-        return Calibration.of(checkpoint)
-    except CheckpointError:
-        pass
-    order = visiting_order(recipe.model.frames)
+    check_can_leave(model, checkpoint)
     clips = Clips(data, "train", recipe, augment=False, seed=0)
+    with suppress(CheckpointError):
+        found = Calibration.of(checkpoint)
+        if found.videos_sha256 == clips.digest:
+            return found
+    check_writable(checkpoint.parent)
+    order = visiting_order(recipe.model.frames)
     found = []
     for number, batch in my_batches(clips, workers, device, "calibration"):
         # As nothing depends on later frames, all steps are one pass in the order of visits.
@@ -192,7 +199,12 @@ def calibrate(
     _, confidence, looked = zip(*sorted(gather_lists(found), key=itemgetter(0)), strict=True)
     visit, look = flops.per_step(recipe, model.patch_size)
     made = Calibration(
-        torch.cat(confidence).numpy(), torch.cat(looked).numpy(), visit, look, sha256(checkpoint)
+        torch.cat(confidence).numpy(),
+        torch.cat(looked).numpy(),
+        visit,
+        look,
+        sha256(checkpoint),
+        clips.digest,
     )
     if is_first():
         made.write(Calibration.path_of(checkpoint))

@@ -50,18 +50,13 @@ def count(recipe: Recipe, patch_size: int) -> dict[str, Any]:
 
 
 def per_step(recipe: Recipe, patch_size: int) -> tuple[float, float]:
-    """GFLOPs of one step without a look, and of one look (GRU family).
+    """GFLOPs of one step without a look, and of one look.
 
     A video that was left after t steps, with l looks, cost t times the one and l times the other.
+    The TSM family has one step, which looks at all frames.
     """
-    parts = count(recipe, patch_size)["parts"]
-    look = parts.pop("focuser")
-    return sum(parts.values()) / recipe.model.frames, look / recipe.model.frames
-
-
-def spent(recipe: Recipe, patch_size: int, steps: float, looks: float) -> float:
-    """GFLOPs of a video of so many steps and looks; the TSM family always spends all."""
+    counted, frames = count(recipe, patch_size), recipe.model.frames
     if recipe.model.family == "tsm":
-        return count(recipe, patch_size)["total"]
-    visit, look = per_step(recipe, patch_size)
-    return visit * steps + look * looks
+        return counted["total"], 0.0
+    look = counted["parts"]["focuser"]
+    return (counted["total"] - look) / frames, look / frames

@@ -137,6 +137,7 @@ def evaluate(
         with in_memory:
             measured = measure(model, batches, torch_device, exits)
         steps, looks = (n.double().mean().item() for n in (measured.steps, measured.looks))
+        visit, look = flops.per_step(recipe, patch_size)
         scores = measured.scores()
         chosen = scores.pop("chosen")
         per_step = scores["random"] if model.policy is None else chosen
@@ -149,7 +150,7 @@ def evaluate(
             "metrics": per_step[-1],
             "metrics_per_step": per_step,
             "baselines": baselines,
-            "gflops_per_video": flops.spent(recipe, patch_size, steps, looks),
+            "gflops_per_video": visit * steps + look * looks,
             "skip_cost": recipe.skip_cost,
             "budget": budget,
             "steps_per_video": steps,
@@ -199,8 +200,9 @@ def evaluate(
             "peak_memory_gb": result["peak_memory_gb"],
         }
         if budget is not None:
-            chosen_by = (recipe.metric, "gflops_per_video")
-            run.add_figures(logged, {f"budget_{budget:g}_{k}": logged[k] for k in chosen_by})
+            name = f"{stage}_budget_{budget:g}"
+            compared = (recipe.metric, "gflops_per_video")
+            run.add_figures(logged, {f"{name}_{figure}": logged[figure] for figure in compared})
         elif stage == "stage3":
             run.add_figures(logged, logged)
             run.add_model(checkpoint, digest)

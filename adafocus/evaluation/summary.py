@@ -18,6 +18,7 @@ HEADINGS = {
     "dataset": "data set",
     "patch_size": "patch",
     "skip_cost": "skip cost",
+    "budget": "budget",
     "stage": "stage",
     "metric": "metric",
     "adafocus": "AdaFocus",
@@ -51,6 +52,7 @@ RUN_HEADINGS = {
     "title": "title",
     "patch_size": "patch",
     "skip_cost": "skip cost",
+    "budget": "budget",
     "stage": "stage",
     "videos": "validation videos",
     "seed": "seed",
@@ -123,9 +125,9 @@ def write_summary(results: Sequence[Path], stem: Path) -> None:
     accuracy_against_gflops(rows, figures, stem.with_name(f"{stem.name}.svg"))
 
 
-def _order(row: dict[str, Any]) -> tuple[str, int, float, int]:
-    skip_cost = row["skip_cost"]
-    return row["dataset"], row["patch_size"], -1 if skip_cost is None else skip_cost, row["stage"]
+def _order(row: dict[str, Any]) -> tuple[str, int, float, int, float]:
+    skip_cost, budget = (-1 if row[key] is None else row[key] for key in ("skip_cost", "budget"))
+    return row["dataset"], row["patch_size"], skip_cost, row["stage"], budget
 
 
 def _row(path: Path) -> dict[str, Any]:
@@ -142,8 +144,9 @@ def _row(path: Path) -> dict[str, Any]:
             "dataset": result["dataset"],
             "title": recipe.title,
             "patch_size": int(result["patch_size"]),
-            # Results of earlier versions know nothing of it.
+            # Results of earlier versions know nothing of these.
             "skip_cost": result.get("skip_cost"),
+            "budget": result.get("budget"),
             "stage": int(result["stage"]),
             "metric": metric,
             "adafocus": accuracy,
@@ -199,7 +202,7 @@ def _beside(
     measured = {
         (row["dataset"], row["patch_size"]): row
         for row in rows
-        if row["stage"] == 3 and row["skip_cost"] is None
+        if row["stage"] == 3 and row["skip_cost"] is None and row["budget"] is None
     }
     metrics = {row["dataset"]: row["metric"] for row in rows}
     beside = []
@@ -321,7 +324,7 @@ def _cell(name: str, row: dict[str, Any]) -> str:
             return f"{value:.1f}%"
         case "metric":
             return METRICS[value]
-        case "skip_cost":
+        case "skip_cost" | "budget":
             return f"{value:g}"
         case "gflops" | "published_gflops":
             return f"{value:.2f}" if value < 1 else f"{value:.1f}"
@@ -351,6 +354,10 @@ def _notes(rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> list[s
         notes.append(
             "With a skip cost the policy skips frames (AdaFocus+): GFLOPs are those really spent,"
             " and the baselines look at the same frames."
+        )
+    if "budget" in columns:
+        notes.append(
+            "With a budget, in GFLOPs per video, videos are left as soon as the prediction is sure."
         )
     if "gain" in columns:
         notes.append(

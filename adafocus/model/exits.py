@@ -1,18 +1,20 @@
 """The conditional exit: a video is left as soon as its running prediction is sure enough.
 
-No weight changes for it (it is of the authors' later work, AdaFocus V2, Lin et al., CVPR 2022,
+No weight changes for it (it is of the authors' later work, AdaFocus V2, Wang et al., CVPR 2022,
 arXiv 2112.14238). How sure is enough after each step is solved by `adafocus.evaluation.exits`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from adafocus.model.adafocus import AdaFocus
+from adafocus.model.checkpoint import CheckpointError
 from adafocus.model.patches import SKIPPED
 
 
@@ -26,6 +28,16 @@ def visiting_order(frames: int) -> list[int]:
             order.append(middle)
             stretches += [(begin, middle), (middle + 1, end)]
     return order
+
+
+def check_can_leave(model: AdaFocus, checkpoint: Path) -> None:
+    """Raises `CheckpointError` unless a checkpoint's model decides frame by frame (GRU family)."""
+    try:
+        model.stream()
+    except ValueError as error:
+        raise CheckpointError(
+            f"{checkpoint}: no budget can be kept by leaving its videos early: {error}"
+        ) from None
 
 
 class Visit(NamedTuple):

@@ -79,8 +79,14 @@ class GridPolicy(nn.Module):
         )
         self.gru = nn.GRU(recipe.hidden, recipe.hidden, batch_first=True)
         self.actor = nn.Linear(recipe.hidden, self.grid**2)
-        self.skip = nn.Linear(recipe.hidden, 1) if skips else None
         self.critic = nn.Linear(recipe.hidden, 1)
+        self.skip: nn.Linear | None = None
+        if skips:
+            self.learn_to_skip()
+
+    def learn_to_skip(self) -> None:
+        """Adds the head that decides whether to skip a frame, with random weights."""
+        self.skip = nn.Linear(self.gru.hidden_size, 1)
 
     def forward(self, maps: Tensor) -> Decision:
         """(B, T, C, h, w) -> T steps; actions are int64 (B, T)."""

@@ -97,18 +97,17 @@ def train(
     torch_device = pick_device(device)
     workers = share_threads(threads, torch_device)
     training = recipe.stages[stage]
-    model = build(recipe, patch_size or recipe.patch_sizes[0])
-
-    sources = {path: checkpoint.read(path) for path in init}
     # Up to stage 2 all starts from plain models, which stage 2 teaches to skip frames.
     made_by = recipe if stage == "stage3" else recipe.never_skipping
+    model = build(made_by, patch_size or recipe.patch_sizes[0])
+    sources = {path: checkpoint.read(path) for path in init}
     for path, source in sources.items():
         checkpoint.check_fit(source, path, made_by, patch_size)
-    checkpoint.fill(model, sources, STARTS_FROM[stage])
-    if stage == "stage2" and model.skips:
-        plain = build(made_by, model.patch_size)
-        checkpoint.fill(plain, sources, ("policy",))
-        model.policy.load_state_dict(plain.policy.state_dict(), strict=False)
+    learns_to_skip = stage == "stage2" and recipe.skip_cost is not None
+    parts = STARTS_FROM["stage3" if learns_to_skip else stage]
+    checkpoint.fill(model, sources, parts)
+    if learns_to_skip:
+        model.policy.learn_to_skip()
     if stage in ("glancer", "focuser"):
         backbone, section = getattr(model, stage), getattr(recipe.model, stage)
         checkpoint.load_pretrained(backbone, section, key=f"{recipe.name}: model.{stage}")
@@ -198,7 +197,7 @@ def train(
             output, Checkpoint(tensors, recipe, stage, patch_size, tuple(class_names(data)))
         )
     previous_state(resume).unlink(missing_ok=True)
-    tqdm.write(f"{output}: best epoch has {recipe.metric} {progress.best:.1f}; curves: {curves}")
+    tqdm.write(f"{output}: {recipe.metric} {progress.best:.1f}; curves: {curves}")
 
 
 def _fingerprint(**facts: object) -> str:

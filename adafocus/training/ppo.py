@@ -51,7 +51,7 @@ def rollout(model: AdaFocus, batch: Batch, skip_cost: float) -> Rollout:
         model.classifier.counterfactual(glimpse, local, model.focus(batch.frames, elsewhere)),
         batch.target,
     )
-    reward = reward - skip_cost * looked.all(-1)
+    reward = (reward - skip_cost) * looked.all(-1)
     return Rollout(glimpse.maps, actions, decision.actions.log_prob(actions), reward)
 
 

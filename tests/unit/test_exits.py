@@ -201,10 +201,16 @@ def test_a_calibration_is_of_its_checkpoint(data, checkpoint, recipe, model):
     changed = path.stat().st_mtime_ns
     calibrate(checkpoint, model, recipe, data, workers=0, device=CPU)
     assert path.stat().st_mtime_ns == changed, "it was there already"
-    path.write_bytes(b"broken")
-    with pytest.raises(CheckpointError, match="not a calibration"):
-        Calibration.of(checkpoint)
+    whole = path.read_bytes()
+    for broken in (b"", b"broken", whole[:-50]):
+        path.write_bytes(broken)
+        with pytest.raises(CheckpointError, match="not a calibration"):
+            Calibration.of(checkpoint)
     made.write(path)
+    with (data / "splits" / "train.csv").open("a") as table:
+        table.write((data / "splits" / "train.csv").read_text().splitlines()[-1] + "\n")
+    again = calibrate(checkpoint, model, recipe, data, workers=0, device=CPU)
+    assert again.confidence.shape == (10, 4), "it was of other videos"
     checkpoint.write_bytes(checkpoint.read_bytes() + b" ")
     with pytest.raises(CheckpointError, match="is of another checkpoint"):
         Calibration.of(checkpoint)

@@ -28,6 +28,7 @@ ROW = {
     "dataset": "demo",
     "patch_size": 40,
     "skip_cost": None,
+    "budget": None,
     "stage": 3,
     "metric": "top1",
     "adafocus": 85.0,
@@ -82,6 +83,7 @@ def test_accuracy_against_gflops_draws_the_latest_stage_of_each_data_set(tmp_pat
         ROW | {"patch_size": 48, "stage": 1},
         ROW | {"stage": 2, "adafocus": 1.0},
         ROW | {"skip_cost": 0.05, "gflops": 0.5},
+        ROW | {"budget": 0.01, "gflops": 0.01},
         ROW
         | {"dataset": "actnet", "metric": "mAP", "patch_size": 128, "gflops": 26.5}
         | {"oracle": None},

@@ -112,7 +112,7 @@ def test_a_look_is_paid_its_contrast_less_its_cost_and_a_skipped_frame_nothing(m
     (paid,), (free,) = paid, free
     skipped = paid.actions == model.policy.grid**2
     assert 0 < skipped.sum() < skipped.numel()
-    torch.testing.assert_close(paid.reward[skipped], torch.zeros(skipped.sum()))
+    assert (paid.reward[skipped] == 0).all()
     torch.testing.assert_close(paid.reward[~skipped], free.reward[~skipped] - COST)
     assert (free.reward[~skipped] != 0).all()
 
@@ -132,6 +132,16 @@ def test_costs_are_those_of_the_recipe():
     assert recipe.never_skipping.skip_cost is None
     with pytest.raises(RecipeError, match=r"skip cost 0.5 is not in .* of tiny; skip_costs: 0.25"):
         recipe.skipping(0.5)
+    assert recipe.suffixes == ["", "_skip0.25"]
+    assert recipe.named("_skip0.25") == recipe
+    assert recipe.named("") == recipe.never_skipping
+    for another in ("_skip0.250", "_skip00.25", "_skip0.2.5"):
+        with pytest.raises(RecipeError, match=f"skip cost {another[5:]} is not in the recipe"):
+            recipe.named(another)
+    for cost in (1e-05, 0.0123456789):
+        values = tiny_recipe("gru").to_dict() | {"skip_costs": [cost]}
+        with pytest.raises(RecipeError, match="skip_costs: .* cannot stand in a file's name"):
+            parse_recipe(values, "tiny.yaml")
     values = tiny_recipe("tsm").to_dict() | {"skip_costs": [0.1]}
     with pytest.raises(RecipeError, match="skip_costs is for the gru family"):
         parse_recipe(values, "tiny.yaml")

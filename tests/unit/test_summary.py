@@ -200,9 +200,11 @@ def test_nothing_to_summarise(tmp_path):
 def test_models_that_skip_frames_are_rows_of_their_own(summarise, published):
     plain = result("actnet", 128, 3, 74.0, metric="mAP")
     skipping = plain | {"skip_cost": 0.05, "gflops_per_video": 19.0}
-    rows, table = summarise(skipping, plain)
-    assert [row["skip cost"] for row in rows] == ["", "0.05"]
-    assert [float(row["gflops"]) for row in table] == [26.52, 19.0]
+    early = plain | {"budget": 15.0, "gflops_per_video": 15.5, "metrics": {"mAP": 70.0}}
+    rows, table = summarise(skipping, early, plain)
+    assert [row["skip cost"] for row in rows] == ["", "", "0.05"]
+    assert [row["budget"] for row in rows] == ["", "15", ""]
+    assert [float(row["gflops"]) for row in table] == [26.52, 15.5, 19.0]
     # The plain model's published figure is not theirs.
     measured = [(row["model"], row["measured"]) for row in published() if row["measured"]]
     assert measured == [("AdaFocus", "74.0")]

@@ -21,8 +21,6 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 from demo_seeds import SHARE, cheaper  # noqa: E402
 
-SKIP_COST = 0.02
-
 
 @pytest.fixture(scope="module")
 def demo(tiny_project):

@@ -69,7 +69,7 @@ def test_stages_wait_for_sweeps_where_their_best_rates_are_used(project):
     planned = project.planned("results/actnet_128_stage3.json")
     assert planned == CHAIN | {"frames": 64, "sweep": 3}
     planned = project.planned("results/actnet_128_skip0.02_stage3.json")
-    assert planned == CHAIN | {"frames": 64, "stage2": 2, "sweep": 4}
+    assert planned == CHAIN | {"frames": 64, "stage2": 2, "sweep": 3}
 
 
 def test_all_is_five_data_sets_times_three_patch_sizes(project):
@@ -107,6 +107,7 @@ def test_a_data_sets_name_is_a_target(project, dataset, sizes):
         ("results/checkpoints/sthv1_128_stage1.safetensors", ["128", "sthv1", "144, 160, 176"]),
         ("results/actnet_128_skip0.3_stage3.json", ["0.3", "actnet", "0.01, 0.02, 0.05"]),
         ("results/sthv1_144_skip0.01_stage3.json", ["0.01", "sthv1", "skip_costs: none"]),
+        ("results/actnet_128_skip0.01_stage1.json", ["actnet", "stage 1 has no policy"]),
     ],
 )
 def test_a_target_without_recipe_is_one_line(project, target, expected):

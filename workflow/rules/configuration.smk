@@ -33,9 +33,9 @@ def recipe_of(wildcards):
         recipe = find_recipe(recipes, wildcards.dataset)
         if "patch_size" in wildcards.keys():
             recipe.check_patch_size(int(wildcards.patch_size))
-        if wildcards.get("skip"):
-            recipe = recipe.skipping(float(wildcards.skip.removeprefix("_skip")))
-        return recipe
+        if wildcards.get("skip") and wildcards.get("stage") == "1":
+            raise RecipeError(f"{recipe.name}: stage 1 has no policy that could skip frames")
+        return recipe.named(wildcards.get("skip", ""))
 
 
 def recipe_entries(*names):
@@ -99,19 +99,20 @@ def points_of(wildcards):
     """What each model of a data set measures for its curve: all patch sizes, with and without
     skipping frames."""
     recipe = recipe_of(wildcards)
-    skips = ["", *(f"_skip{cost:g}" for cost in recipe.skip_costs)]
     sizes = settings.datasets.get(recipe.name, recipe.patch_sizes)
-    return [f"results/curves/{recipe.name}/{size}{skip}.csv" for size in sizes for skip in skips]
+    folder = f"results/curves/{recipe.name}"
+    return [f"{folder}/{size}{suffix}.csv" for size in sizes for suffix in recipe.suffixes]
 
 
 def sweeps_up_to(stage):
     """Function of the wildcards for `input`: sweeps whose best rates a stage and those before it
-    train at, its own last; none unless the configuration says so."""
+    train at, its own last; none unless the configuration says so. Stage 2 learns to skip frames at
+    the plain one's rates: accuracy alone would choose those at which it skips least."""
 
     def paths(wildcards):
         found = []
         for number in range(int(stage.removeprefix("stage")), 0, -1):
-            skip = wildcards.get("skip", "") if number > 1 else ""
+            skip = wildcards.get("skip", "") if number == 3 else ""
             name = f"{wildcards.dataset}_{wildcards.patch_size}{skip}_stage{number}"
             if not settings.sweep.use_best or name in settings.pretrained:
                 break
@@ -228,7 +229,7 @@ wildcard_constraints:
     dataset=r"[\w-]+",
     patch_size=r"\d+",
     # Nothing, or the cost of a look where the policy may skip frames.
-    skip=r"(_skip\d+(\.\d+)?)?",
+    skip=r"(_skip[\d.]+)?",
     shard=r"\d+",
     stage="[123]",
 

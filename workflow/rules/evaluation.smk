@@ -118,6 +118,8 @@ rule curve:
         mem_mb=2000,
         runtime=10,
         gpu=0,
+    params:
+        recipe=recipe_entries("title", "metric", "published", "peers"),
     message:
         "{wildcards.dataset}: drawing accuracy against GFLOPs"
     script:

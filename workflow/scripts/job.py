@@ -97,11 +97,11 @@ class ChildError(Exception):
 
 def recipe_of(snakemake: Any) -> Recipe:
     """The recipe of the job's data set, as it was when the workflow started."""
-    dataset, skip = snakemake.wildcards.dataset, snakemake.wildcards.get("skip")
+    dataset = snakemake.wildcards.dataset
     recipe = parse_recipe(
         snakemake.config["recipes"][dataset], source=f"config/recipes/{dataset}.yaml"
     )
-    return recipe.skipping(float(skip.removeprefix("_skip"))) if skip else recipe
+    return recipe.named(snakemake.wildcards.get("skip", ""))
 
 
 def data_of(snakemake: Any) -> Path:

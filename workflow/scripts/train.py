@@ -10,7 +10,7 @@ with job(snakemake):
     output = Path(snakemake.output.checkpoint)
     sweeps = [Path(path) for path in snakemake.input.get("sweeps", [])]
     recipe = use_best(recipe_of(snakemake), sweeps)
-    if sweeps:
+    if sweeps and sweeps[-1].stem == output.stem:
         take_over(sweeps[-1], output)
     patch_size = snakemake.wildcards.get("patch_size")
     options = {
