@@ -32,13 +32,14 @@ demo: $(BIN)/installed
 	@echo "All of this on a page:  make report"
 	@echo "All runs in MLflow:     make ui"
 
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test: $(BIN)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not (slow or integration or gpu)"
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "slow or integration" tests/workflow tests
+	$(PYTEST) -m "not (slow or integration or gpu)"
+	$(PYTEST) -m "slow or integration"
 
 bench: $(BIN)/installed
 	$(BIN)/python benchmarks/speed.py

@@ -13,6 +13,27 @@ for library in ("OMP", "MKL", "OPENBLAS"):
     os.environ[f"{library}_NUM_THREADS"] = "1"
 
 
+# Whole files go to one process each: first those that take minutes.
+LONGEST = (
+    "test_demo.py",
+    "test_slurm.py",
+    "test_chain.py",
+    "test_readme.py",
+    "test_plan.py",
+    "test_sweeps_ray.py",
+    "test_tracking_server.py",
+    "test_data_sets.py",
+    "test_own_videos.py",
+    "test_distributed.py",
+    "test_evaluation.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 @pytest.fixture
 def browser():
     """Headless Chromium that reaches nothing but local files and servers of this machine, with the

@@ -295,7 +295,7 @@ with tracking.run(
 """
 
 
-def run_at_once(store, folder, count=8):
+def run_at_once(store, folder, count=4):
     """Processes that start together and log to one store; returns what they hung under."""
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     processes = [

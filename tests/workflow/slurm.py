@@ -81,7 +81,7 @@ SLURM_CONF={folder}/slurm.conf exec {srun} "$@"
 # The plugin asks ever less often while no job ends. This answers when one more has ended.
 SQUEUE = """\
 #!/bin/sh
-for wait in $(seq 100); do
+for wait in $(seq 300); do
     answer=$({squeue} "$@") || exit
     ended=$(echo "$answer" | grep -c -e COMPLETED -e FAILED -e CANCELLED -e TIMEOUT)
     [ "$ended" = "$(cat {folder}/ended)" ] || break

@@ -28,11 +28,12 @@ def data(tiny_project, tmp_path_factory):
     site.
     """
     shutil.copytree(ROOT / "config", tiny_project.folder / "config")
+    tiny_project.edit("config.yaml", "threads", value=1)
     for name in DATA_SETS:
         recipe = f"recipes/{name}.yaml"
         tiny_project.edit(recipe, "classes", value=2)
         tiny_project.edit(recipe, "videos", value={"train": 2, "val": 1, "missing": 0.5})
-        tiny_project.edit(recipe, "frames", "shards", value=2)
+        tiny_project.edit(recipe, "frames", "shards", value=2 if name == "minik" else 1)
         tiny_project.edit(recipe, "published", value={})
     data = tiny_project.folder / "data"
     for name in DATA_SETS:

@@ -76,6 +76,7 @@ def demo(tiny_project):
     tiny_project.edit("recipes/actnet.yaml", "model", "focuser", "pretrained", value=None)
     # Nor needs more disk than a machine for tests has.
     tiny_project.edit("recipes/actnet.yaml", "videos", "seconds", value=None)
+    tiny_project.edit("config.yaml", "threads", value=1)
     # Two trials show as much as sixteen.
     for entry, value in (("trials", 2), ("cpus_per_trial", 1)):
         tiny_project.edit("config.yaml", "sweep", entry, value=value)
