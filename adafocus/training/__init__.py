@@ -197,7 +197,8 @@ def train(
             output, Checkpoint(tensors, recipe, stage, patch_size, tuple(class_names(data)))
         )
     previous_state(resume).unlink(missing_ok=True)
-    tqdm.write(f"{output}: {recipe.metric} {progress.best:.1f}; curves: {curves}")
+    kept = f"the epoch kept has {recipe.metric} {progress.best:.1f}"
+    tqdm.write(f"{output}: {kept}; curves: {curves}")
 
 
 def _fingerprint(**facts: object) -> str:

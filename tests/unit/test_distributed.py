@@ -115,7 +115,7 @@ def test_two_machines_train_one_model(folder, tmp_path):
     ]
     said = [agent.communicate(timeout=300)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said
-    assert sum("best epoch has top1" in one for one in said) == 1
+    assert sum("the epoch kept has top1" in one for one in said) == 1
     assert CliRunner().invoke(app, options(tmp_path / "alone")).exit_code == 0
     found, expected = (
         checkpoint.read(tmp_path / name / "focuser.safetensors").tensors
