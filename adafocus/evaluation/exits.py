@@ -1,6 +1,6 @@
 """When to leave a video: thresholds for a budget, solved on predictions of the training videos.
 
-As in the budgeted batch prediction of MSDNet (Huang et al., ICLR 2018, arXiv 1703.09844).
+After the budgeted batch prediction of MSDNet (Huang et al., ICLR 2018, arXiv 1703.09844).
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ from adafocus.model.checkpoint import CheckpointError, sha256
 from adafocus.model.exits import check_can_leave, visiting_order
 from adafocus.model.patches import SKIPPED
 from adafocus.recipe import Recipe
-
-Q = (1e-4, 1e4)
-"""Between which the ratio q of `solve` is sought: all leave after the first step, or the last."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +104,9 @@ class Calibration:
 def solve(confidence: np.ndarray, gflops: np.ndarray, budget: float) -> np.ndarray:
     """Thresholds whose mean cost on N videos comes up to a budget and does not exceed it.
 
-    As in MSDNet, a share of the videos in proportion to q^t leaves after step t, the most confident
-    of those that are left; q is found by bisection.
+    They are the same after every step, the highest that the budget allows: a video goes on where
+    that gains most, whichever step it is at. MSDNet lets shares in geometric progression leave
+    after the steps, some thus after the first however unsure; what it solves for is the same.
 
     Args:
         confidence: (N, T).
@@ -118,30 +116,18 @@ def solve(confidence: np.ndarray, gflops: np.ndarray, budget: float) -> np.ndarr
     Returns:
         (T,); the last is zero, as nobody goes further.
     """
-    low, high = np.log(Q)
-    if leave(confidence, every := _thresholds(confidence, Q[1]), gflops).mean() <= budget:
-        return every
-    for _ in range(40):
-        middle = (low + high) / 2
-        cost = leave(confidence, _thresholds(confidence, np.exp(middle)), gflops).mean()
+    candidates = np.append(np.unique(confidence[:, :-1]), np.inf)
+
+    def thresholds(candidate: int) -> np.ndarray:
+        return np.append(np.full(confidence.shape[1] - 1, candidates[candidate]), 0.0)
+
+    # The cost rises with the threshold.
+    low, high = 0, len(candidates)
+    while high - low > 1:
+        middle = (low + high) // 2
+        cost = leave(confidence, thresholds(middle), gflops).mean()
         low, high = (middle, high) if cost <= budget else (low, middle)
-    return _thresholds(confidence, np.exp(low))
-
-
-def _thresholds(confidence: np.ndarray, q: float) -> np.ndarray:
-    """Those by which the share of videos that leaves after step t is in proportion to q^t."""
-    videos, steps = confidence.shape
-    shares = np.exp(np.arange(steps) * np.log(q) - max(0, (steps - 1) * np.log(q)))
-    leaving = np.rint(videos * shares / shares.sum()).astype(int)
-    inside = np.ones(videos, dtype=bool)
-    thresholds = np.full(steps, np.inf)
-    for step in range(steps - 1):
-        count = min(leaving[step], inside.sum())
-        if count:
-            thresholds[step] = np.sort(confidence[inside, step])[-count]
-            inside &= confidence[:, step] < thresholds[step]
-    thresholds[-1] = 0
-    return thresholds
+    return thresholds(low)
 
 
 def leave(confidence: np.ndarray, thresholds: np.ndarray, values: np.ndarray) -> np.ndarray:
