@@ -56,7 +56,7 @@ def test_flops_of_what_no_recipe_allows(adafocus, dataset, patch_size, expected)
     [
         ("stage1", [], "needs --patch-size; config/recipes/demo.yaml allows: 20, 28, 36"),
         ("stage1", ["--patch-size", 28, "--skip-cost", 0.02], "--skip-cost is not for stage1"),
-        ("stage2", ["--patch-size", 28, "--skip-cost", 0.5], "skip_costs: 0.01, 0.02, 0.05"),
+        ("stage2", ["--patch-size", 28, "--skip-cost", 0.5], "skip_costs: 0.01, 0.02, 0.04"),
         ("stage1", ["--patch-size", 41], "allowed: 20, 28, 36"),
         ("glancer", ["--patch-size", 28], "not for glancer"),
         ("stage1", ["--patch-size", 28, "--init", "no.safetensors"], "no.safetensors"),
