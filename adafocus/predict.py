@@ -87,8 +87,9 @@ class Predictor:
             tells; None to look at all frames.
 
     Raises:
-        CheckpointError: where the checkpoint or its calibration cannot be used.
-        ValueError: where the budget is too small, or the model cannot leave early.
+        CheckpointError: where the checkpoint or its calibration cannot be used, or the model cannot
+            leave early.
+        ValueError: where the budget is too small.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ import torch
 import yaml
 from machine import machine
 
-from adafocus.evaluation.curves import accuracy_at
+from adafocus.evaluation.curves import SHARE, accuracy_at
 from adafocus.evaluation.runtimes import read_runtimes
 
 ROOT = Path(__file__).parents[1]
@@ -30,8 +30,6 @@ RESULT, CURVE = "results/demo_28_stage3.json", "results/curves/demo.csv"
 SEEDS = (0, 1, 2)
 CHAIN = ("download", "frames", "splits", "glancer_stage0", "focuser_stage0")
 CHAIN += ("stage1", "stage2", "stage3", "stage3_evaluation")
-SHARE = 0.6
-"""Of the plain model's GFLOPs: there the ways to spend less are compared."""
 
 
 def measure(seed: int, folder: Path, data: Path) -> dict[str, float]:

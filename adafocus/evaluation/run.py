@@ -91,9 +91,9 @@ def evaluate(
         What ``output`` holds; nothing where another process is the first (`distributed.joined`).
 
     Raises:
-        CheckpointError: where the checkpoint cannot be used.
+        CheckpointError: where the checkpoint cannot be used, or its model cannot leave early.
         DataError: where the data cannot be read.
-        ValueError: where the model cannot leave early, or the budget is too small.
+        ValueError: where the budget is too small.
     """
     remove_abandoned(output.parent, plots)
     torch.manual_seed(seed)
