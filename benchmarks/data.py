@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
 import re
 import resource
@@ -21,8 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -31,8 +31,9 @@ import torch
 import yaml
 from machine import machine, take_turns
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
-from adafocus.data.clips import Clips, draw_crop, sample_train
+from adafocus.data.clips import Clips, EpochSampler, draw_crop, loader, sample_train
 from adafocus.data.ffmpeg import ffmpeg_path
 from adafocus.data.frames import extract
 from adafocus.data.splits import write_splits
@@ -122,7 +123,7 @@ def write_largest_splits(folder: Path) -> None:
 def make_videos(folder: Path, count: int, size: str, seconds: float) -> None:
     """H.264 videos of a soft moving pattern.
 
-    Its frames become JPEG files of about 20 kB at 640x360; ActivityNet's are of 14 kB.
+    Its frames become JPEG files of about 20 kB at 640x360; ActivityNet's are of 13 kB.
     """
     folder.mkdir(parents=True)
     for number in range(count):
@@ -181,48 +182,48 @@ def extraction(folder: Path, count: int, size: str, seconds: float) -> dict[str,
 # --- loading ----------------------------------------------------------------------------------
 
 
-class Loading:
-    """A process that loads training clips one way, as a loader's worker does."""
+class PilClips(Dataset):
+    """The usual loader, of TSN and of the code that the paper's authors published, plainly read:
+    PIL, frame by frame, stacked along the channels, then floats. The same frames and crops as ours.
+    """
 
-    def __init__(self, way: Callable[[Path, int], object]) -> None:
-        self.way = way
-        spawn = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(1, spawn, torch.set_num_threads, (1,))
+    def __init__(self, folder: Path, frames: int) -> None:
+        self.folder, self.frames, self.recipe = folder, frames, loading_recipe()
 
-    def __call__(self, folder: Path) -> None:
-        self.pool.submit(self.way, folder).result()
-
-
-def our_clips(folder: Path) -> None:
-    keep_freed_memory()  # as training does, and its loaders inherit
-    clips = Clips(folder, "train", loading_recipe(), augment=True, seed=0)
-    for key in LOADED_CLIPS:
-        clips[key]
-
-
-def pil_clips(folder: Path) -> None:
-    """The usual loader of TSN: PIL, frame by frame, then floats. The same frames and crops."""
-    recipe = loading_recipe()
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    for epoch, number in LOADED_CLIPS:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, object]:
+        epoch, number = key
+        model, augmentation = self.recipe.model, self.recipe.augmentation
         rng = np.random.default_rng((0, epoch, number))
-        indices = sample_train(LOADED_FRAMES, recipe.model.frames, "gru", rng)
-        crop = None
-        frames = []
-        for index in indices:
-            file = folder / "plain" / f"{number:03d}" / f"{index + 1:06d}.jpg"
-            image = Image.open(file).convert("RGB")
-            crop = crop or draw_crop(image.height, image.width, recipe.augmentation.scales, rng)
-            y, x, height, width = crop
-            image = image.crop((x, y, x + width, y + height))
-            image = image.resize((recipe.model.frame_size,) * 2, Image.Resampling.BILINEAR)
-            frames.append(torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255))
-        (torch.stack(frames) - mean) / std
+        indices = sample_train(self.frames, model.frames, "gru", rng)
+        files = [self.folder / "plain" / f"{number:03d}" / f"{n + 1:06d}.jpg" for n in indices]
+        images = [Image.open(file).convert("RGB") for file in files]
+        y, x, height, width = draw_crop(images[0].height, images[0].width, augmentation.scales, rng)
+        images = [
+            image.crop((x, y, x + width, y + height)).resize(
+                (model.frame_size,) * 2, Image.Resampling.BILINEAR
+            )
+            for image in images
+        ]
+        if augmentation.flip and rng.random() < 0.5:
+            images = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
+        stacked = torch.from_numpy(np.concatenate([np.asarray(image) for image in images], axis=2))
+        frames = stacked.permute(2, 0, 1).contiguous().float().div(255)
+        mean, std = IMAGENET_MEAN * model.frames, IMAGENET_STD * model.frames
+        for channel, centre, spread in zip(frames, mean, std, strict=True):
+            channel.sub_(centre).div_(spread)
+        return {"frames": frames, "labels": torch.zeros(self.recipe.classes), "index": number}
 
 
+class Keys(EpochSampler):
+    """Every video in each of many epochs, as one pass."""
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for self.epoch in range(LOADED_EPOCHS):
+            yield from super().__iter__()
+
+
+LOADED_VIDEOS, LOADED_EPOCHS, LOADED_BATCH = 4, 16, 16
 LOADED_FRAMES = 1800
-LOADED_CLIPS = [(epoch, number) for epoch in range(8) for number in range(4)]
-"""Keys, so many that neither the draw of crops nor the reading of the recipe weighs."""
 
 
 def loading_recipe() -> Recipe:
@@ -231,24 +232,36 @@ def loading_recipe() -> Recipe:
     return Recipe.model_validate(values)
 
 
-def loading(folder: Path) -> dict[str, float]:
-    """Clips per second of one process each, from our stores and from folders, the same frames."""
-    make_videos(folder / "videos", 4, "640x360", LOADED_FRAMES / 30)
+def make_frames(folder: Path, frames: int) -> None:
+    """A training split of some videos, as stores in ``frames`` and as JPEG files in ``plain``."""
+    make_videos(folder / "videos", LOADED_VIDEOS, "640x360", frames / 30)
     with (folder / "videos.csv").open("w", newline="") as file:
         listing = csv.writer(file)
         listing.writerow(("video", "path", "error"))
-        listing.writerows((f"{n:03d}", f"videos/{n:03d}.mp4", "") for n in range(4))
+        listing.writerows((f"{n:03d}", f"videos/{n:03d}.mp4", "") for n in range(LOADED_VIDEOS))
     extract(loading_recipe(), folder, shard=0, threads=2)
     (folder / "splits").mkdir()
     with (folder / "splits" / "train.csv").open("w") as file:
         file.write("video,path,frames,labels\n")
-        for number in range(4):
+        for number in range(LOADED_VIDEOS):
             store = folder / "frames" / f"{number:03d}.zip"
             with ZipFile(store) as archive:
                 archive.extractall(folder / "plain" / f"{number:03d}")
-            file.write(f"{number:03d},frames/{number:03d}.zip,{LOADED_FRAMES},0\n")
-    ours, pil = Loading(our_clips), Loading(pil_clips)
-    clip = by_turns({"ours": lambda: ours(folder), "pil": lambda: pil(folder)})
+            file.write(f"{number:03d},frames/{number:03d}.zip,{frames},0\n")
+
+
+def loading(folder: Path) -> dict[str, float]:
+    """Clips per second that training gets from one loading process, from our stores and by PIL from
+    folders, the same frames."""
+    make_frames(folder, LOADED_FRAMES)
+    keep_freed_memory()  # as training does, and its loading processes inherit
+    cpu, keys = torch.device("cpu"), Keys(LOADED_VIDEOS, seed=0, shuffle=False)
+    our_clips = Clips(folder, "train", loading_recipe(), augment=True, seed=0)
+    ours = loader(our_clips, LOADED_BATCH, keys, workers=1, device=cpu)
+    pil_clips = PilClips(folder, LOADED_FRAMES)
+    pil = DataLoader(pil_clips, LOADED_BATCH, sampler=keys, num_workers=1, persistent_workers=True)
+    clip = by_turns({"ours": lambda: deque(ours, 0), "pil": lambda: deque(pil, 0)})
+    clips = LOADED_VIDEOS * LOADED_EPOCHS
 
     chosen = np.linspace(0, LOADED_FRAMES - 1, 16).astype(int).tolist()
     random_access = by_turns(
@@ -260,8 +273,8 @@ def loading(folder: Path) -> dict[str, float]:
     )
     return {
         "frames_per_video": LOADED_FRAMES,
-        "ours": len(LOADED_CLIPS) / clip["ours"],
-        "pil": len(LOADED_CLIPS) / clip["pil"],
+        "ours": clips / clip["ours"],
+        "pil": clips / clip["pil"],
         "ratio": clip["pil"] / clip["ours"],
         "seconds_of_16_frames": random_access,
     }

@@ -213,6 +213,16 @@ def test_batches_are_the_same_whatever_the_workers(recipe, folder):
     assert batches[0][0]["index"].dtype == torch.int64
 
 
+@pytest.mark.usefixtures("recipe")
+def test_batches_lie_in_memory_as_their_clips_do(folder):
+    clips = Clips(folder, "val", make_recipe(model=TSM), augment=False, seed=0)
+    batch = next(iter(loader(clips, 3, EpochSampler(len(clips), 0, shuffle=False), 1, CPU)))
+    for number in range(3):
+        for key, value in clips[(0, number)].items():
+            assert torch.equal(batch[key][number], torch.as_tensor(value))
+    assert all(batch[key].permute(0, 1, 3, 4, 2).is_contiguous() for key in ("frames", "glance"))
+
+
 @pytest.mark.parametrize(("shuffle", "size", "expected"), [(True, 50, [12]), (False, 5, [5, 5, 2])])
 def test_no_clip_is_dropped_in_order_or_from_a_lone_batch(recipe, folder, shuffle, size, expected):
     clips = Clips(folder, "train", recipe, augment=False, seed=0)
