@@ -67,7 +67,8 @@ def cheaper(points: pd.DataFrame, share: float) -> dict[str, float]:
     """Accuracy of each way to spend no more than that share of the plain model's GFLOPs.
 
     Between the points of a way along a straight line; ``skipping`` from the plain model on through
-    those that skip frames, and with ``both`` the best of these leaves videos early.
+    those that skip frames. ``both`` is the best of these: one that is cheap enough as it is, or one
+    that leaves videos early.
 
     Args:
         points: of one patch size, see `adafocus.evaluation.curves`.
@@ -83,11 +84,15 @@ def cheaper(points: pd.DataFrame, share: float) -> dict[str, float]:
         return accuracy_at(line, cost)
 
     costs = points.loc[skips, "skip_cost"].unique()
+    cheap_enough = points[skips & (points["way"] == "all frames") & (points["gflops"] <= cost)]
     return {
         "all_frames": plain["accuracy"].item(),
         "conditional_exit": at_cost("conditional exit", ~skips),
         "skipping": at_cost("all frames", skips),
-        "both": max(at_cost("conditional exit", points["skip_cost"] == one) for one in costs),
+        "both": max(
+            *(at_cost("conditional exit", points["skip_cost"] == one) for one in costs),
+            *cheap_enough["accuracy"],
+        ),
         "random_exit": at_cost("random exit", ~skips),
         "random_frames": at_cost("random frames", skips),
         "fewer_frames": at_cost("fewer frames", ~skips),

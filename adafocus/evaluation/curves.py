@@ -22,7 +22,7 @@ from adafocus.evaluation.summary import published_figures
 from adafocus.files import remove_abandoned, whole
 from adafocus.model.adafocus import AdaFocus, Output
 from adafocus.model.checkpoint import assemble, read
-from adafocus.model.exits import visiting_order
+from adafocus.model.exits import visit_all
 from adafocus.model.patches import SKIPPED
 from adafocus.plots import ways_to_spend_less
 from adafocus.recipe import Recipe
@@ -130,8 +130,8 @@ class Pass:
         rng: np.random.Generator,
     ) -> None:
         self.model, self.recipe, self.rng = model, clips.recipe, rng
-        self.frames = frames = clips.recipe.model.frames
-        self.visit, self.look = flops.per_step(self.recipe, model.patch_size)
+        self.frames = clips.recipe.model.frames
+        self.cost = flops.per_step(self.recipe, model.patch_size)
         self.random = torch.Generator().manual_seed(int(rng.integers(2**31)))
         self.seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         labels = []
@@ -141,13 +141,13 @@ class Pass:
                 self._keep("all frames", model(batch.frames, batch.glance))
                 if self.recipe.model.family == "tsm":
                     continue
-                self._keep("visited", model(batch.frames[:, visiting_order(frames)]), steps=True)
+                self._keep("visited", visit_all(model, batch.frames), steps=True)
                 if model.skips:
                     for draw in range(DRAWS):
                         self._keep(f"random frames {draw}", self._at_random_frames(batch))
                     continue
-                for number in fewer(frames):
-                    chosen = sample_val(frames, number, "gru").tolist()
+                for number in fewer(self.frames):
+                    chosen = sample_val(self.frames, number, "gru").tolist()
                     self._keep(f"{number} frames", model(batch.frames[:, chosen]))
         self.labels = torch.cat(labels)
 
@@ -161,6 +161,7 @@ class Pass:
         logits, looked = self._seen("visited")
         confidence = logits.softmax(-1).amax(-1).numpy()
         looks = looked.cumsum(1)
+        spent = calibration.spent(looked.numpy())
         videos = np.arange(len(logits))
         points = []
         for budget in np.linspace(*calibration.gflops.mean(axis=0)[[0, -1]], BUDGETS):
@@ -169,6 +170,7 @@ class Pass:
             for way, exits in (("conditional exit", [steps]), ("random exit", drawn)):
                 found = [
                     self._point(way, logits[videos, last], looks[videos, last], last + 1)
+                    | {"gflops": spent[videos, last].mean()}
                     for last in exits
                 ]
                 points.append(_mean(found) | {"budget": budget})
@@ -214,7 +216,7 @@ class Pass:
         return {
             "way": way,
             "budget": None,
-            "gflops": self.visit * steps + self.look * looks,
+            "gflops": self.cost.visit * steps + self.cost.look * looks,
             "steps": steps,
             "looks": looks,
             "accuracy": accuracy(logits, self.labels)[self.recipe.metric],

@@ -25,7 +25,7 @@ from adafocus.evaluation import flops
 from adafocus.files import check_writable, whole
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.checkpoint import CheckpointError, sha256
-from adafocus.model.exits import check_can_leave, visiting_order
+from adafocus.model.exits import check_can_leave, visit_all
 from adafocus.model.patches import SKIPPED
 from adafocus.recipe import Recipe
 
@@ -38,8 +38,8 @@ class Calibration:
     """float32 (N, T): the likeliest class's probability after each step"""
     looked: np.ndarray
     """bool (N, T): whether the step's frame was focused on, which AdaFocus+ may not do"""
-    gflops_visit: float
-    """of a step without a look"""
+    gflops_visits: np.ndarray
+    """float64 (T,), of each step without a look"""
     gflops_look: float
     """of a look"""
     checkpoint_sha256: str
@@ -83,7 +83,7 @@ class Calibration:
 
     def spent(self, looked: np.ndarray) -> np.ndarray:
         """GFLOPs (N, T) after each step of videos, by whether each of their steps was a look."""
-        return (self.gflops_visit + self.gflops_look * looked).cumsum(axis=1)
+        return (self.gflops_visits + self.gflops_look * looked).cumsum(axis=1)
 
     def thresholds(self, budget: float) -> np.ndarray:
         """(T,) for `ConditionalExit`, such that the videos cost ``budget`` GFLOPs in the mean.
@@ -174,20 +174,18 @@ def calibrate(
         if found.videos_sha256 == clips.digest:
             return found
     check_writable(checkpoint.parent)
-    order = visiting_order(recipe.model.frames)
     found = []
     for number, batch in my_batches(clips, workers, device, "calibration"):
-        # As nothing depends on later frames, all steps are one pass in the order of visits.
         with torch.inference_mode(), autocast(device):
-            logits, corners = model(batch.frames[:, order])
+            logits, corners = visit_all(model, batch.frames)
         confidence = logits.float().softmax(-1).amax(-1)
         found.append((number, confidence.cpu(), (corners != SKIPPED).all(-1).cpu()))
     _, confidence, looked = zip(*sorted(gather_lists(found), key=itemgetter(0)), strict=True)
-    visit, look = flops.per_step(recipe, model.patch_size)
+    visits, look = flops.per_visit(recipe, model.patch_size)
     made = Calibration(
         torch.cat(confidence).numpy(),
         torch.cat(looked).numpy(),
-        visit,
+        visits,
         look,
         sha256(checkpoint),
         clips.digest,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import PARTS
+from adafocus.model.exits import classified_again
 
 if TYPE_CHECKING:
     from adafocus.recipe import Recipe
@@ -49,14 +51,34 @@ def count(recipe: Recipe, patch_size: int) -> dict[str, Any]:
     return {"parts": parts, "total": sum(parts.values())}
 
 
-def per_step(recipe: Recipe, patch_size: int) -> tuple[float, float]:
-    """GFLOPs of one step without a look, and of one look.
+class StepCost(NamedTuple):
+    """GFLOPs of one step of a video.
 
-    A video that was left after t steps, with l looks, cost t times the one and l times the other.
-    The TSM family has one step, which looks at all frames.
+    One that was left after t steps, with l looks, cost t times ``visit`` and l times ``look``.
     """
+
+    visit: float
+    """without its look"""
+    look: float
+    classify: float
+    """the classifier's part of a visit"""
+
+
+def per_step(recipe: Recipe, patch_size: int) -> StepCost:
+    """What a step costs. The TSM family has one, which looks at all frames."""
     counted, frames = count(recipe, patch_size), recipe.model.frames
+    parts, total = counted["parts"], counted["total"]
     if recipe.model.family == "tsm":
-        return counted["total"], 0.0
-    look = counted["parts"]["focuser"]
-    return (counted["total"] - look) / frames, look / frames
+        return StepCost(total, 0.0, parts["classifier"])
+    look = parts["focuser"]
+    return StepCost((total - look) / frames, look / frames, parts["classifier"] / frames)
+
+
+def per_visit(recipe: Recipe, patch_size: int) -> tuple[np.ndarray, float]:
+    """GFLOPs (T,) of each visit of the conditional exit without its look, and of a look.
+
+    A frame that is classified again counts as one step of the classifier.
+    """
+    cost = per_step(recipe, patch_size)
+    again = np.array(classified_again(recipe.model.frames))
+    return cost.visit + cost.classify * again, cost.look

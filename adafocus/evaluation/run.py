@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from adafocus.meter import Meter
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.checkpoint import assemble, read, sha256
 from adafocus.model.classifier import Glimpse
-from adafocus.model.exits import ConditionalExit, visiting_order
+from adafocus.model.exits import ConditionalExit, classify_visits, visiting_order
 from adafocus.model.patches import SKIPPED, centred_corners
 from adafocus.plots import SheetClip, confusion_matrix, contact_sheet, patch_maps, step_curve
 from adafocus.recipe import Recipe
@@ -136,8 +137,14 @@ def evaluate(
     ) as run:
         with in_memory:
             measured = measure(model, batches, torch_device, exits)
-        steps, looks = (n.double().mean().item() for n in (measured.steps, measured.looks))
-        visit, look = flops.per_step(recipe, patch_size)
+        steps = measured.steps.double().mean().item()
+        looks = measured.looked.sum(-1).double().mean().item()
+        if exits is None:
+            cost = flops.per_step(recipe, patch_size)
+            gflops = cost.visit * steps + cost.look * looks
+        else:
+            spent = calibration.spent(measured.looked.numpy())
+            gflops = np.take_along_axis(spent, measured.steps[:, None].numpy() - 1, 1).mean()
         scores = measured.scores()
         chosen = scores.pop("chosen")
         per_step = scores["random"] if model.policy is None else chosen
@@ -150,7 +157,7 @@ def evaluate(
             "metrics": per_step[-1],
             "metrics_per_step": per_step,
             "baselines": baselines,
-            "gflops_per_video": visit * steps + look * looks,
+            "gflops_per_video": gflops,
             "skip_cost": recipe.skip_cost,
             "budget": budget,
             "steps_per_video": steps,
@@ -236,9 +243,9 @@ class Measurement:
     """See `peak_memory`"""
 
     @property
-    def looks(self) -> Tensor:
-        """int64 (N,): the steps at which the model looked at a patch."""
-        return (self.corners != SKIPPED).all(-1).sum(-1)
+    def looked(self) -> Tensor:
+        """bool (N, S): the steps at which the model looked at a patch."""
+        return (self.corners != SKIPPED).all(-1)
 
     def scores(self) -> dict[str, list[dict[str, float]]]:
         """Accuracy after each step by where the model looked, means over draws."""
@@ -281,7 +288,9 @@ def measure(
             seconds += _now(device) - started
 
             logits = {"chosen": prediction[None].cpu()}
+            classify: Callable[[Glimpse, Tensor], Tensor] = model.classifier
             if exits is not None:
+                classify = partial(classify_visits, model.classifier)
                 batch = batch.in_order(exits.order)
                 glimpse = model.glance(batch.glance)
             last = steps[:, None, None] - 1
@@ -289,7 +298,7 @@ def measure(
                 if model.skips:
                     draws = [torch.where(chosen == SKIPPED, chosen, draw) for draw in draws]
                 predictions = torch.stack(
-                    [model.classifier(glimpse, model.focus(batch.frames, draw)) for draw in draws]
+                    [classify(glimpse, model.focus(batch.frames, draw)) for draw in draws]
                 )
                 if model.policy is not None or place != "random":
                     predictions = predictions.take_along_dim(last[None], dim=2)

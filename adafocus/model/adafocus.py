@@ -166,11 +166,10 @@ class AdaFocus(nn.Module):
             )
 
 
-class Stream:
-    """The running prediction of videos whose frames come one by one.
+class Looking:
+    """Glances and looks at videos whose frames come one by one.
 
-    After t frames it has given what `AdaFocus.forward` gives for those t frames at once. Only the
-    GRU family can: the TSM family looks at the whole video before it chooses its patch.
+    Only the GRU family can: the TSM family looks at the whole video before it chooses its patch.
 
     Args:
         model: with a policy, in eval mode.
@@ -185,25 +184,44 @@ class Stream:
                 "a stream needs a model of the GRU family with a policy, of stage 2 or 3"
             )
         self.model = model
-        self.choosing: Tensor | None = None
-        self.classifying: Tensor | None = None
+        self.state: Tensor | None = None
+
+    @torch.inference_mode()
+    def __call__(self, frames: Tensor) -> tuple[Glimpse, Tensor, Tensor]:
+        """The next frame of each of B videos, (B, 3, H, W) as in `AdaFocus.forward` -> its glimpse,
+        its patch's features (B, 1, C) and the patch's corners (B, 1, 2)."""
+        model, frames = self.model, frames.unsqueeze(1)
+        model._check(frames)
+        glimpse = model.glance(frames)
+        decision, self.state = model.policy.advance(glimpse.maps, self.state)
+        corners = model.policy.corners(decision.actions.mode, model.margin)
+        return glimpse, model.focus(frames, corners), corners
+
+    def keep(self, videos: Tensor) -> None:
+        """Goes on with some of the videos alone: bool (B,), or their indices."""
+        self.state = self.state[:, videos]
+
+
+class Stream:
+    """The running prediction of videos whose frames come one by one, in order.
+
+    After t frames it has given what `AdaFocus.forward` gives for those t frames at once.
+
+    Args:
+        model: see `Looking`.
+    """
+
+    def __init__(self, model: AdaFocus) -> None:
+        self.looking = Looking(model)
+        self.classifier = model.classifier
+        self.state: Tensor | None = None
 
     @torch.inference_mode()
     def __call__(self, frames: Tensor) -> Output:
         """The next frame of each of B videos, (B, 3, H, W) as in `AdaFocus.forward` -> one step."""
-        model, frames = self.model, frames.unsqueeze(1)
-        model._check(frames)
-        glimpse = model.glance(frames)
-        decision, self.choosing = model.policy.advance(glimpse.maps, self.choosing)
-        corners = model.policy.corners(decision.actions.mode, model.margin)
-        local = model.focus(frames, corners)
-        logits, self.classifying = model.classifier.advance(glimpse, local, self.classifying)
-        return Output(logits, corners)
-
-    def keep(self, videos: Tensor) -> None:
-        """Goes on with some of the videos alone: bool (B,), or their indices."""
-        self.choosing = self.choosing[:, videos]
-        self.classifying = self.classifying[:, videos]
+        glimpse, local, corners = self.looking(frames)
+        self.state = self.classifier.remember(self.classifier.join(glimpse, local), self.state)
+        return Output(self.classifier.predict(self.state), corners)
 
 
 def build(recipe: Recipe, patch_size: int, with_policy: bool = True) -> AdaFocus:

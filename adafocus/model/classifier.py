@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from typing import NamedTuple
 
 import torch
@@ -40,14 +41,22 @@ class RecurrentClassifier(nn.Module):
 
     def forward(self, glimpse: Glimpse, local: Tensor) -> Tensor:
         """Local features (B, T, C) -> logits (B, T, K)."""
-        return self.advance(glimpse, local, None)[0]
+        return self.predict(self.remember(self.join(glimpse, local)))
 
-    def advance(
-        self, glimpse: Glimpse, local: Tensor, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Logits of T more steps from where the GRU's ``state`` was left, and the state after."""
-        hidden, state = self.gru(torch.cat((glimpse.features, local), dim=-1), state)
-        return self.fc(self.dropout(hidden)).float(), state
+    def join(self, glimpse: Glimpse, local: Tensor) -> Tensor:
+        """What the GRU sees of T frames: (B, T, G + C)."""
+        return torch.cat((glimpse.features, local), dim=-1)
+
+    def remember(self, inputs: Tensor, before: Tensor | None = None) -> Tensor:
+        """The GRU's state after each of T frames, (B, T, hidden), from the state ``before`` them,
+        (B, 1, hidden)."""
+        if before is not None:
+            before = before.transpose(0, 1).contiguous()
+        return self.gru(inputs, before)[0]
+
+    def predict(self, states: Tensor) -> Tensor:
+        """States (B, T, hidden) -> logits (B, T, K)."""
+        return self.fc(self.dropout(states)).float()
 
     def counterfactual(self, glimpse: Glimpse, local: Tensor, other: Tensor) -> Tensor:
         """Logits of each step had that step's patch alone been another one.
@@ -62,11 +71,45 @@ class RecurrentClassifier(nn.Module):
         Returns:
             (B, T, K).
         """
-        hidden, _ = self.gru(torch.cat((glimpse.features, local), dim=-1))
-        before = torch.cat((torch.zeros_like(hidden[:, :1]), hidden[:, :-1]), dim=1)
-        inputs = torch.cat((glimpse.features, other), dim=-1)
-        branch, _ = self.gru(inputs.flatten(0, 1).unsqueeze(1), before.flatten(0, 1).unsqueeze(0))
-        return self.fc(self.dropout(branch.view_as(hidden))).float()
+        states = self.remember(self.join(glimpse, local))
+        before = torch.cat((torch.zeros_like(states[:, :1]), states[:, :-1]), dim=1)
+        inputs = self.join(glimpse, other)
+        branch = self.remember(inputs.flatten(0, 1).unsqueeze(1), before.flatten(0, 1).unsqueeze(1))
+        return self.predict(branch.view_as(states))
+
+
+class OutOfOrder:
+    """The running prediction of videos whose frames come in any order.
+
+    After each frame it is that of all frames so far in the video's own order, as the classifier has
+    learnt to see them: those behind the one that came are classified again.
+    """
+
+    def __init__(self, classifier: RecurrentClassifier) -> None:
+        self.classifier = classifier
+        self.frames: list[int] = []
+        self.inputs: Tensor | None = None
+        self.states: Tensor | None = None
+
+    def __call__(self, frame: int, glimpse: Glimpse, local: Tensor) -> Tensor:
+        """The frame at that place of each of B videos, its features (B, 1, C) -> (B, 1, K)."""
+        place = bisect(self.frames, frame)
+        self.frames.insert(place, frame)
+        again = self.classifier.join(glimpse, local)
+        before = None
+        if self.inputs is not None:
+            again = torch.cat((again, self.inputs[:, place:]), dim=1)
+            before = self.states[:, place - 1 : place] if place else None
+        states = self.classifier.remember(again, before)
+        self.inputs, self.states = (
+            new if old is None else torch.cat((old[:, :place], new), dim=1)
+            for old, new in ((self.inputs, again), (self.states, states))
+        )
+        return self.classifier.predict(states[:, -1:])
+
+    def keep(self, videos: Tensor) -> None:
+        """Goes on with some of the videos alone: bool (B,), or their indices."""
+        self.inputs, self.states = self.inputs[videos], self.states[videos]
 
 
 class AverageClassifier(nn.Module):

@@ -1,7 +1,9 @@
 """The conditional exit: a video is left as soon as its running prediction is sure enough.
 
-No weight changes for it (it is of the authors' later work, AdaFocus V2, Wang et al., CVPR 2022,
-arXiv 2112.14238). How sure is enough after each step is solved by `adafocus.evaluation.exits`.
+Frames are visited out of order, so that the first ones cover the video: the policy sees them in the
+order of visits, the classifier in the video's own, see `OutOfOrder`. No weight changes for it (it
+is of the authors' later work, AdaFocus V2, Wang et al., CVPR 2022, arXiv 2112.14238). How sure is
+enough after each step is solved by `adafocus.evaluation.exits`.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adafocus.model.adafocus import AdaFocus
+from adafocus.model.adafocus import AdaFocus, Looking, Output
 from adafocus.model.checkpoint import CheckpointError
+from adafocus.model.classifier import Glimpse, OutOfOrder, RecurrentClassifier
 from adafocus.model.patches import SKIPPED
 
 
@@ -30,10 +33,16 @@ def visiting_order(frames: int) -> list[int]:
     return order
 
 
+def classified_again(frames: int) -> list[int]:
+    """How many frames are classified again at each visit: those behind that were visited before."""
+    order = visiting_order(frames)
+    return [sum(seen > frame for seen in order[:step]) for step, frame in enumerate(order)]
+
+
 def check_can_leave(model: AdaFocus, checkpoint: Path) -> None:
     """Raises `CheckpointError` unless a checkpoint's model decides frame by frame (GRU family)."""
     try:
-        model.stream()
+        Looking(model)
     except ValueError as error:
         raise CheckpointError(
             f"{checkpoint}: no budget can be kept by leaving its videos early: {error}"
@@ -64,33 +73,56 @@ class ConditionalExit:
     """
 
     def __init__(self, model: AdaFocus, thresholds: Sequence[float]) -> None:
-        model.stream()  # which knows whether it can
+        Looking(model)  # which knows whether it can
         self.model, self.thresholds = model, thresholds
         self.order = visiting_order(len(thresholds))
 
     @torch.inference_mode()
     def __call__(self, frames: Tensor) -> Visit:
         """(B, T, 3, H, W) as in `AdaFocus.forward`."""
-        stream = self.model.stream()
+        looking, running = Looking(self.model), OutOfOrder(self.model.classifier)
         videos = torch.arange(len(frames), device=frames.device)
         steps = torch.full_like(videos, len(self.order))
         corners = torch.full((*frames.shape[:2], 2), SKIPPED, device=frames.device)
         predictions: list[Tensor] = []
         for step, (frame, threshold) in enumerate(zip(self.order, self.thresholds, strict=True)):
-            logits, chosen = stream(frames[videos, frame])
-            running = (
+            glimpse, local, chosen = looking(frames[videos, frame])
+            logits = running(frame, glimpse, local)
+            latest = (
                 predictions[-1].clone()
                 if predictions
                 else logits.new_zeros(len(frames), logits.shape[-1])
             )
-            running[videos] = logits[:, 0]
-            predictions.append(running)
+            latest[videos] = logits[:, 0]
+            predictions.append(latest)
             corners[videos, step] = chosen[:, 0]
             stays = logits[:, 0].softmax(-1).amax(-1) < threshold
             steps[videos[~stays]] = step + 1
             videos = videos[stays]
-            stream.keep(stays)
             if not len(videos):
                 break
+            looking.keep(stays)
+            running.keep(stays)
         predictions += predictions[-1:] * (len(self.order) - len(predictions))
         return Visit(torch.stack(predictions, dim=1), corners, steps)
+
+
+def visit_all(model: AdaFocus, frames: Tensor) -> Output:
+    """What `ConditionalExit` gives where no video is left early, (B, T, 3, H, W) in their own order
+    -> T steps. Glance, looks and patches are batched over time."""
+    visited = frames[:, visiting_order(frames.shape[1])]
+    glimpse = model.glance(visited)
+    corners = model.look(glimpse)
+    return Output(
+        classify_visits(model.classifier, glimpse, model.focus(visited, corners)), corners
+    )
+
+
+def classify_visits(classifier: RecurrentClassifier, glimpse: Glimpse, local: Tensor) -> Tensor:
+    """The running predictions (B, T, K) of all frames in `visiting_order`."""
+    running = OutOfOrder(classifier)
+    predictions = [
+        running(frame, Glimpse(*(part[:, step : step + 1] for part in glimpse)), local[:, [step]])
+        for step, frame in enumerate(visiting_order(local.shape[1]))
+    ]
+    return torch.cat(predictions, dim=1)

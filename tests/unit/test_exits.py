@@ -18,7 +18,8 @@ from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, leave,
 from adafocus.evaluation.metrics import accuracy
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError, load, write
-from adafocus.model.exits import ConditionalExit, visiting_order
+from adafocus.model.classifier import Glimpse, OutOfOrder, RecurrentClassifier
+from adafocus.model.exits import ConditionalExit, classified_again, visit_all, visiting_order
 from adafocus.model.patches import SKIPPED
 
 CPU = torch.device("cpu")
@@ -59,11 +60,46 @@ def model(recipe):
 def test_who_never_leaves_sees_all_frames_in_the_order_of_visits(model, recipe):
     frames = noise_batch(recipe).frames
     visit = ConditionalExit(model, NEVER)(frames)
+    order = visiting_order(4)
     with torch.no_grad():
-        logits, corners = model(frames[:, visiting_order(4)])
+        corners = model(frames[:, order]).corners
+        assert torch.equal(visit.corners, corners)
+        for step in range(4):
+            so_far = sorted(order[: step + 1])
+            where = [order.index(frame) for frame in so_far]
+            expected = model(frames[:, so_far], corners=corners[:, where]).logits[:, -1]
+            torch.testing.assert_close(visit.logits[:, step], expected)
+        assert visit.steps.tolist() == [4] * len(frames)
+        logits, corners = visit_all(model, frames)
     torch.testing.assert_close(visit.logits, logits)
     assert torch.equal(visit.corners, corners)
-    assert visit.steps.tolist() == [4] * len(frames)
+
+
+def test_cost_of_visits_by_hand(recipe):
+    """Frames 2, 1, 3, 0 of four: frame 1 has one behind it, frame 3 none, frame 0 all others."""
+    assert classified_again(4) == [0, 1, 0, 3]
+    cost = flops.per_step(recipe, PATCH)
+    visits, look = flops.per_visit(recipe, PATCH)
+    assert look == cost.look
+    assert visits.tolist() == pytest.approx([cost.visit + n * cost.classify for n in (0, 1, 0, 3)])
+
+
+@given(st.permutations(range(5)))
+def test_frames_out_of_order_are_classified_in_order(frames):
+    torch.manual_seed(0)
+    classifier = RecurrentClassifier(2, 3, hidden=4, classes=5, dropout=0.5).eval()
+    features, local = torch.randn(2, 5, 2), torch.randn(2, 5, 3)
+    running, calls = OutOfOrder(classifier), []
+    classifier.gru.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].shape[1]))
+    for step, frame in enumerate(frames):
+        one = Glimpse(features, features[:, [frame]], features)
+        logits = running(frame, one, local[:, [frame]])
+        so_far = sorted(frames[: step + 1])
+        assert calls.pop() == 1 + sum(other > frame for other in so_far)
+        seen = Glimpse(features, features[:, so_far], features)
+        expected = classifier(seen, local[:, so_far])[:, -1:]
+        calls.pop()
+        torch.testing.assert_close(logits, expected)
 
 
 def test_videos_that_are_sure_are_left_and_cost_no_more(model, recipe):
