@@ -20,7 +20,7 @@ from adafocus.data.frames import extract_alone
 from adafocus.data.store import count_frames, read_frames
 from adafocus.device import autocast, pick_device
 from adafocus.evaluation.exits import Calibration
-from adafocus.evaluation.flops import per_step, per_visit
+from adafocus.evaluation.flops import per_step
 from adafocus.files import whole
 from adafocus.model.checkpoint import CheckpointError, assemble, read
 from adafocus.model.exits import ConditionalExit, check_can_leave
@@ -102,14 +102,14 @@ class Predictor:
         self.model = assemble(source, checkpoint).eval().to(self.device).frozen()
         if self.model.policy is None:
             raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to look with")
-        cost = per_step(self.recipe, self.model.patch_size)
-        self.visits, self.look = np.full(self.recipe.model.frames, cost.visit), cost.look
         self.exits = None
-        if budget is not None:
-            self.visits, _ = per_visit(self.recipe, self.model.patch_size)
+        if budget is None:
+            self.cost = per_step(self.recipe, self.model.patch_size)
+        else:
             check_can_leave(self.model, checkpoint)
-            thresholds = Calibration.of(checkpoint).thresholds(budget)
-            self.exits = ConditionalExit(self.model, thresholds.tolist())
+            calibration = Calibration.of(checkpoint)
+            self.cost = calibration.cost
+            self.exits = ConditionalExit(self.model, calibration.thresholds(budget).tolist())
 
     @torch.inference_mode()
     def __call__(self, video: str | Path, top: int = 5) -> Prediction:
@@ -158,7 +158,10 @@ class Predictor:
                 Step(float(times[frame]), box, *self._likeliest(step))
                 for frame, box, step in zip(looked_at, boxes, running, strict=True)
             ),
-            self.visits[: len(probabilities)].sum() + self.look * sum(map(bool, boxes)),
+            float(
+                self.cost.visits[: len(probabilities)].sum()
+                + self.cost.look * sum(map(bool, boxes))
+            ),
             clip,
             corners,
             whole,

@@ -90,8 +90,8 @@ def cheaper(points: pd.DataFrame, share: float) -> dict[str, float]:
         "conditional_exit": at_cost("conditional exit", ~skips),
         "skipping": at_cost("all frames", skips),
         "both": max(
-            *(at_cost("conditional exit", points["skip_cost"] == one) for one in costs),
-            *cheap_enough["accuracy"],
+            [at_cost("conditional exit", points["skip_cost"] == one) for one in costs]
+            + cheap_enough["accuracy"].tolist()
         ),
         "random_exit": at_cost("random exit", ~skips),
         "random_frames": at_cost("random frames", skips),

@@ -161,7 +161,7 @@ class Pass:
         logits, looked = self._seen("visited")
         confidence = logits.softmax(-1).amax(-1).numpy()
         looks = looked.cumsum(1)
-        spent = calibration.spent(looked.numpy())
+        spent = calibration.cost.spent(looked.numpy())
         videos = np.arange(len(logits))
         points = []
         for budget in np.linspace(*calibration.gflops.mean(axis=0)[[0, -1]], BUDGETS):
@@ -169,8 +169,13 @@ class Pass:
             drawn = [self.rng.permutation(steps) for _ in range(DRAWS)]
             for way, exits in (("conditional exit", [steps]), ("random exit", drawn)):
                 found = [
-                    self._point(way, logits[videos, last], looks[videos, last], last + 1)
-                    | {"gflops": spent[videos, last].mean()}
+                    self._point(
+                        way,
+                        logits[videos, last],
+                        looks[videos, last],
+                        last + 1,
+                        spent[videos, last].mean(),
+                    )
                     for last in exits
                 ]
                 points.append(_mean(found) | {"budget": budget})
@@ -209,14 +214,22 @@ class Pass:
         return torch.cat(logits), torch.cat(looked)
 
     def _point(
-        self, way: str, logits: Tensor, looks: Tensor, steps: np.ndarray | int
+        self,
+        way: str,
+        logits: Tensor,
+        looks: Tensor,
+        steps: np.ndarray | int,
+        gflops: float | None = None,
     ) -> dict[str, Any]:
+        """A row; unless told what it cost, frames came in order."""
         steps = float(np.broadcast_to(steps, len(logits)).mean())
         looks = looks.double().mean().item()
+        if gflops is None:
+            gflops = self.cost.visits[0] * steps + self.cost.look * looks
         return {
             "way": way,
             "budget": None,
-            "gflops": self.cost.visit * steps + self.cost.look * looks,
+            "gflops": gflops,
             "steps": steps,
             "looks": looks,
             "accuracy": accuracy(logits, self.labels)[self.recipe.metric],

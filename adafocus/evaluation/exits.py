@@ -21,7 +21,7 @@ from tqdm import tqdm
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
 from adafocus.device import autocast
 from adafocus.distributed import gather_lists, is_first, is_mine
-from adafocus.evaluation import flops
+from adafocus.evaluation.flops import Cost, per_visit
 from adafocus.files import check_writable, whole
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.checkpoint import CheckpointError, sha256
@@ -77,13 +77,13 @@ class Calibration:
             np.savez_compressed(aside, **asdict(self))
 
     @property
+    def cost(self) -> Cost:
+        return Cost(self.gflops_visits, float(self.gflops_look))
+
+    @property
     def gflops(self) -> np.ndarray:
         """(N, T): what each video had cost after each step."""
-        return self.spent(self.looked)
-
-    def spent(self, looked: np.ndarray) -> np.ndarray:
-        """GFLOPs (N, T) after each step of videos, by whether each of their steps was a look."""
-        return (self.gflops_visits + self.gflops_look * looked).cumsum(axis=1)
+        return self.cost.spent(self.looked)
 
     def thresholds(self, budget: float) -> np.ndarray:
         """(T,) for `ConditionalExit`, such that the videos cost ``budget`` GFLOPs in the mean.
@@ -104,8 +104,8 @@ class Calibration:
 def solve(confidence: np.ndarray, gflops: np.ndarray, budget: float) -> np.ndarray:
     """Thresholds whose mean cost on N videos comes up to a budget and does not exceed it.
 
-    They are the same after every step, the highest that the budget allows: a video goes on where
-    that gains most, whichever step it is at. MSDNet lets shares in geometric progression leave
+    They are the same after every step, the highest that the budget allows: the least sure videos go
+    on, whichever step they are at. MSDNet lets shares in geometric progression leave
     after the steps, some thus after the first however unsure; what it solves for is the same.
 
     Args:
@@ -126,7 +126,8 @@ def solve(confidence: np.ndarray, gflops: np.ndarray, budget: float) -> np.ndarr
     while high - low > 1:
         middle = (low + high) // 2
         cost = leave(confidence, thresholds(middle), gflops).mean()
-        low, high = (middle, high) if cost <= budget else (low, middle)
+        # Sums of the same numbers may differ in their last digit.
+        low, high = (middle, high) if cost <= budget * (1 + 1e-9) else (low, middle)
     return thresholds(low)
 
 
@@ -181,12 +182,12 @@ def calibrate(
         confidence = logits.float().softmax(-1).amax(-1)
         found.append((number, confidence.cpu(), (corners != SKIPPED).all(-1).cpu()))
     _, confidence, looked = zip(*sorted(gather_lists(found), key=itemgetter(0)), strict=True)
-    visits, look = flops.per_visit(recipe, model.patch_size)
+    cost = per_visit(recipe, model.patch_size)
     made = Calibration(
         torch.cat(confidence).numpy(),
         torch.cat(looked).numpy(),
-        visits,
-        look,
+        cost.visits,
+        cost.look,
         sha256(checkpoint),
         clips.digest,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -51,34 +52,32 @@ def count(recipe: Recipe, patch_size: int) -> dict[str, Any]:
     return {"parts": parts, "total": sum(parts.values())}
 
 
-class StepCost(NamedTuple):
-    """GFLOPs of one step of a video.
+@dataclass(frozen=True)
+class Cost:
+    """GFLOPs of a video, step by step."""
 
-    One that was left after t steps, with l looks, cost t times ``visit`` and l times ``look``.
-    """
-
-    visit: float
-    """without its look"""
+    visits: np.ndarray
+    """float64 (S,), of each step without its look"""
     look: float
-    classify: float
-    """the classifier's part of a visit"""
+
+    def spent(self, looked: np.ndarray) -> np.ndarray:
+        """(N, S): what videos had cost after each step, by whether it was a look, bool (N, S)."""
+        return (self.visits + self.look * looked).cumsum(axis=1)
 
 
-def per_step(recipe: Recipe, patch_size: int) -> StepCost:
-    """What a step costs. The TSM family has one, which looks at all frames."""
+def per_step(recipe: Recipe, patch_size: int) -> Cost:
+    """What each frame costs where all come in order. The TSM family has one step, which looks at
+    all frames."""
     counted, frames = count(recipe, patch_size), recipe.model.frames
-    parts, total = counted["parts"], counted["total"]
     if recipe.model.family == "tsm":
-        return StepCost(total, 0.0, parts["classifier"])
-    look = parts["focuser"]
-    return StepCost((total - look) / frames, look / frames, parts["classifier"] / frames)
+        return Cost(np.array([counted["total"]]), 0.0)
+    look = counted["parts"]["focuser"]
+    return Cost(np.full(frames, (counted["total"] - look) / frames), look / frames)
 
 
-def per_visit(recipe: Recipe, patch_size: int) -> tuple[np.ndarray, float]:
-    """GFLOPs (T,) of each visit of the conditional exit without its look, and of a look.
-
-    A frame that is classified again counts as one step of the classifier.
-    """
-    cost = per_step(recipe, patch_size)
-    again = np.array(classified_again(recipe.model.frames))
-    return cost.visit + cost.classify * again, cost.look
+def per_visit(recipe: Recipe, patch_size: int) -> Cost:
+    """What each frame costs in the conditional exit, where those that lie behind one that comes
+    late are classified again: a step of the classifier each."""
+    in_order, frames = per_step(recipe, patch_size), recipe.model.frames
+    classify = count(recipe, patch_size)["parts"]["classifier"] / frames
+    return Cost(in_order.visits + classify * np.array(classified_again(frames)), in_order.look)

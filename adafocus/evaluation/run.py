@@ -139,12 +139,9 @@ def evaluate(
             measured = measure(model, batches, torch_device, exits)
         steps = measured.steps.double().mean().item()
         looks = measured.looked.sum(-1).double().mean().item()
-        if exits is None:
-            cost = flops.per_step(recipe, patch_size)
-            gflops = cost.visit * steps + cost.look * looks
-        else:
-            spent = calibration.spent(measured.looked.numpy())
-            gflops = np.take_along_axis(spent, measured.steps[:, None].numpy() - 1, 1).mean()
+        cost = calibration.cost if exits else flops.per_step(recipe, patch_size)
+        spent = cost.spent(measured.looked.numpy())
+        gflops = np.take_along_axis(spent, measured.steps[:, None].numpy() - 1, 1).mean()
         scores = measured.scores()
         chosen = scores.pop("chosen")
         per_step = scores["random"] if model.policy is None else chosen

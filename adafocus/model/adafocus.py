@@ -181,7 +181,7 @@ class Looking:
     def __init__(self, model: AdaFocus) -> None:
         if not isinstance(model.policy, GridPolicy):
             raise ValueError(
-                "a stream needs a model of the GRU family with a policy, of stage 2 or 3"
+                "only models of the GRU family with a policy, of stage 2 or 3, go frame by frame"
             )
         self.model = model
         self.state: Tensor | None = None

@@ -92,7 +92,11 @@ class OutOfOrder:
         self.states: Tensor | None = None
 
     def __call__(self, frame: int, glimpse: Glimpse, local: Tensor) -> Tensor:
-        """The frame at that place of each of B videos, its features (B, 1, C) -> (B, 1, K)."""
+        """One more frame of each of B videos, features (B, 1, C) -> logits (B, 1, K).
+
+        Args:
+            frame: its place in the video, the same for all.
+        """
         place = bisect(self.frames, frame)
         self.frames.insert(place, frame)
         again = self.classifier.join(glimpse, local)

@@ -34,7 +34,8 @@ def visiting_order(frames: int) -> list[int]:
 
 
 def classified_again(frames: int) -> list[int]:
-    """How many frames are classified again at each visit: those behind that were visited before."""
+    """How many frames `OutOfOrder` classifies again at each visit: those visited before that lie
+    behind the one visited now."""
     order = visiting_order(frames)
     return [sum(seen > frame for seen in order[:step]) for step, frame in enumerate(order)]
 
@@ -121,8 +122,9 @@ def visit_all(model: AdaFocus, frames: Tensor) -> Output:
 def classify_visits(classifier: RecurrentClassifier, glimpse: Glimpse, local: Tensor) -> Tensor:
     """The running predictions (B, T, K) of all frames in `visiting_order`."""
     running = OutOfOrder(classifier)
+    steps = zip(*(part.split(1, dim=1) for part in (*glimpse, local)), strict=True)
     predictions = [
-        running(frame, Glimpse(*(part[:, step : step + 1] for part in glimpse)), local[:, [step]])
-        for step, frame in enumerate(visiting_order(local.shape[1]))
+        running(frame, Glimpse(*step[:-1]), step[-1])
+        for frame, step in zip(visiting_order(local.shape[1]), steps, strict=True)
     ]
     return torch.cat(predictions, dim=1)

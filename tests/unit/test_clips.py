@@ -220,6 +220,8 @@ def test_batches_lie_in_memory_as_their_clips_do(folder):
     for number in range(3):
         for key, value in clips[(0, number)].items():
             assert torch.equal(batch[key][number], torch.as_tensor(value))
+            if key in ("frames", "glance"):
+                assert value.stride(1) == 1, "channels lie last"
     assert all(batch[key].permute(0, 1, 3, 4, 2).is_contiguous() for key in ("frames", "glance"))
 
 

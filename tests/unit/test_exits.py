@@ -1,7 +1,9 @@
 """The conditional exit: the order of visits, leaving, thresholds, and the curve."""
 
 import json
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,9 @@ from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError, load, 
 from adafocus.model.classifier import Glimpse, OutOfOrder, RecurrentClassifier
 from adafocus.model.exits import ConditionalExit, classified_again, visit_all, visiting_order
 from adafocus.model.patches import SKIPPED
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from demo_seeds import cheaper  # noqa: E402
 
 CPU = torch.device("cpu")
 PATCH = 32
@@ -70,18 +75,39 @@ def test_who_never_leaves_sees_all_frames_in_the_order_of_visits(model, recipe):
             expected = model(frames[:, so_far], corners=corners[:, where]).logits[:, -1]
             torch.testing.assert_close(visit.logits[:, step], expected)
         assert visit.steps.tolist() == [4] * len(frames)
+        classified = []
+        model.classifier.gru.register_forward_pre_hook(
+            lambda _, inputs: classified.append(inputs[0].shape[1])
+        )
         logits, corners = visit_all(model, frames)
     torch.testing.assert_close(visit.logits, logits)
     assert torch.equal(visit.corners, corners)
+    assert classified == [1 + again for again in classified_again(4)]
+
+
+def test_exits_in_bfloat16(model, recipe):
+    frames = noise_batch(recipe).frames
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        visit = ConditionalExit(model, NEVER)(frames)
+        logits, corners = visit_all(model, frames)
+    assert visit.logits.dtype == torch.float32
+    assert torch.equal(visit.corners, corners)
+    torch.testing.assert_close(visit.logits, logits, atol=0.02, rtol=0)
 
 
 def test_cost_of_visits_by_hand(recipe):
     """Frames 2, 1, 3, 0 of four: frame 1 has one behind it, frame 3 none, frame 0 all others."""
     assert classified_again(4) == [0, 1, 0, 3]
-    cost = flops.per_step(recipe, PATCH)
-    visits, look = flops.per_visit(recipe, PATCH)
-    assert look == cost.look
-    assert visits.tolist() == pytest.approx([cost.visit + n * cost.classify for n in (0, 1, 0, 3)])
+    counted = flops.count(recipe, PATCH)
+    look, classify = (counted["parts"][part] / 4 for part in ("focuser", "classifier"))
+    visit = counted["total"] / 4 - look
+    cost = flops.per_visit(recipe, PATCH)
+    assert cost.look == look
+    assert cost.visits.tolist() == pytest.approx([visit + n * classify for n in (0, 1, 0, 3)])
+    first = visit + look
+    third = first + visit + classify + visit + look
+    spent = cost.spent(np.array([[True, False, True, False]]))[0]
+    assert spent[[0, 2, 3]].tolist() == pytest.approx([first, third, third + visit + 3 * classify])
 
 
 @given(st.permutations(range(5)))
@@ -157,6 +183,15 @@ def test_a_budget_is_kept(seed, videos, steps, share):
         assert spent == pytest.approx(most)
 
 
+def test_who_can_pay_for_all_steps_takes_them():
+    """However sure the videos are, and in whichever order their costs are added."""
+    rng = np.random.default_rng(0)
+    for visits in (rng.uniform(0.1, 1, size=6) for _ in range(20)):
+        gflops = np.tile(visits.cumsum(), (2001, 1))
+        thresholds = solve(np.ones_like(gflops), gflops, gflops.mean(axis=0)[-1])
+        assert thresholds.tolist() == [np.inf] * 5 + [0]
+
+
 def test_a_budget_is_used_up():
     rng = np.random.default_rng(0)
     confidence = rng.uniform(size=(1000, 16))
@@ -188,6 +223,18 @@ def budget_of(recipe, share):
     return share * flops.count(recipe, PATCH)["total"]
 
 
+@torch.no_grad()
+def left_at(model, frames, corners, last):
+    """Logits of videos left after a step each; corners are in the order of visits."""
+    order, logits = visiting_order(4), []
+    for video, step in enumerate(last):
+        so_far = sorted(order[: step + 1])
+        where = [order.index(frame) for frame in so_far]
+        out = model(frames[[video]][:, so_far], corners=corners[[video]][:, where])
+        logits.append(out.logits[0, -1])
+    return torch.stack(logits)
+
+
 def test_evaluation_keeps_to_a_budget(tmp_path, data, checkpoint, recipe, model):
     def evaluated(budget):
         return evaluate(
@@ -217,8 +264,13 @@ def test_evaluation_keeps_to_a_budget(tmp_path, data, checkpoint, recipe, model)
     logits = visit.logits[torch.arange(len(last)), last]
     assert result["metrics"] == pytest.approx(accuracy(logits, labels))
     looked = (visit.corners != SKIPPED).all(-1).numpy()
-    spent = leave(confidence, thresholds, calibration.spent(looked)).mean()
+    spent = leave(confidence, thresholds, calibration.cost.spent(looked)).mean()
     assert result["gflops_per_video"] == pytest.approx(spent)
+    centre = torch.full((len(clips), 4, 2), model.margin // 2)
+    centre = centre.where(visit.corners != SKIPPED, SKIPPED)
+    assert result["baselines"]["centre"] == pytest.approx(
+        accuracy(left_at(model, frames, centre, last), labels)
+    )
     assert result["steps_per_video"] == (last + 1).mean()
     assert result["budget"] == budget
     kept = json.loads((tmp_path / f"{budget}.json").read_text())
@@ -279,12 +331,31 @@ def test_points_of_a_model_and_the_curve(tmp_path, data, checkpoint, recipe):
         assert by_way.get_group("fewer frames")["steps"].tolist() == [1, 2, 3]
     ours, by_chance = (by_way.get_group(f"{how} exit") for how in ("conditional", "random"))
     assert ours["steps"].tolist() == pytest.approx(by_chance["steps"].tolist())
-    assert ours["steps"].iloc[-1] == 4
+    [*_, dearest] = ours.itertuples()
+    assert dearest.steps == 4
+    cost = flops.per_visit(recipe, PATCH)
+    assert dearest.gflops == pytest.approx(cost.visits.sum() + cost.look * dearest.looks)
 
     write_curve([points], recipe, tmp_path / "curve")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "curve.csv"), table)
     label = "AdaFocus+ and exit" if skips else "conditional exit"
     assert (tmp_path / "curve.svg").read_text().count(f"<!-- {label} -->") == 1
+
+
+@pytest.mark.parametrize(("gflops", "both"), [(70.0, 75.0), (50.0, 85.0)])
+def test_both_is_the_best_that_is_cheap_enough(gflops, both):
+    """At 60: a model that skips frames leaves early for 75%, or is cheap enough as it is."""
+    rows = [
+        (np.nan, "all frames", 100.0, 90.0),
+        (np.nan, "conditional exit", 60.0, 80.0),
+        (np.nan, "random exit", 60.0, 60.0),
+        (np.nan, "fewer frames", 60.0, 70.0),
+        (0.02, "all frames", gflops, 85.0),
+        (0.02, "conditional exit", 60.0, 75.0),
+        (0.02, "random frames", gflops, 65.0),
+    ]
+    points = pd.DataFrame(rows, columns=["skip_cost", "way", "gflops", "accuracy"])
+    assert cheaper(points, 0.6)["both"] == both
 
 
 def test_accuracy_between_points():
