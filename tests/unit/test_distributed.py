@@ -19,6 +19,7 @@ from adafocus.training import STAGES
 HERE = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 FAMILIES = ("gru", "tsm")
+HOW = ("policy", "random")
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +58,25 @@ def test_a_stage_learns_the_same(together, alone, family, stage):
                 assert row[name] == pytest.approx(expected_row[name], rel=1e-4, abs=1e-4), name
 
 
-@pytest.mark.parametrize("with_policy", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_an_evaluation_is_the_same_and_counts_each_video_once(together, alone, family, with_policy):
-    found, expected = (them[f"{family} evaluation {with_policy}"] for them in (together, alone))
+@pytest.mark.parametrize(
+    "what", ["gru evaluation exits", *(f"{f} evaluation {h}" for f in FAMILIES for h in HOW)]
+)
+def test_an_evaluation_is_the_same_and_counts_each_video_once(together, alone, what):
+    found, expected = together[what], alone[what]
     assert found["scores"] == expected["scores"]
     assert torch.equal(found["labels"], expected["labels"])
     assert len(found["labels"]) == VIDEOS["val"]
     assert torch.equal(found["corners"], expected["corners"])
+    assert torch.equal(found["steps"], expected["steps"])
     for place, logits in expected["logits"].items():
         assert torch.equal(found["logits"][place], logits)
+
+
+def test_a_calibration_is_the_same(together, alone):
+    found, expected = together["calibration"], alone["calibration"]
+    assert found["confidence"].shape == (VIDEOS["train"], 4)
+    for name in ("confidence", "looked", "gflops_visits"):
+        assert (found[name] == expected[name]).all()
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_batch(together):

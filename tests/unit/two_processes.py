@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from noise import tiny_recipe
 from test_engine import CPU, run
 
 from adafocus.data.clips import Clips, EpochSampler, loader
 from adafocus.distributed import is_first, joined, rank
+from adafocus.evaluation.exits import calibrate
 from adafocus.evaluation.run import measure
 from adafocus.model.adafocus import build
+from adafocus.model.checkpoint import Checkpoint, write
+from adafocus.model.exits import ConditionalExit
 from adafocus.recipe import Recipe
 from adafocus.signals import Stopped
 from adafocus.training import STAGES
@@ -57,15 +62,22 @@ def everything(folder: Path, kept: Path) -> dict[str, Any]:
             done[f"{family} {stage}"] = run(
                 recipe, stage, folder, kept / f"{family}_{stage}.pt", batch_size=4
             )
-        for with_policy in (True, False):
+        for how in ("policy", "random", "exits") if family == "gru" else ("policy", "random"):
             torch.manual_seed(1)
-            model = build(recipe, 32, with_policy).eval().frozen()
+            model = build(recipe, 32, with_policy=how != "random").eval()
+            # Each process has its own, which only the first one's calibration is written beside.
+            checkpoint = kept / f"{rank()}.safetensors"
+            names = tuple(map(str, range(recipe.classes)))
+            write(checkpoint, Checkpoint(model.state_dict(), recipe, "stage3", 32, names))
+            model, exits = model.frozen(), None
+            if how == "exits":
+                found = calibrate(checkpoint, model, recipe, folder, workers=0, device=CPU)
+                done["calibration"] = asdict(found)
+                exits = ConditionalExit(model, np.median(found.confidence, axis=0).tolist())
             clips = Clips(folder, "val", recipe, augment=False, seed=0)
             sampler = EpochSampler(len(clips), 0, shuffle=False)
-            measured = measure(model, loader(clips, 2, sampler, 0, CPU), CPU)
-            done[f"{family} evaluation {with_policy}"] = vars(measured) | {
-                "scores": measured.scores()
-            }
+            measured = measure(model, loader(clips, 2, sampler, 0, CPU), CPU, exits)
+            done[f"{family} evaluation {how}"] = vars(measured) | {"scores": measured.scores()}
 
     def stop(clip: int) -> None:
         if clip == 3 and rank() == 1:  # of one of both, in its second batch
