@@ -111,10 +111,11 @@ class Bench:
         return model.eval()
 
     def videos(self, recipe: Recipe, count: int, frames: int) -> Tensor:
-        """Noise, uint8 (count, frames, 3, S, S)."""
+        """Noise, uint8 (count, frames, 3, S, S), channels last in memory as a loader gives it."""
         side = recipe.model.frame_size
-        shape = (count, frames, 3, side, side)
-        return torch.randint(256, shape, dtype=torch.uint8, device=self.device)
+        shape = (count, frames, side, side, 3)
+        noise = torch.randint(256, shape, dtype=torch.uint8, device=self.device)
+        return noise.permute(0, 1, 4, 2, 3)
 
     def seconds(self, *works: Work) -> list[float]:
         """Median seconds of each of several things, which take turns."""
@@ -145,7 +146,7 @@ class Bench:
         model = plain.frozen()
         for key, count in (("prediction", self.batch), ("latency", 1)):
             frames = self.videos(recipe, count, recipe.model.frames)
-            floats = normalize(frames)
+            floats = normalize(frames.contiguous())
             with torch.inference_mode():
                 ours, theirs = self.seconds(
                     lambda frames=frames: model(frames),
@@ -155,7 +156,7 @@ class Bench:
             self.add(key, what, ours, theirs, theirs / ours)
         if self.device.type == "cuda":
             frames = self.videos(recipe, self.batch, recipe.model.frames)
-            floats = normalize(frames)
+            floats = normalize(frames.contiguous())
             with torch.inference_mode(), self.autocast():
                 ours, theirs = self.seconds(
                     lambda: model(frames), lambda: stepwise.walk(plain, floats, sample=False)
@@ -235,7 +236,8 @@ class Bench:
         plain = self.model(recipe, patch_size)
         model, compiled = plain.frozen(), plain.frozen()
         for backbone in (compiled.glancer, compiled.focuser):
-            backbone.trunk = torch.compile(backbone.trunk, options={"freezing": True})
+            for name, part in backbone.trunk.named_children():
+                setattr(backbone.trunk, name, torch.compile(part, options={"freezing": True}))
         frames = self.videos(recipe, self.batch, recipe.model.frames)
         with torch.no_grad(), self.autocast(self.device.type == "cuda"):
             started = self.now()
@@ -248,7 +250,7 @@ class Bench:
     def updates(self) -> None:
         recipe, patch_size = self.recipe("actnet")
         frames = self.videos(recipe, self.batch, recipe.model.frames)
-        floats = normalize(frames)
+        floats = normalize(frames.contiguous())
         index = torch.arange(self.batch, device=self.device)
         labels = torch.eye(recipe.classes, dtype=torch.bool, device=self.device)[index]
         batch = Batch(frames, frames, labels.float(), labels, index, None)

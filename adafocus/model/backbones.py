@@ -121,30 +121,71 @@ def shift_in_time(trunk: nn.Sequential, segments: int) -> None:
 
 # --- frozen -----------------------------------------------------------------------------------
 
-CHUNK_PIXELS = 8 * 224**2
-"""Pixels that a CPU takes through a frozen backbone at once: few enough for their maps to stay in
-cache, enough for the weights to be worth reading."""
+CACHE = 16 * 2**20
+"""Bytes of maps that stay in a CPU's cache."""
+MOST_PIXELS = 64 * 224**2
+"""Pixels of frames that a CPU takes through a frozen backbone at once, which bounds its memory."""
 
 
 class FrozenBackbone(Backbone):
     """The same function as ``backbone`` in eval mode, computed faster, with a copy of its weights.
 
-    Batch norms are folded into convolutions, the layout is channels-last, and on a CPU the frames
-    go through in chunks.
+    Batch norms are folded into convolutions and the layout is channels-last. On a CPU each part of
+    the network takes as many frames at a time as leave its maps in the cache: few where maps are
+    large, many where it is weights that must be read.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         copy = deepcopy(backbone).requires_grad_(False).eval()
         fold_batch_norms(copy.trunk)
         super().__init__(copy.trunk.to(memory_format=torch.channels_last), copy.head)
-        self.shifted = any(isinstance(module, ShiftedConv2d) for module in copy.trunk.modules())
+        shifted = (module for module in copy.trunk.modules() if isinstance(module, ShiftedConv2d))
+        # Temporal shift needs all frames of a video at once.
+        self.together = next((module.segments for module in shifted), 1)
+        self.plans: dict[torch.Size, list[tuple[nn.Sequential, int]]] = {}
 
     def forward(self, frames: Tensor) -> Tensor:
-        # Temporal shift needs all frames of a video at once.
-        whole = frames if self.shifted else frames.flatten(0, 1)
-        chunks = 1 if frames.is_cuda else -(-frames[:, :, 0].numel() // CHUNK_PIXELS)
-        maps = [self.trunk(normalize(chunk.flatten(0, -4))) for chunk in whole.chunk(chunks)]
+        if frames.is_cuda:
+            return super().forward(frames)
+        flat = frames.flatten(0, 1)
+        most = MOST_PIXELS // frames.shape[-1] ** 2
+        maps = [self._in_cache(normalize(few)) for few in flat.split(self._videos(most))]
         return torch.cat(maps).unflatten(0, frames.shape[:2])
+
+    def _in_cache(self, maps: Tensor) -> Tensor:
+        if maps.shape[1:] not in self.plans:
+            self.plans[maps.shape[1:]] = self._plan(maps[: self.together])
+        for parts, size in self.plans[maps.shape[1:]]:
+            maps = torch.cat([parts(few) for few in maps.split(size)])
+        return maps
+
+    def _plan(self, maps: Tensor) -> list[tuple[nn.Sequential, int]]:
+        """Parts of the trunk in turn, and how many frames to take through each at a time."""
+        plan: list[tuple[nn.Sequential, int]] = []
+        sizes: list[int] = []
+        hooks = [
+            module.register_forward_hook(lambda *called: sizes.append(called[-1].numel()))
+            for module in self.trunk.modules()
+        ]
+        for part in self.trunk:
+            sizes[:] = [maps.numel()]
+            maps = part(maps)
+            fit = CACHE * len(maps) // (maps.element_size() * max(sizes))
+            # In powers of two, so that parts alike go together. With one thread, torch has a slower
+            # convolution for fewer than 16 frames.
+            least = 16 if torch.get_num_threads() == 1 else 1
+            size = self._videos(max(least, 1 << max(fit, 1).bit_length() - 1))
+            if plan and plan[-1][1] == size:
+                plan[-1][0].append(part)
+            else:
+                plan.append((nn.Sequential(part), size))
+        for hook in hooks:
+            hook.remove()
+        return plan
+
+    def _videos(self, frames: int) -> int:
+        """So many frames, or fewer, as are whole videos."""
+        return max(frames // self.together, 1) * self.together
 
 
 def fold_batch_norms(network: nn.Module) -> None:

@@ -29,8 +29,11 @@ def settle(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("segments", [None, 4])
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet"])
 def test_a_frozen_backbone_is_the_same_function(name, segments, kind, monkeypatch):
-    # Chunks of three frames, and of one video where the shift ties its frames together.
-    monkeypatch.setattr(backbones, "CHUNK_PIXELS", 3 * 64**2)
+    # At most seven frames at once, of one video where the shift ties its frames together; some
+    # parts take one at a time and others all.
+    monkeypatch.setattr(backbones, "MOST_PIXELS", 7 * 64**2)
+    monkeypatch.setattr(backbones, "CACHE", 2**19)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     recipe = BackboneRecipe(name=name, depth=50 if name == "resnet" else None)
     plain = settle(backbone(recipe, classes=2, segments=segments))
     frames = torch.randn(2, 4, 3, 64, 64)
@@ -39,7 +42,13 @@ def test_a_frozen_backbone_is_the_same_function(name, segments, kind, monkeypatc
     before = {key: value.clone() for key, value in plain.state_dict().items()}
     with torch.no_grad():
         expected = plain(frames)
-        maps = FrozenBackbone(plain)(frames)
+        frozen = FrozenBackbone(plain)
+        maps = frozen(frames)
+        assert torch.equal(frozen(frames), maps)
+    [plan] = frozen.plans.values()
+    assert [part for parts, _ in plan for part in parts] == list(frozen.trunk)
+    assert len({size for _, size in plan}) > 1
+    assert all(size % (segments or 1) == 0 for _, size in plan)
     assert maps.shape == expected.shape
     assert expected.std() > 0.01
     assert torch.allclose(maps, expected, atol=1e-4 * expected.abs().max().item())
