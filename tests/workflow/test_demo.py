@@ -61,22 +61,22 @@ def test_the_learned_patches_beat_random_ones(demo):
 
 
 def test_less_is_spent_for_little(demo):
-    """At 60% the goal is a loss of at most 1.5 points, and 3 above fewer frames; README tells how
-    far it is met. These floors leave room for the rounding of other machines."""
+    """At 60% the goal is a loss of at most 1.5 points, and 3 above fewer frames; the losses have
+    room for the rounding of other machines."""
     project, _, _ = demo
     points = pd.read_csv(project.folder / "results" / "curves" / "demo.csv")
     found = cheaper(points, SHARE)
-    assert found["conditional_exit"] >= found["all_frames"] - 3, found
-    assert found["conditional_exit"] >= found["fewer_frames"] + 2, found
+    assert found["conditional_exit"] >= found["all_frames"] - 2.5, found
+    assert found["conditional_exit"] >= found["fewer_frames"] + 3, found
     assert found["conditional_exit"] >= found["random_exit"] + 4, found
     assert found["both"] >= found["all_frames"] - 2, found
 
     skips = points[points["skip_cost"].notna()].set_index("way")
     skipping = skips.loc["all frames"]
-    assert skipping["looks"] < 4.5, "of six frames, of which the digit is in three"
+    assert skipping["looks"] < 4.5, "of six frames; the digit is in seven of sixteen"
     fewer = points[points["way"] == "fewer frames"]
     assert skipping["accuracy"] >= found["all_frames"] - 2, points
-    assert skipping["accuracy"] >= accuracy_at(fewer, skipping["gflops"]) + 1.5, points
+    assert skipping["accuracy"] >= accuracy_at(fewer, skipping["gflops"]) + 3, points
     assert skipping["accuracy"] >= skips.loc["random frames", "accuracy"] + 3, points
 
 
