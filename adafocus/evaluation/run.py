@@ -213,6 +213,8 @@ def evaluate(
         else:
             run.add_figures(logged, {f"{stage}_{k}": v for k, v in result["metrics"].items()})
         run.add_artifacts(output, kept, *drawn)
+    found = f"{recipe.metric} {result['metrics'][recipe.metric]:.1f}"
+    tqdm.write(f"{output}: {found} at {gflops:.3g} GFLOPs per video; figures: {plots}")
     return result
 
 

@@ -12,7 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from noise import CLASSES, noise_batch, skip_half, skipping_recipe, tiny_recipe, write_noise
+from typer.testing import CliRunner
 
+from adafocus.cli import app
 from adafocus.data.clips import Clips
 from adafocus.evaluation import evaluate, flops
 from adafocus.evaluation.curves import accuracy_at, write_curve, write_points
@@ -278,6 +280,17 @@ def test_evaluation_keeps_to_a_budget(tmp_path, data, checkpoint, recipe, model)
 
     with pytest.raises(ValueError, match="less than the first step of a video takes; the least is"):
         evaluated(budget_of(recipe, 0.01))
+
+
+def test_an_evaluation_says_what_it_made(tmp_path, data, checkpoint, recipe):
+    output, budget = tmp_path / "early.json", budget_of(recipe, 0.4)
+    options = {"data": data, "output": output, "plots": tmp_path / "plots", "budget": budget}
+    options |= {"device": "cpu", "tracking-uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    given = [f"--{name}={value}" for name, value in options.items()]
+    said = CliRunner().invoke(app, ["evaluate", str(checkpoint), *given]).stdout
+    result = json.loads(output.read_text())
+    top1, cost = result["metrics"]["top1"], result["gflops_per_video"]
+    assert f"{output}: top1 {top1:.1f} at {cost:.3g} GFLOPs per video; figures: " in said
 
 
 def test_a_calibration_is_of_its_checkpoint(data, checkpoint, recipe, model):
