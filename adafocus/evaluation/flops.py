@@ -60,6 +60,11 @@ class Cost:
     """float64 (S,), of each step without its look"""
     look: float
 
+    @property
+    def total(self) -> float:
+        """Of all steps, each with a look."""
+        return self.visits.sum() + self.look * len(self.visits)
+
     def spent(self, looked: np.ndarray) -> np.ndarray:
         """(N, S): what videos had cost after each step, by whether it was a look, bool (N, S)."""
         return (self.visits + self.look * looked).cumsum(axis=1)
@@ -68,16 +73,19 @@ class Cost:
 def per_step(recipe: Recipe, patch_size: int) -> Cost:
     """What each frame costs where all come in order. The TSM family has one step, which looks at
     all frames."""
-    counted, frames = count(recipe, patch_size), recipe.model.frames
-    if recipe.model.family == "tsm":
-        return Cost(np.array([counted["total"]]), 0.0)
-    look = counted["parts"]["focuser"]
-    return Cost(np.full(frames, (counted["total"] - look) / frames), look / frames)
+    return _in_order(recipe, count(recipe, patch_size))
 
 
 def per_visit(recipe: Recipe, patch_size: int) -> Cost:
     """What each frame costs in the conditional exit, where those that lie behind one that comes
     late are classified again: a step of the classifier each."""
-    in_order, frames = per_step(recipe, patch_size), recipe.model.frames
-    classify = count(recipe, patch_size)["parts"]["classifier"] / frames
+    counted, frames = count(recipe, patch_size), recipe.model.frames
+    in_order, classify = _in_order(recipe, counted), counted["parts"]["classifier"] / frames
     return Cost(in_order.visits + classify * np.array(classified_again(frames)), in_order.look)
+
+
+def _in_order(recipe: Recipe, counted: dict[str, Any]) -> Cost:
+    if recipe.model.family == "tsm":
+        return Cost(np.array([counted["total"]]), 0.0)
+    frames, look = recipe.model.frames, counted["parts"]["focuser"]
+    return Cost(np.full(frames, (counted["total"] - look) / frames), look / frames)

@@ -105,6 +105,7 @@ def test_cost_of_visits_by_hand(recipe):
     visit = counted["total"] / 4 - look
     cost = flops.per_visit(recipe, PATCH)
     assert cost.look == look
+    assert flops.per_step(recipe, PATCH).total == pytest.approx(counted["total"])
     assert cost.visits.tolist() == pytest.approx([visit + n * classify for n in (0, 1, 0, 3)])
     first = visit + look
     third = first + visit + classify + visit + look
