@@ -78,6 +78,7 @@ class Calibration:
 
     @property
     def cost(self) -> Cost:
+        """What the visits cost."""
         return Cost(self.gflops_visits, float(self.gflops_look))
 
     @property
@@ -105,8 +106,8 @@ def solve(confidence: np.ndarray, gflops: np.ndarray, budget: float) -> np.ndarr
     """Thresholds whose mean cost on N videos comes up to a budget and does not exceed it.
 
     They are the same after every step, the highest that the budget allows: the least sure videos go
-    on, whichever step they are at. MSDNet lets shares in geometric progression leave
-    after the steps, some thus after the first however unsure; what it solves for is the same.
+    on, whichever step they are at. MSDNet lets shares in geometric progression leave after the
+    steps, some thus after the first however unsure; what it solves for is the same.
 
     Args:
         confidence: (N, T).
