@@ -1,4 +1,4 @@
-"""The engine: epochs, optimizer, mixed precision, validation, resume.
+"""The engine: epochs, mixed precision, validation, resume.
 
 It knows nothing of a stage but what it trains, which losses it yields for a batch and how it
 predicts; a stage knows nothing of epochs.
@@ -20,7 +20,7 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -34,6 +34,7 @@ from adafocus.meter import Meter
 from adafocus.model.adafocus import AdaFocus
 from adafocus.recipe import TRAINED_PARTS, Config, HeadTraining, Metric, Training
 from adafocus.signals import Stop, Stopped
+from adafocus.training.optimizer import build_optimizer, schedule
 from adafocus.training.resume import ResumeFile
 
 CHECKPOINT_MINUTES: float = Config.model_fields["checkpoint_minutes"].default
@@ -164,8 +165,8 @@ def fit(
     for part in stage.parts.values():
         distributed.share_statistics(part)
     stage.train_mode()
-    optimizer = _optimizer(stage)
-    factor = _schedule(stage.training, len(clips))
+    optimizer = build_optimizer(stage.training, stage.parts)
+    factor = schedule(stage.training, len(clips))
     scheduler = LambdaLR(optimizer, factor)
     run = _Run(
         stage=stage,
@@ -195,7 +196,8 @@ def fit(
             epoch = progress.epoch
             torch.manual_seed(seed * 1_000_003 + epoch)
             row = {"epoch": epoch + 1}
-            for part, rate in zip(stage.parts, scheduler.base_lrs, strict=True):
+            for part in stage.parts:
+                rate = stage.training.learning_rates[part]
                 row[f"learning_rate_{part}"] = rate * factor(epoch * len(clips))
             row |= run.train(bar)
             # The same draws after every epoch, so that stage 1's random patches compare.
@@ -455,32 +457,6 @@ def validate(
         *sorted(distributed.gather_lists(found), key=itemgetter(0)), strict=True
     )
     return accuracy(torch.cat(logits), torch.cat(labels))
-
-
-def _optimizer(stage: Stage) -> Optimizer:
-    training = stage.training
-    groups = [
-        {"params": list(part.parameters()), "lr": training.learning_rates[name], "name": name}
-        for name, part in stage.parts.items()
-    ]
-    if training.optimizer == "adam":
-        return Adam(groups, weight_decay=training.weight_decay)
-    return SGD(groups, momentum=training.momentum, weight_decay=training.weight_decay)
-
-
-def _schedule(training: Training, batches: int) -> Callable[[int], float]:
-    """The factor on all rates after so many batches."""
-
-    def factor(batch: int) -> float:
-        match training.schedule:
-            case "cosine":
-                return 0.5 * (1 + math.cos(math.pi * batch / (training.epochs * batches)))
-            case "step":
-                return 0.1 ** sum(batch >= m * batches for m in training.milestones)
-            case _:
-                return 1.0
-
-    return factor
 
 
 # --- resume -----------------------------------------------------------------------------------
