@@ -542,7 +542,7 @@ class Config(Section):
     gpus: Positive = 1
     """GPUs that one job of training or evaluation uses, where there are any."""
     threads: Positive = 8
-    """Most CPU threads that one job uses."""
+    """Most CPU threads that one job uses, for each of its GPUs where it has some."""
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
     """Training saves its state after so many, and after every epoch."""
     tracking_uri: str = "sqlite:///results/mlflow.db"

@@ -1,5 +1,6 @@
 """What the workflow plans to do, and what it refuses before it does anything."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 
 import pytest
+import yaml
 
 CHAIN = {
     "pretrained": 1,
@@ -217,6 +219,63 @@ def test_a_machines_gpus_are_what_its_jobs_share(project, monkeypatch):
     run = project.snakemake("data/actnet/videos.csv")
     (resources,) = (line for line in run.stderr.splitlines() if "Provided resources" in line)
     assert "gpu" in resources and "2" in resources
+
+
+RULES = """
+import json
+import sys
+from pathlib import Path
+from snakemake.api import SnakemakeApi
+from snakemake.settings.types import ConfigSettings, OutputSettings, ResourceSettings
+
+with SnakemakeApi(OutputSettings()) as api:
+    workflow = api.workflow(
+        snakefile=Path(sys.argv[1]),
+        workdir=Path(sys.argv[2]),
+        resource_settings=ResourceSettings(nodes=1),
+        config_settings=ConfigSettings(config=json.loads(sys.argv[3])),
+    )
+    workflow.list_rules()
+    rules = workflow._workflow.rules
+    asked = {
+        rule.name: [rule.resources[name].value for name in ("gpu", "_cores")]
+        for rule in rules
+        if "gpu" in rule.resources
+    }
+print(json.dumps(asked))
+"""
+
+
+def rules(project, config):
+    """GPUs and threads that each rule asks for on a cluster."""
+    command = [sys.executable, "-c", RULES, project.snakefile, project.folder, json.dumps(config)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_every_rule_that_asks_for_a_gpu_is_in_every_profile(project):
+    asked = rules(project, {"device": "auto"})
+    on_gpu = {name for name, (gpus, _) in asked.items() if gpus}
+    assert {"stage1", "evaluate", "points", "sweep"} <= on_gpu
+    profiles = (project.snakefile.parent / "workflow/profiles").glob("*/config.yaml")
+    clusters = [yaml.safe_load(path.read_text()) for path in profiles]
+    clusters = [profile for profile in clusters if "executor" in profile]
+    assert len(clusters) == 2
+    for profile in clusters:
+        asked_for = profile["set-resources"]
+        elsewhere = profile["default-resources"]
+        assert asked_for.keys() == on_gpu
+        assert all(any(elsewhere[k] != v for k, v in own.items()) for own in asked_for.values())
+
+
+def test_threads_are_for_each_gpu_of_a_job(project):
+    config = {"device": "cuda", "gpus": 4, "threads": 6, "sweep": {"gpus": 2}}
+    asked = rules(project, config)
+    expected = {"stage2": [4, 24], "evaluate": [4, 24], "points": [1, 6], "sweep": [2, 12]}
+    assert {name: asked[name] for name in expected} == expected
+    assert asked["frames"] == [0, 6]
+    alone = rules(project, config | {"device": "cpu"})
+    assert {tuple(alone[name]) for name in expected} == {(0, 6)}
 
 
 def test_reading_the_workflow_does_not_load_torch(project):

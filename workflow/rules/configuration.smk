@@ -130,6 +130,11 @@ def pretrained_of(wildcards):
     return []
 
 
+def threads_of(gpus):
+    """CPU threads of a job that has so many GPUs: what the configuration gives for each of them."""
+    return config["threads"] * max(1, gpus)
+
+
 def more_memory(mb):
     """Function for `mem_mb`: as much, twice as much for the second attempt, and so on."""
     return lambda wildcards, attempt: mb * attempt

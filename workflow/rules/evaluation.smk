@@ -53,7 +53,7 @@ rule evaluate:
         "results/benchmarks/{dataset}_{patch_size}{skip}_stage{stage}_evaluation.tsv"
     conda:
         "../../environment.yml"
-    threads: config["threads"]
+    threads: threads_of(gpus_per_job)
     resources:
         mem_mb=more_memory(16000),
         runtime=480,

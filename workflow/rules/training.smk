@@ -45,7 +45,7 @@ rule train_glancer:
         "results/benchmarks/{dataset}_glancer_stage0.tsv"
     conda:
         "../../environment.yml"
-    threads: config["threads"]
+    threads: threads_of(gpus_per_job)
     resources:
         mem_mb=more_memory(32000),
         runtime=2880,
@@ -182,7 +182,7 @@ rule sweep:
         "results/benchmarks/{dataset}_{patch_size}{skip}_stage{stage}_sweep.tsv"
     conda:
         "../../environment.yml"
-    threads: config["threads"]
+    threads: threads_of(gpus_per_sweep)
     resources:
         mem_mb=more_memory(32000),
         runtime=2880,
