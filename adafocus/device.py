@@ -7,8 +7,12 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from adafocus.recipe import Precision
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's ``mallopt``, from its malloc.h."""
@@ -32,6 +36,7 @@ def share_threads(threads: int, device: torch.device) -> int:
     """
     if device.type == "cuda":
         torch.set_num_threads(1)
+        tune_cudnn()
         return threads
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -50,9 +55,23 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where it pays, on a GPU; float32 on a CPU."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+def tune_cudnn() -> None:
+    """Lets cuDNN try its ways to compute a convolution once for each shape, and keep the fastest;
+    its GRUs compute in float32, not in TF32."""
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.rnn.fp32_precision = "ieee"
+
+
+def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """The type in which backbones compute: bfloat16 or float32.
+
+    ``auto`` is bfloat16 on a GPU that has units for it, compute capability 8.0 or newer. Older ones
+    emulate it, and so do most CPUs.
+    """
+    if precision == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if native else "fp32"
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
 def peak_memory(device: torch.device) -> float:

@@ -1,8 +1,8 @@
 """Several processes that train or evaluate one model together, one for each GPU.
 
 ``torchrun`` starts them, on one machine or several. All of them do the same, each on its own slice
-of every batch; what depends on a whole batch is put together here. Random draws are made alike by
-all for the whole batch, of which each takes its own. Only the first process speaks and writes.
+of every batch; what depends on a whole batch is put together here. Only the first process speaks
+and writes.
 
 In a program that runs alone, all of this does nothing.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -94,10 +94,10 @@ def is_mine(number: int) -> bool:
     return number % size() == rank()
 
 
-def share(rows: Tensor) -> Tensor:
+def share(rows: int) -> slice:
     """This process's slice of a whole batch's rows, of which each has as many."""
-    length = len(rows) // size()
-    return rows[rank() * length :][:length]
+    length = rows // size()
+    return slice(rank() * length, (rank() + 1) * length)
 
 
 def gather(rows: Tensor) -> Tensor:
@@ -147,6 +147,11 @@ def synchronized(module: nn.Module) -> nn.Module:
     return nn.parallel.DistributedDataParallel(
         module, broadcast_buffers=False, find_unused_parameters=True
     )
+
+
+def not_yet(module: nn.Module) -> AbstractContextManager[None]:
+    """Within the block, backward passes leave each process its own gradients."""
+    return module.no_sync() if size() > 1 else nullcontext()
 
 
 def share_statistics(module: nn.Module) -> None:

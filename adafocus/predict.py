@@ -18,7 +18,7 @@ from adafocus.data.clips import crop_centre, sample_val
 from adafocus.data.ffmpeg import Timeline, decode, encode, timeline
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import count_frames, read_frames
-from adafocus.device import autocast, pick_device
+from adafocus.device import pick_device
 from adafocus.evaluation.exits import Calibration
 from adafocus.evaluation.flops import per_step
 from adafocus.files import whole
@@ -130,16 +130,15 @@ class Predictor:
         clip, extent = crop_centre(frames, shape.frame_size)
         clip, glance = clip[: shape.frames], clip[shape.frames :]
         order = list(range(shape.frames))
-        with autocast(self.device):
-            if self.exits is not None:
-                logits, corners, steps = self.exits(clip[None].to(self.device))
-                order = self.exits.order[: int(steps)]
-                logits, corners = logits[:, : len(order)], corners[:, : len(order)]
-            else:
-                logits, corners = self.model(
-                    clip[None].to(self.device),
-                    glance[None].to(self.device) if len(glance) else None,
-                )
+        if self.exits is not None:
+            logits, corners, steps = self.exits(clip[None].to(self.device))
+            order = self.exits.order[: int(steps)]
+            logits, corners = logits[:, : len(order)], corners[:, : len(order)]
+        else:
+            logits, corners = self.model(
+                clip[None].to(self.device),
+                glance[None].to(self.device) if len(glance) else None,
+            )
         clip, looked_at = clip[order], looked_at[order]
         probabilities = logits[0].softmax(-1).cpu()
         corners = corners[0].expand(len(order), 2).cpu()

@@ -21,6 +21,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 Cost = Annotated[float, Field(ge=0)]
 Metric = Literal["top1", "top5", "mAP"]
+Precision = Literal["auto", "bf16", "fp32"]
+MicroBatch = Literal["auto"] | Positive
 
 SKIP = "_skip"
 """Stands before the cost of a look in the names of models that may skip frames."""
@@ -543,6 +545,11 @@ class Config(Section):
     """GPUs that one job of training or evaluation uses, where there are any."""
     threads: Positive = 8
     """Most CPU threads that one job uses, for each of its GPUs where it has some."""
+    precision: Precision = "auto"
+    """In which backbones compute in training, see `device.pick_precision`."""
+    micro_batch: MicroBatch = "auto"
+    """Videos of a batch that training takes at a time on each GPU; ``auto`` is all of them, and
+    fewer where the memory asks for it."""
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
     """Training saves its state after so many, and after every epoch."""
     tracking_uri: str = "sqlite:///results/mlflow.db"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from adafocus.device import autocast, pick_device
+from adafocus.device import pick_device
 from adafocus.model.checkpoint import assemble, read
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class Classifier:
             name: torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
             for name, array in given.items()
         }
-        with autocast(self.device):
-            out = self.model(**tensors)
+        out = self.model(**tensors)
         probabilities = out.logits[:, -1].float().softmax(-1).cpu().numpy()
         return pd.DataFrame(probabilities, columns=list(self.class_names))
 

@@ -36,7 +36,7 @@ from adafocus.data.clips import Batch, Clips, EpochSampler, loader
 from adafocus.device import keep_freed_memory, peak_memory
 from adafocus.evaluation import flops
 from adafocus.model.adafocus import AdaFocus, build
-from adafocus.model.backbones import Backbone, FrozenBackbone, normalize
+from adafocus.model.backbones import Backbone, FrozenBackbone, Normalize
 from adafocus.model.patches import SKIPPED
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
 from adafocus.training import STAGES, ppo
@@ -146,7 +146,7 @@ class Bench:
         model = plain.frozen()
         for key, count in (("prediction", self.batch), ("latency", 1)):
             frames = self.videos(recipe, count, recipe.model.frames)
-            floats = normalize(frames.contiguous())
+            floats = Normalize()(frames.contiguous())
             with torch.inference_mode():
                 ours, theirs = self.seconds(
                     lambda frames=frames: model(frames),
@@ -156,7 +156,7 @@ class Bench:
             self.add(key, what, ours, theirs, theirs / ours)
         if self.device.type == "cuda":
             frames = self.videos(recipe, self.batch, recipe.model.frames)
-            floats = normalize(frames.contiguous())
+            floats = Normalize()(frames.contiguous())
             with torch.inference_mode(), self.autocast():
                 ours, theirs = self.seconds(
                     lambda: model(frames), lambda: stepwise.walk(plain, floats, sample=False)
@@ -250,7 +250,7 @@ class Bench:
     def updates(self) -> None:
         recipe, patch_size = self.recipe("actnet")
         frames = self.videos(recipe, self.batch, recipe.model.frames)
-        floats = normalize(frames.contiguous())
+        floats = Normalize()(frames.contiguous())
         index = torch.arange(self.batch, device=self.device)
         labels = torch.eye(recipe.classes, dtype=torch.bool, device=self.device)[index]
         batch = Batch(frames, frames, labels.float(), labels, index, None)
@@ -339,7 +339,7 @@ class Bench:
                 model = model.frozen()
                 model(frames)
             else:
-                stepwise.walk(model, normalize(frames), sample=False)
+                stepwise.walk(model, Normalize()(frames), sample=False)
         return peak_memory(self.device)
 
     def imports(self) -> None:

@@ -29,6 +29,10 @@ class Steps(NamedTuple):
     """int64 (B, T)"""
     log_probability: Tensor
     """(B, T), of the actions"""
+    value: Tensor
+    """(B, T), what the policy expects"""
+    likeliest: Tensor
+    """(B, T, 2), corners of its likeliest actions"""
     maps: Tensor
     """(B, T, C, h, w), the glancer's"""
 
@@ -46,14 +50,17 @@ def walk(model: AdaFocus, frames: Tensor, sample: bool) -> Steps:
     for frame in frames.unbind(1):
         maps = glance(model, frame)
         seen, choosing = policy.gru(policy.encoder(maps).unsqueeze(1), choosing)
-        actions = torch.distributions.Categorical(logits=policy.actor(seen.squeeze(1)))
+        seen = seen.squeeze(1)
+        actions = torch.distributions.Categorical(logits=policy.actor(seen))
         action = actions.sample() if sample else actions.mode
         corners = policy.corners(action, model.margin)
         random = torch.randint_like(corners, model.margin + 1)
         baseline, _ = classify(model, maps, cut(frame, random, model.patch_size), classifying)
         patch = cut(frame, corners, model.patch_size)
         logits, classifying = classify(model, maps, patch, classifying)
-        steps.append(Steps(logits, baseline, action, actions.log_prob(action), maps))
+        value, likeliest = policy.critic(seen), policy.corners(actions.mode, model.margin)
+        chance = actions.log_prob(action)
+        steps.append(Steps(logits, baseline, action, chance, value.squeeze(-1), likeliest, maps))
     return Steps(*(torch.stack(values, dim=1) for values in zip(*steps, strict=True)))
 
 
@@ -104,7 +111,8 @@ def rollout(model: AdaFocus, frames: Tensor, target: Tensor) -> ppo.Rollout:
     """Stage 2's rollout; ``target`` (B, K) is a distribution over classes."""
     steps = walk(model, frames, sample=True)
     reward = ppo.contrast(steps.logits, steps.baseline, target)
-    return ppo.Rollout(steps.maps, steps.actions, steps.log_probability, reward)
+    chance = steps.log_probability
+    return ppo.Rollout(steps.maps, steps.actions, chance, steps.value, reward, steps.likeliest)
 
 
 def stage3_logits(model: AdaFocus, frames: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torchvision.transforms.v2 import functional as F
 from adafocus.data import DataError
 from adafocus.data.store import Crop, read_frames
 from adafocus.distributed import is_mine, share, size
+from adafocus.draws import Draws, Kind
 from adafocus.recipe import Augmentation, Recipe
 from adafocus.signals import leave_to_parent
 
@@ -202,11 +203,13 @@ class Batch(NamedTuple):
     positions: Tensor | None
     """float32 (B, T, 2): where the truth is, if known."""
 
-    total: int | None = None
-    """Clips of the whole batch, where B are this process's slice of it."""
+    draws: Draws | None = None
+    """What is drawn at random for these videos; None where nothing is."""
 
     @classmethod
-    def of(cls, clips: dict[str, Tensor], device: torch.device, total: int | None = None) -> Batch:
+    def of(
+        cls, clips: dict[str, Tensor], device: torch.device, draws: Draws | None = None
+    ) -> Batch:
         """Collated clips; frames stay bytes until a backbone sees them."""
         on_device = {key: value.to(device, non_blocking=True) for key, value in clips.items()}
         frames = on_device["frames"]
@@ -214,7 +217,7 @@ class Batch(NamedTuple):
         labels = on_device["labels"]
         target = labels / labels.sum(-1, keepdim=True)
         positions = on_device.get("positions")
-        return cls(frames, glance, target, labels, on_device["index"], positions, total)
+        return cls(frames, glance, target, labels, on_device["index"], positions, draws)
 
     def in_order(self, order: Sequence[int]) -> Batch:
         """The same with its frames in another order (GRU family)."""
@@ -222,13 +225,17 @@ class Batch(NamedTuple):
         positions = None if self.positions is None else self.positions[:, order]
         return self._replace(frames=frames, glance=frames, positions=positions)
 
-    def random_corners(self, model: AdaFocus) -> Tensor:
-        """`AdaFocus.random_corners`, drawn for the whole batch: the same for any number of
-        processes."""
-        if self.total is None:
-            return model.random_corners(self.frames)
-        shape = (self.total, *self.frames.shape[1:])
-        return share(model.random_corners(self.frames[:1].expand(shape)))
+    def part(self, rows: slice) -> Batch:
+        """Some of the videos."""
+        tensors = (tensor if tensor is None else tensor[rows] for tensor in self[:-1])
+        return Batch(*tensors, self.draws and self.draws.part(rows))
+
+    def random_corners(self, model: AdaFocus, number: int = 0) -> Tensor:
+        """`AdaFocus.random_corners`, the ``number``-th draw of this batch."""
+        draws = self.draws
+        generator = draws.generator(Kind.CORNERS, number)
+        corners = model.random_corners(draws.videos, self.frames.shape[1], generator)
+        return corners[draws.rows].to(self.frames.device, non_blocking=True)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -268,7 +275,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         for number, length in enumerate(self.batches[skip:], start=skip):
             batch = order[number * self.batch_size :][:length]
             if self.shuffle:
-                yield share(torch.from_numpy(batch)).tolist()
+                yield batch[share(length)].tolist()
             elif is_mine(number):
                 yield batch.tolist()
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adafocus import tracking
 from adafocus.data.clips import Batch, Clips, sample_val
-from adafocus.device import autocast, name_what_fills_memory, pick_device, share_threads
+from adafocus.device import name_what_fills_memory, pick_device, share_threads
 from adafocus.evaluation import flops
 from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, my_batches
 from adafocus.evaluation.metrics import accuracy
@@ -137,7 +137,7 @@ class Pass:
         labels = []
         for _, batch in my_batches(clips, workers, device, "curve"):
             labels.append(batch.labels.cpu())
-            with torch.inference_mode(), autocast(device):
+            with torch.inference_mode():
                 self._keep("all frames", model(batch.frames, batch.glance))
                 if self.recipe.model.family == "tsm":
                     continue

@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
-from adafocus.device import autocast
 from adafocus.distributed import gather_lists, is_first, is_mine
 from adafocus.evaluation.flops import Cost, per_visit
 from adafocus.files import check_writable, whole
@@ -178,7 +177,7 @@ def calibrate(
     check_writable(checkpoint.parent)
     found = []
     for number, batch in my_batches(clips, workers, device, "calibration"):
-        with torch.inference_mode(), autocast(device):
+        with torch.inference_mode():
             logits, corners = visit_all(model, batch.frames)
         confidence = logits.float().softmax(-1).amax(-1)
         found.append((number, confidence.cpu(), (corners != SKIPPED).all(-1).cpu()))

@@ -22,8 +22,9 @@ from tqdm import tqdm
 import adafocus
 from adafocus import tracking
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
-from adafocus.device import autocast, name_what_fills_memory, pick_device, share_threads
+from adafocus.device import name_what_fills_memory, pick_device, share_threads
 from adafocus.distributed import gather_lists, is_first, is_mine
+from adafocus.draws import Draws
 from adafocus.evaluation import flops
 from adafocus.evaluation.exits import calibrate
 from adafocus.evaluation.metrics import accuracy, accuracy_by_class
@@ -97,7 +98,6 @@ def evaluate(
         ValueError: where the budget is too small.
     """
     remove_abandoned(output.parent, plots)
-    torch.manual_seed(seed)
     torch_device = pick_device(device)
     workers = share_threads(threads, torch_device)
     source = read(checkpoint)
@@ -120,7 +120,7 @@ def evaluate(
     in_memory = name_what_fills_memory(stage, batch_size)
     if not is_first():
         with in_memory:
-            measure(model, batches, torch_device, exits)
+            measure(model, batches, torch_device, seed, exits)
         return {}
     with tracking.run(
         tracking_uri,
@@ -136,7 +136,7 @@ def evaluate(
         datasets=[tracking.dataset(recipe, "val", data, clips.digest, len(clips))],
     ) as run:
         with in_memory:
-            measured = measure(model, batches, torch_device, exits)
+            measured = measure(model, batches, torch_device, seed, exits)
         steps = measured.steps.double().mean().item()
         looks = measured.looked.sum(-1).double().mean().item()
         cost = calibration.cost if exits else flops.per_step(recipe, patch_size)
@@ -262,11 +262,15 @@ def measure(
     model: AdaFocus,
     batches: DataLoader,
     device: torch.device,
+    seed: int,
     exits: ConditionalExit | None = None,
 ) -> Measurement:
     """Predicts all videos with the patches that the model chooses and with each baseline's.
 
     A model without a policy chooses at random. With ``exits`` videos are left early.
+
+    Args:
+        seed: fixes the random patches.
     """
     found: list[tuple[int, dict[str, Tensor], Tensor, Tensor, Tensor]] = []
     seconds = 0.0
@@ -274,40 +278,37 @@ def measure(
     mine = meter.watch(tqdm(batches, desc="evaluation", unit="batch", disable=not is_first()))
     for number, videos in enumerate(batches.sampler.batches):
         if not is_mine(number):
-            _skip(model, torch.empty((videos, batches.dataset.recipe.model.frames), device=device))
             continue
         items = next(mine)
-        batch = Batch.of(items, device)
-        with autocast(device):
-            if not found:
-                with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                    _predict(model, batch, exits)  # to warm up
-            started = _now(device)
-            glimpse, chosen, prediction, steps = _predict(model, batch, exits)
-            seconds += _now(device) - started
+        batch = Batch.of(items, device, Draws(seed, 0, number, videos, slice(0, videos)))
+        if not found:
+            _predict(model, batch, exits)  # to warm up
+        started = _now(device)
+        glimpse, chosen, prediction, steps = _predict(model, batch, exits)
+        seconds += _now(device) - started
 
-            logits = {"chosen": prediction[None].cpu()}
-            classify: Callable[[Glimpse, Tensor], Tensor] = model.classifier
-            if exits is not None:
-                classify = partial(classify_visits, model.classifier)
-                batch = batch.in_order(exits.order)
-                glimpse = model.glance(batch.glance)
-            last = steps[:, None, None] - 1
-            for place, draws in _elsewhere(model, batch).items():
-                if model.skips:
-                    draws = [torch.where(chosen == SKIPPED, chosen, draw) for draw in draws]
-                predictions = torch.stack(
-                    [classify(glimpse, model.focus(batch.frames, draw)) for draw in draws]
-                )
-                if model.policy is not None or place != "random":
-                    predictions = predictions.take_along_dim(last[None], dim=2)
-                logits[place] = predictions.cpu()
-            opinions = glimpse.logits.float()
-            if exits is not None:
-                counts = torch.arange(1, opinions.shape[1] + 1, device=device)[:, None]
-                so_far = opinions.cumsum(1) / counts
-                opinions = so_far.take_along_dim(last, dim=1)
-            logits["glancer"] = opinions.mean(1)[None, :, None].cpu()
+        logits = {"chosen": prediction[None].cpu()}
+        classify: Callable[[Glimpse, Tensor], Tensor] = model.classifier
+        if exits is not None:
+            classify = partial(classify_visits, model.classifier)
+            batch = batch.in_order(exits.order)
+            glimpse = model.glance(batch.glance)
+        last = steps[:, None, None] - 1
+        for place, draws in _elsewhere(model, batch).items():
+            if model.skips:
+                draws = [torch.where(chosen == SKIPPED, chosen, draw) for draw in draws]
+            predictions = torch.stack(
+                [classify(glimpse, model.focus(batch.frames, draw)) for draw in draws]
+            )
+            if model.policy is not None or place != "random":
+                predictions = predictions.take_along_dim(last[None], dim=2)
+            logits[place] = predictions.cpu()
+        opinions = glimpse.logits.float()
+        if exits is not None:
+            counts = torch.arange(1, opinions.shape[1] + 1, device=device)[:, None]
+            so_far = opinions.cumsum(1) / counts
+            opinions = so_far.take_along_dim(last, dim=1)
+        logits["glancer"] = opinions.mean(1)[None, :, None].cpu()
         found.append((number, logits, items["labels"], chosen.cpu(), steps.cpu()))
     next(mine, None)  # the end, so that the bar is drawn to it
     figures = meter.figures(len(batches.dataset))
@@ -334,7 +335,7 @@ def _predict(
         visit = exits(batch.frames)
         return None, visit.corners, visit.logits, visit.steps
     glimpse = model.glance(batch.glance)
-    corners = model.random_corners(batch.frames) if model.policy is None else model.look(glimpse)
+    corners = batch.random_corners(model) if model.policy is None else model.look(glimpse)
     logits = model.classifier(glimpse, model.focus(batch.frames, corners))
     return glimpse, corners, logits, batch.index.new_full(batch.index.shape, logits.shape[1])
 
@@ -343,19 +344,13 @@ def _elsewhere(model: AdaFocus, batch: Batch) -> dict[str, list[Tensor]]:
     """Corners of the patches of each baseline, one tensor per draw."""
     frames = batch.frames
     corners = {
-        "random": [model.random_corners(frames) for _ in range(DRAWS)],
+        "random": [batch.random_corners(model, number) for number in range(1, DRAWS + 1)],
         "centre": [torch.full((len(frames), 1, 2), model.margin // 2, device=frames.device)],
     }
     if batch.positions is not None:
         centred = centred_corners(batch.positions, model.frame_size, model.patch_size)
         corners["oracle"] = [centred]
     return corners
-
-
-def _skip(model: AdaFocus, frames: Tensor) -> None:
-    """Makes the random draws for a batch of another process, of frames (B, T) of no content."""
-    for _ in range(DRAWS + (model.policy is None)):
-        model.random_corners(frames)
 
 
 def _now(device: torch.device) -> float:

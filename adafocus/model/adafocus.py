@@ -75,6 +75,15 @@ class AdaFocus(nn.Module):
         """Whether the policy may skip frames (AdaFocus+)."""
         return isinstance(self.policy, GridPolicy) and self.policy.skip is not None
 
+    @property
+    def precision(self) -> torch.dtype:
+        """In which the backbones compute; all else does in float32."""
+        return self.focuser.precision
+
+    def set_precision(self, precision: torch.dtype) -> None:
+        """Lets the backbones compute in bfloat16 or float32; of a model that is not `frozen`."""
+        self.glancer.precision = self.focuser.precision = precision
+
     def forward(
         self, frames: Tensor, glance: Tensor | None = None, corners: Tensor | None = None
     ) -> Output:
@@ -152,11 +161,13 @@ class AdaFocus(nn.Module):
         """A new video of which the frames come one by one (GRU family)."""
         return Stream(self)
 
-    def random_corners(self, frames: Tensor) -> Tensor:
-        """Uniform corners (B, S, 2): anew for every frame, or for every video in the TSM family,
-        where one patch position serves all frames."""
-        steps = frames.shape[1] if isinstance(self.classifier, RecurrentClassifier) else 1
-        return random_corners((frames.shape[0], steps), self.margin, frames.device)
+    def random_corners(
+        self, videos: int, frames: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Uniform corners (B, S, 2) on the CPU: anew for every frame, or for every video in the TSM
+        family, where one patch position serves all frames."""
+        steps = frames if isinstance(self.classifier, RecurrentClassifier) else 1
+        return random_corners((videos, steps), self.margin, generator)
 
     def _check(self, frames: Tensor) -> None:
         if frames.ndim != 5 or frames.shape[-2:] != (self.frame_size, self.frame_size):

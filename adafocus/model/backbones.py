@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import nullcontext
 from copy import deepcopy
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -32,35 +33,51 @@ class Backbone(nn.Module):
     """A convolutional trunk and a linear head.
 
     Frames (B, T, 3, H, W), bytes or normalised floats, become maps (B, T, C, h, w), with h = H /
-    output stride, rounded up.
+    output stride, rounded up. The trunk may compute in bfloat16; maps and head are float32.
     """
+
+    precision = torch.float32
+    """In which the trunk computes."""
 
     def __init__(self, trunk: nn.Sequential, head: nn.Linear) -> None:
         super().__init__()
+        self.normalize = Normalize()
         self.trunk = trunk
         self.dropout = nn.Dropout(0.0)
         self.head = head
         self.channels = head.in_features
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self.trunk(normalize(frames.flatten(0, 1))).unflatten(0, frames.shape[:2])
+        flat = self.normalize(frames.flatten(0, 1))
+        # Around the trunk alone: autocast keeps low copies of weights until its block ends, and so
+        # would not see an optimizer's step within it.
+        low = self.precision != torch.float32
+        with torch.autocast(flat.device.type, self.precision) if low else nullcontext():
+            maps = self.trunk(flat)
+        return maps.to(flat.dtype).unflatten(0, frames.shape[:2])
 
     def classify(self, features: Tensor) -> Tensor:
         """Pooled features (..., C) -> logits (..., K)."""
         return self.head(self.dropout(features))
 
 
-def normalize(frames: Tensor) -> Tensor:
+class Normalize(nn.Module):
     """uint8 frames (..., 3, H, W) as float32 with ImageNet's mean and std; floats as they are.
 
     Bytes are taken as far as this so that only what a backbone sees is ever turned into floats:
     shrunk frames and patches, not whole frames.
     """
-    if frames.dtype != torch.uint8:
-        return frames
-    mean = torch.tensor(IMAGENET_MEAN, device=frames.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=frames.device).view(3, 1, 1)
-    return (frames / 255).sub_(mean).div_(std)
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            constant = torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
+            self.register_buffer(name, constant, persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        if frames.dtype != torch.uint8:
+            return frames
+        return (frames / 255).sub_(self.mean).div_(self.std)
 
 
 def pool(maps: Tensor) -> Tensor:
@@ -124,33 +141,43 @@ def shift_in_time(trunk: nn.Sequential, segments: int) -> None:
 CACHE = 16 * 2**20
 """Bytes of maps that stay in a CPU's cache."""
 MOST_PIXELS = 64 * 224**2
-"""Pixels of frames that a CPU takes through a frozen backbone at once, which bounds its memory."""
+"""Pixels of frames that a CPU takes through a frozen backbone at once, which bounds its memory; a
+GPU, which needs more to be busy, takes four times as many."""
 
 
 class FrozenBackbone(Backbone):
     """The same function as ``backbone`` in eval mode, computed faster, with a copy of its weights.
 
-    Batch norms are folded into convolutions and the layout is channels-last. On a CPU each part of
-    the network takes as many frames at a time as leave its maps in the cache: few where maps are
-    large, many where it is weights that must be read.
+    Batch norms are folded into convolutions, the layout is channels-last, and the weights are kept
+    in the type in which the trunk computes. On a CPU each part of the network takes as many frames
+    at a time as leave its maps in the cache: few where maps are large, many where it is weights
+    that must be read.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         copy = deepcopy(backbone).requires_grad_(False).eval()
         fold_batch_norms(copy.trunk)
-        super().__init__(copy.trunk.to(memory_format=torch.channels_last), copy.head)
+        trunk = copy.trunk.to(memory_format=torch.channels_last)
+        low = backbone.precision != torch.float32
+        super().__init__(trunk.to(backbone.precision) if low else trunk, copy.head)
+        self.normalize, self.precision = copy.normalize, backbone.precision
         shifted = (module for module in copy.trunk.modules() if isinstance(module, ShiftedConv2d))
         # Temporal shift needs all frames of a video at once.
         self.together = next((module.segments for module in shifted), 1)
         self.plans: dict[torch.Size, list[tuple[nn.Sequential, int]]] = {}
 
     def forward(self, frames: Tensor) -> Tensor:
-        if frames.is_cuda:
-            return super().forward(frames)
         flat = frames.flatten(0, 1)
-        most = MOST_PIXELS // frames.shape[-1] ** 2
-        maps = [self._in_cache(normalize(few)) for few in flat.split(self._videos(most))]
+        pixels = MOST_PIXELS if flat.device.type == "cpu" else 4 * MOST_PIXELS
+        most = pixels // frames.shape[-1] ** 2
+        maps = [self._maps(self.normalize(few)) for few in flat.split(self._videos(most))]
         return torch.cat(maps).unflatten(0, frames.shape[:2])
+
+    def _maps(self, frames: Tensor) -> Tensor:
+        """Normalised frames (N, 3, H, W) -> maps (N, C, h, w) of their type."""
+        through = self._in_cache if frames.device.type == "cpu" else self.trunk
+        low = self.precision != torch.float32
+        return through(frames.to(self.precision) if low else frames).to(frames.dtype)
 
     def _in_cache(self, maps: Tensor) -> Tensor:
         if maps.shape[1:] not in self.plans:

@@ -40,9 +40,11 @@ def centred_corners(centres: Tensor, frame_size: int, patch_size: int) -> Tensor
     return corners.clamp(0, frame_size - patch_size)
 
 
-def random_corners(shape: tuple[int, ...], margin: int, device: torch.device) -> Tensor:
-    """Corners drawn uniformly over all positions that fit: int64, ``shape`` plus (2,)."""
-    return torch.randint(margin + 1, (*shape, 2), device=device)
+def random_corners(
+    shape: tuple[int, ...], margin: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Uniform over all positions that fit: int64 on the CPU, ``shape`` plus (2,)."""
+    return torch.randint(margin + 1, (*shape, 2), generator=generator)
 
 
 def crop(frames: Tensor, corners: Tensor, size: int) -> Tensor:

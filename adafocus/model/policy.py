@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn.functional import logsigmoid
 
-from adafocus.distributed import gather, share
+from adafocus.draws import Draws
 from adafocus.model.patches import SKIPPED, grid_corners, unit_corners
 
 if TYPE_CHECKING:
@@ -103,10 +103,16 @@ class GridPolicy(nn.Module):
             actions = CellOrSkip(cells, self.skip(hidden).float())
         return Decision(actions, self.critic(hidden).squeeze(-1).float()), state
 
-    def sample(self, actions: Categorical) -> Tensor:
-        """Drawn for the whole batch, of which this process takes its own."""
-        everyones = gather(actions.probs.flatten(0, 1))
-        return share(torch.multinomial(everyones, 1).view(-1, *actions.batch_shape[1:]))
+    def sample(self, actions: Categorical, draws: Draws) -> Tensor:
+        """int64 (B, T), each outcome as often as it is probable.
+
+        The outcome whose probability over an exponential number is the greatest, as a race of
+        exponential clocks is won. Unlike `torch.multinomial`, it neither waits for the device nor
+        stops at a probability that is not a number, of which the loss will tell.
+        """
+        probability = actions.probs
+        clocks = draws.exponential(probability.shape[1:])
+        return (probability / clocks.to(probability.device, non_blocking=True)).argmax(-1)
 
     def corners(self, actions: Tensor, margin: int) -> Tensor:
         """int64 (B, T) -> (B, T, 2), `SKIPPED` where the frame is."""
@@ -123,12 +129,13 @@ class GaussianPolicy(nn.Module):
         channels: C of the glancer's maps.
         map_size: h = w of the glancer's maps.
         frames: frames glanced at, whose maps are joined along the channels.
-        recipe: channels kept, hidden size, standard deviation.
+        recipe: channels kept, hidden size, standard deviation, cells along each side of the grid in
+            which the places that it chooses are counted.
     """
 
     def __init__(self, channels: int, map_size: int, frames: int, recipe: PolicyRecipe) -> None:
         super().__init__()
-        self.std = recipe.std
+        self.std, self.grid = recipe.std, recipe.grid
         self.encoder = nn.Sequential(
             nn.Conv2d(channels * frames, recipe.channels, 1, bias=False),
             nn.BatchNorm2d(recipe.channels),
@@ -149,11 +156,12 @@ class GaussianPolicy(nn.Module):
         gaussian = Independent(Normal(mean, self.std, validate_args=False), 1, validate_args=False)
         return Decision(gaussian, self.critic(state).squeeze(-1).float())
 
-    def sample(self, actions: Independent) -> Tensor:
-        """Drawn for the whole batch, of which this process takes its own."""
-        everyones = Normal(gather(actions.base_dist.mean), self.std)
+    def sample(self, actions: Independent, draws: Draws) -> Tensor:
+        """float (B, 1, 2) in [0, 1]."""
+        mean = actions.base_dist.mean
+        noise = draws.normal(mean.shape[1:]).to(mean.device, non_blocking=True)
         # The published code trains on the clamped action and its own log-probability.
-        return share(everyones.sample()).clamp(0, 1)
+        return (mean + self.std * noise).clamp(0, 1)
 
     def corners(self, actions: Tensor, margin: int) -> Tensor:
         """(B, 1, 2) in [0, 1] -> int64 (B, 1, 2)."""

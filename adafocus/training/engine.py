@@ -1,7 +1,7 @@
-"""The engine: epochs, mixed precision, validation, resume.
+"""The engine: epochs, accumulation, validation, resume.
 
-It knows nothing of a stage but what it trains, which losses it yields for a batch and how it
-predicts; a stage knows nothing of epochs.
+It knows nothing of a stage but what it trains, its loss on some videos and how it predicts; a stage
+knows nothing of epochs.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import math
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,20 +29,24 @@ from tqdm import tqdm
 
 from adafocus import distributed
 from adafocus.data.clips import Batch, EpochSampler
-from adafocus.device import autocast, name_what_fills_memory
+from adafocus.device import name_what_fills_memory
+from adafocus.draws import Draws
 from adafocus.evaluation.metrics import accuracy
 from adafocus.files import whole
 from adafocus.meter import Meter
 from adafocus.model.adafocus import AdaFocus
-from adafocus.recipe import TRAINED_PARTS, Config, HeadTraining, Metric, Training
+from adafocus.recipe import TRAINED_PARTS, Config, HeadTraining, Metric, MicroBatch, Training
 from adafocus.signals import Stop, Stopped
 from adafocus.training.optimizer import build_optimizer, schedule
 from adafocus.training.resume import ResumeFile
 
 CHECKPOINT_MINUTES: float = Config.model_fields["checkpoint_minutes"].default
 
-Losses = Iterator[tuple[Tensor, dict[str, Tensor]]]
-"""Losses of one batch, each with what is to be logged; one optimizer step follows each."""
+
+class Videos(Protocol):
+    """What a stage computes its loss of: some videos, of which it can give a part."""
+
+    def part(self, rows: slice) -> Self: ...
 
 
 class Stage(ABC):
@@ -64,20 +70,30 @@ class Stage(ABC):
     latest_is_best = False
     """Whether the last epoch's weights are kept, not those of the best metric."""
 
+    steps = 1
+    """Optimizer steps on each batch."""
+    least = 1
+    """Videos that a part of a batch must have."""
+
+    def prepare(self, batch: Batch) -> Videos:
+        """What all steps on a batch start from, computed once, without gradients."""
+        return batch
+
     @abstractmethod
-    def losses(self, batch: Batch) -> Losses:
-        """Yields the losses of a batch; each is computed after the step on the one before."""
+    def loss(self, videos: Videos) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss of some videos, and what is to be logged, means as well, ``loss`` among it.
+
+        Args:
+            videos: what `prepare` gave, or a part of it.
+        """
 
     @abstractmethod
     def predict(self, batch: Batch) -> Tensor:
         """Logits (B, K) of whole videos, for validation."""
 
-    def skip(self, frames: Tensor) -> None:  # noqa: B027
-        """Makes the random draws of `predict`, if there are any, for a batch of another process.
-
-        Args:
-            frames: (B, T), of no content.
-        """
+    def figures(self, means: dict[str, Tensor]) -> dict[str, float]:
+        """What an epoch's row says of the means, over its steps, of what was logged."""
+        return {name: float(value) for name, value in means.items()}
 
     @cached_property
     def frozen(self) -> AdaFocus:
@@ -107,12 +123,10 @@ class Pass:
     steps: int = 0
     videos: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """Of what the stage logs, over steps."""
+    """Of what the stage logs, over steps, in float64."""
     seconds: float = 0.0
     waited: float = 0.0
     """Seconds of them spent waiting for data."""
-    random: dict[str, Tensor] = field(default_factory=dict)
-    """States of torch's random generators, by kind of device."""
 
 
 @dataclass
@@ -128,6 +142,8 @@ class Progress:
     """The trained parts at their best epoch."""
     begun: Pass = field(default_factory=Pass)
     """The epoch after those done."""
+    micro_batch: int | None = None
+    """Videos that went through at a time, where a whole batch did not fit into memory."""
 
 
 def fit(
@@ -142,8 +158,15 @@ def fit(
     fingerprint: str,
     on_epoch: Callable[[dict[str, float]], None],
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    precision: torch.dtype = torch.float32,
+    micro_batch: MicroBatch = "auto",
 ) -> Progress:
     """Trains a stage and leaves the model with the weights of its best epoch.
+
+    A batch goes through in parts where its maps would not fit into the device's memory, and the
+    gradients of the parts add up to those of the whole batch, of which all random numbers are
+    drawn. Two things are each part's own: the statistics of batch norms that learn, which also
+    move their running means once a part, and the masks of dropout.
 
     Args:
         clips: training batches, drawn by an `EpochSampler`.
@@ -154,14 +177,18 @@ def fit(
         fingerprint: tells whether a resume file belongs to this run.
         on_epoch: is given each epoch's row, those of a resumed run included.
         checkpoint_minutes: the state is saved after so many, and after every epoch.
+        precision: in which the backbones compute; all else does in float32.
+        micro_batch: videos of a batch that go through at a time; ``auto`` is all of them, and half
+            as many each time that the GPU's memory is full.
 
     Raises:
         Stopped: after a signal, when the step is done and the state is saved.
         TrainingError: where a loss is not finite; the state saved last is from before it.
-        ValueError: where a batch does not fit into the GPU's memory.
+        ValueError: where the GPU's memory is full all the same.
         WriteError: where the state cannot be saved.
     """
     model = stage.model.to(device, memory_format=torch.channels_last)
+    model.set_precision(precision)
     for part in stage.parts.values():
         distributed.share_statistics(part)
     stage.train_mode()
@@ -174,8 +201,10 @@ def fit(
         optimizer=optimizer,
         scheduler=scheduler,
         device=device,
+        seed=seed,
         resume=ResumeFile(resume, fingerprint),
         interval=60 * checkpoint_minutes,
+        micro_batch=micro_batch,
     )
     progress = run.progress
     for row in progress.history:
@@ -194,16 +223,15 @@ def fit(
     ):
         while progress.epoch < epochs:
             epoch = progress.epoch
-            torch.manual_seed(seed * 1_000_003 + epoch)
             row = {"epoch": epoch + 1}
             for part in stage.parts:
                 rate = stage.training.learning_rates[part]
                 row[f"learning_rate_{part}"] = rate * factor(epoch * len(clips))
             row |= run.train(bar)
-            # The same draws after every epoch, so that stage 1's random patches compare.
-            torch.manual_seed(seed)
             started = time.monotonic()
-            scores = validate(stage, validation, device, run.end_if_asked)
+            scores = validate(
+                stage, validation, device, seed, run.in_parts, between=run.end_if_asked
+            )
             row |= {f"val_{k}": v for k, v in scores.items()}
             row["seconds"] = progress.begun.seconds + time.monotonic() - started
             bar.set_postfix({"epoch": epoch + 1, metric: f"{row[f'val_{metric}']:.1f}"})
@@ -221,14 +249,15 @@ def fit(
 
 
 class _Step(nn.Module):
-    """The trained parts as one module, whose forward pass is a stage's next loss."""
+    """The trained parts as one module, whose forward pass is a stage's loss."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(stage.parts)
+        self.loss = stage.loss
 
-    def forward(self, losses: Losses) -> tuple[Tensor, dict[str, Tensor]] | None:
-        return next(losses, None)
+    def forward(self, videos: Videos) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(videos)
 
 
 class _Run:
@@ -242,11 +271,13 @@ class _Run:
         optimizer: Optimizer,
         scheduler: LambdaLR,
         device: torch.device,
+        seed: int,
         resume: ResumeFile,
         interval: float,
+        micro_batch: MicroBatch,
     ) -> None:
         assert isinstance(clips.sampler, EpochSampler)
-        self.stage, self.clips, self.device = stage, clips, device
+        self.stage, self.clips, self.device, self.seed = stage, clips, device, seed
         self.sampler, self.videos = clips.sampler, clips.dataset.videos
         self.optimizer, self.scheduler = optimizer, scheduler
         self.resume, self.interval = resume, interval
@@ -256,34 +287,29 @@ class _Run:
         self.step = distributed.synchronized(_Step(stage))
         with distributed.first_alone():
             self.progress = self._resumed()
+        if micro_batch != "auto":
+            self.progress.micro_batch = micro_batch
 
     def train(self, bar: tqdm) -> dict[str, float]:
         """What is left of an epoch; returns the means of what the stage logs over all of it, and
         what its `Meter` says."""
-        stage, optimizer, part = self.stage, self.optimizer, self.progress.begun
+        stage, part = self.stage, self.progress.begun
         stage.train_mode()
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.sampler.epoch, self.sampler.skip = self.progress.epoch, part.batches
         meter = Meter(self.device, part.seconds, part.waited)
-        batches = iter(self.clips)  # which draws a number
-        _set_random_states(part.random)
         totals = self.sampler.batches[part.batches :]
-        for items, total in zip(meter.watch(batches), totals, strict=True):
-            batch = Batch.of(items, self.device, total)
+        for items, total in zip(meter.watch(self.clips), totals, strict=True):
+            own = distributed.share(total)
+            draws = Draws(self.seed, self.progress.epoch + 1, part.batches, total, own)
+            draws.seed_dropout(distributed.rank())
+            videos = stage.prepare(Batch.of(items, self.device, draws))
             finite = torch.ones((), dtype=torch.bool, device=self.device)
-            with autocast(self.device):
-                losses = stage.losses(batch)
-                while (next_one := self.step(losses)) is not None:
-                    loss, logs = next_one
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    if stage.training.clip_gradient is not None:
-                        nn.utils.clip_grad_norm_(parameters, stage.training.clip_gradient)
-                    optimizer.step()
-                    part.steps += 1
-                    finite &= loss.detach().isfinite()
-                    for name, value in logs.items():
-                        part.sums[name] = part.sums.get(name, 0) + value.detach()
+            for _ in range(stage.steps):
+                logs = self._learn(videos, own.stop - own.start)
+                finite &= logs["loss"].isfinite()
+                part.steps += 1
+                for name, value in logs.items():
+                    part.sums[name] = part.sums.get(name, 0) + value
             self.scheduler.step()
             bar.update()
             part.batches += 1
@@ -295,9 +321,59 @@ class _Run:
         self.check()
         # Reading the sums waits for the device, so that all its work is counted below.
         self._put_sums_together()
-        means = {name: float(value) / part.steps for name, value in part.sums.items()}
+        means = stage.figures({name: value / part.steps for name, value in part.sums.items()})
         part.seconds = meter.seconds
         return means | meter.figures(part.videos)
+
+    def in_parts(self, videos: int) -> list[slice]:
+        """As even parts of so many videos as go through at a time."""
+        whole = self.progress.micro_batch or videos
+        parts = min(-(-videos // whole), max(videos // self.stage.least, 1))
+        ends = [videos * part // parts for part in range(parts + 1)]
+        return [slice(*ends) for ends in pairwise(ends)]
+
+    def _learn(self, videos: Videos, count: int) -> dict[str, Tensor]:
+        """One optimizer step on ``count`` videos; what the stage logs of them, in float64."""
+        clip = self.stage.training.clip_gradient
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        while (logs := self._backward(videos, count)) is None:
+            self._halve(count)
+        if clip is not None:
+            nn.utils.clip_grad_norm_(parameters, clip)
+        self.optimizer.step()
+        return logs
+
+    def _backward(self, videos: Videos, count: int) -> dict[str, Tensor] | None:
+        """Gradients of the mean loss, added up over parts, or None if they need more memory."""
+        self.optimizer.zero_grad(set_to_none=True)
+        means: dict[str, Tensor] = {}
+        parts = self.in_parts(count)
+        for rows in parts:
+            share = (rows.stop - rows.start) / count
+            last = rows is parts[-1]
+            try:
+                # The processes put their gradients together once, in the last backward pass.
+                with nullcontext() if last else distributed.not_yet(self.step):
+                    loss, logs = self.step(videos if len(parts) == 1 else videos.part(rows))
+                    (loss * share).backward()
+            except torch.OutOfMemoryError:
+                if distributed.size() > 1 or rows.stop - rows.start <= self.stage.least:
+                    raise
+                return None
+            for name, value in logs.items():
+                means[name] = means.get(name, 0) + value.detach().double() * share
+        return means
+
+    def _halve(self, count: int) -> None:
+        """Takes half as many videos at a time from now on."""
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        at_once = max(rows.stop - rows.start for rows in self.in_parts(count))
+        self.progress.micro_batch = max(at_once // 2, self.stage.least)
+        distributed.say(
+            f"the GPU's memory is full with {at_once} videos at a time: going on with"
+            f" {self.progress.micro_batch}, whose gradients add up to those of the whole batch"
+        )
 
     def end_if_asked(self) -> None:
         """Between two batches: saves the state where it is time, and raises `Stopped` after a
@@ -329,8 +405,6 @@ class _Run:
         """Leaves the file alone where the state is of no use, see `check`."""
         self.check()
         progress = self.progress
-        if progress.begun.batches:
-            progress.begun.random = _random_states(self.device)
         self._put_sums_together()
         if distributed.is_first():
             self.resume.write(
@@ -344,14 +418,16 @@ class _Run:
         self.saved = time.monotonic()
 
     def _resumed(self) -> Progress:
-        state = self.resume.read(self.device)
+        state = self.resume.read()
         if state is None:
             return Progress()
         self.stage.model.load_state_dict(state["tensors"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         progress = state["progress"]
-        begun = Pass(**progress.get("begun", {}))
+        known = Pass.__dataclass_fields__.keys()
+        begun = Pass(**{k: v for k, v in progress.get("begun", {}).items() if k in known})
+        begun.sums = {name: value.to(self.device) for name, value in begun.sums.items()}
         within = f", batch {begun.batches} of the next" if begun.batches else ""
         distributed.say(f"resuming after epoch {progress['epoch']}{within}")
         return Progress(**progress | {"begun": begun})
@@ -427,17 +503,26 @@ class _Losses:
             self.broken = [] if finite else videos
 
 
+def whole_batch(videos: int) -> list[slice]:
+    """All videos as one part."""
+    return [slice(0, videos)]
+
+
 @torch.inference_mode()
 def validate(
     stage: Stage,
     clips: DataLoader,
     device: torch.device,
+    seed: int,
+    in_parts: Callable[[int], list[slice]] = whole_batch,
     between: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Accuracy of a stage's predictions.
 
     Args:
         clips: batches, drawn by an `EpochSampler`.
+        seed: fixes stage 1's random patches, which are the same after every epoch.
+        in_parts: which of a number of videos go through at a time.
         between: is called before each batch, or before each round of them.
     """
     stage.model.eval()
@@ -447,11 +532,10 @@ def validate(
         if number % distributed.size() == 0:
             between()
         if not distributed.is_mine(number):
-            stage.skip(torch.empty((videos, clips.dataset.recipe.model.frames), device=device))
             continue
         items = next(batches)
-        with autocast(device):
-            logits = stage.predict(Batch.of(items, device))
+        batch = Batch.of(items, device, Draws(seed, 0, number, videos, slice(0, videos)))
+        logits = torch.cat([stage.predict(batch.part(rows)) for rows in in_parts(videos)])
         found.append((number, logits.float().cpu(), items["labels"]))
     _, logits, labels = zip(
         *sorted(distributed.gather_lists(found), key=itemgetter(0)), strict=True
@@ -469,20 +553,6 @@ def _tensors(stage: Stage) -> dict[str, Tensor]:
         for name, part in stage.parts.items()
         for key, tensor in part.state_dict().items()
     }
-
-
-def _random_states(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _set_random_states(states: Mapping[str, Tensor]) -> None:
-    if states:
-        torch.set_rng_state(states["cpu"].cpu())
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"].cpu())
 
 
 def write_history(history: list[dict[str, float]], path: Path) -> None:

@@ -28,8 +28,12 @@ class Rollout(NamedTuple):
     """(B, S) cells or (B, S, 2) positions"""
     log_probability: Tensor
     """(B, S), of the actions under the policy that took them"""
+    value: Tensor
+    """(B, S), what that policy expected"""
     reward: Tensor
     """(B, S)"""
+    likeliest: Tensor
+    """(B, S, 2), corners of that policy's likeliest actions, `SKIPPED` where it would not look"""
 
 
 @torch.no_grad()
@@ -41,7 +45,7 @@ def rollout(model: AdaFocus, batch: Batch, skip_cost: float) -> Rollout:
     """
     glimpse = model.glance(batch.glance)
     decision = model.policy(glimpse.maps)
-    actions = model.policy.sample(decision.actions)
+    actions = model.policy.sample(decision.actions, batch.draws)
     corners = model.policy.corners(actions, model.margin)
     looked = corners != SKIPPED
     local = model.focus(batch.frames, corners)
@@ -52,7 +56,14 @@ def rollout(model: AdaFocus, batch: Batch, skip_cost: float) -> Rollout:
         batch.target,
     )
     reward = (reward - skip_cost) * looked.all(-1)
-    return Rollout(glimpse.maps, actions, decision.actions.log_prob(actions), reward)
+    return Rollout(
+        glimpse.maps,
+        actions,
+        decision.actions.log_prob(actions),
+        decision.value,
+        reward,
+        model.policy.corners(decision.actions.mode, model.margin),
+    )
 
 
 def contrast(logits: Tensor, baseline: Tensor, target: Tensor) -> Tensor:
@@ -95,11 +106,22 @@ def standardized(returns: Tensor) -> Tensor:
     return (returns - everyones.mean()) / (everyones.std() + 1e-5)
 
 
+def explained_variance(value: Tensor, returns: Tensor) -> Tensor:
+    """Share of the returns' variance that the value foretells, over the whole batch: 1 at best, 0
+    for a value that knows no more than the mean, below 0 for one that is worse than that."""
+    value, returns = gather(value), gather(returns)
+    return 1 - (returns - value).var() / (returns.var() + 1e-8)
+
+
 class Loss(NamedTuple):
     total: Tensor
     policy: Tensor
     value: Tensor
     entropy: Tensor
+    divergence: Tensor
+    """Estimate of the Kullback-Leibler divergence of the present policy from the rollout's."""
+    clipped: Tensor
+    """Share of actions whose ratio of probabilities is clipped."""
 
 
 def loss(
@@ -117,11 +139,16 @@ def loss(
         decision: the policy's present view of the rollout's maps.
         returns: (B, S), standardized.
     """
-    ratio = (decision.actions.log_prob(rollout.actions) - rollout.log_probability).exp()
+    log_ratio = decision.actions.log_prob(rollout.actions) - rollout.log_probability
+    ratio = log_ratio.exp()
     advantage = returns - decision.value.detach()
     clipped = ratio.clamp(1 - clip, 1 + clip)
     policy = -torch.min(ratio * advantage, clipped * advantage).mean()
     value = functional.mse_loss(decision.value, returns)
     entropy = decision.actions.entropy().mean()
     total = policy + value_weight * value - entropy_weight * entropy
-    return Loss(total, policy, value, entropy)
+    with torch.no_grad():
+        # The estimator k3 of Schulman's note "Approximating KL divergence": never below 0.
+        divergence = (ratio - 1 - log_ratio).mean()
+        beyond = ((ratio - 1).abs() > clip).float().mean()
+    return Loss(total, policy, value, entropy, divergence, beyond)

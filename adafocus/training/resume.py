@@ -40,12 +40,12 @@ class ResumeFile:
                 except OSError:  # a file system without links
                     self.path.replace(self.previous)
 
-    def read(self, device: torch.device) -> dict[str, Any] | None:
-        """The latest state of this run that is undamaged, or None."""
+    def read(self) -> dict[str, Any] | None:
+        """The latest state of this run that is undamaged, on the CPU, or None."""
         found = [path for path in (self.path, self.previous) if path.exists()]
         for path in found:
             try:
-                state = _read(path, device)
+                state = _read(path)
             except Exception as error:  # there is no telling what a damaged file leads to
                 reason = str(error).partition("\n")[0]
                 say(f"{path} is damaged on disk ({reason})")
@@ -69,16 +69,15 @@ def previous_state(path: Path) -> Path:
 
 def belongs_with(path: Path, other: Path) -> bool:
     """Whether there is an undamaged state at ``path``, of the same run as that at ``other``."""
-    cpu = torch.device("cpu")
     try:
-        return _read(path, cpu)["fingerprint"] == _read(other, cpu)["fingerprint"]
+        return _read(path)["fingerprint"] == _read(other)["fingerprint"]
     except Exception:  # as in `read`
         return False
 
 
-def _read(path: Path, device: torch.device) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     with ZipFile(path) as archive:
         broken = archive.testzip()
     if broken is not None:
         raise BadZipFile(f"the checksum of {broken} is another")
-    return torch.load(path, map_location=device, weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True)

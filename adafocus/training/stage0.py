@@ -7,18 +7,18 @@ from torch.nn import functional
 
 from adafocus.data.clips import Batch
 from adafocus.model.backbones import pool
-from adafocus.training.engine import Losses, Stage
+from adafocus.training.engine import Stage
 
 
 class GlancerStage(Stage):
     """The glancer, on frames of its own size; logits are averaged over frames."""
 
-    def losses(self, batch: Batch) -> Losses:
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss = functional.cross_entropy(self.predict(batch), batch.target)
-        yield loss, {"loss": loss}
+        return loss, {"loss": loss}
 
     def predict(self, batch: Batch) -> Tensor:
-        return self.model.glance(batch.glance).logits.float().mean(1)
+        return self.model.glance(batch.glance).logits.mean(1)
 
 
 class FocuserStage(GlancerStage):
@@ -26,4 +26,4 @@ class FocuserStage(GlancerStage):
 
     def predict(self, batch: Batch) -> Tensor:
         features = pool(self.model.focuser(batch.frames))
-        return self.model.focuser.classify(features).float().mean(1)
+        return self.model.focuser.classify(features).mean(1)

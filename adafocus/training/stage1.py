@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adafocus.data.clips import Batch
-from adafocus.training.engine import Losses, Stage
+from adafocus.training.engine import Stage
 
 
 def every_step(logits: Tensor, target: Tensor) -> Tensor:
@@ -24,15 +24,12 @@ def every_step(logits: Tensor, target: Tensor) -> Tensor:
 class Stage1(Stage):
     """The glancer is frozen; corners are drawn anew for every frame."""
 
-    def losses(self, batch: Batch) -> Losses:
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss = every_step(self._logits(batch), batch.target)
-        yield loss, {"loss": loss}
+        return loss, {"loss": loss}
 
     def predict(self, batch: Batch) -> Tensor:
         return self._logits(batch)[:, -1]
-
-    def skip(self, frames: Tensor) -> None:
-        self.model.random_corners(frames)
 
     def _logits(self, batch: Batch) -> Tensor:
         with torch.no_grad():

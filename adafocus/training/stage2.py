@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
 from adafocus.data.clips import Batch
+from adafocus.model.patches import SKIPPED
+from adafocus.model.policy import GaussianPolicy
 from adafocus.training import ppo
-from adafocus.training.engine import Losses, Stage
+from adafocus.training.engine import Stage
+
+
+class Experience(NamedTuple):
+    """A rollout and what all passes over it learn from."""
+
+    rollout: ppo.Rollout
+    returns: Tensor
+    """(B, S), standardized over the whole batch"""
+    logs: dict[str, Tensor]
+    """Of the whole batch"""
+
+    def part(self, rows: slice) -> Experience:
+        rollout = ppo.Rollout(*(tensor[rows] for tensor in self.rollout))
+        return Experience(rollout, self.returns[rows], self.logs)
 
 
 class Stage2(Stage):
@@ -16,32 +35,61 @@ class Stage2(Stage):
         whatever its looks cost."""
         return self.training.skip_cost is not None
 
-    def losses(self, batch: Batch) -> Losses:
+    @property
+    def steps(self) -> int:
+        return self.training.passes
+
+    @property
+    def least(self) -> int:
+        """A batch norm over videos needs two."""
+        return 2 if isinstance(self.model.policy, GaussianPolicy) else 1
+
+    def prepare(self, batch: Batch) -> Experience:
         training = self.training
         rollout = ppo.rollout(self.frozen, batch, training.skip_cost or 0.0)
         returns = ppo.standardized(ppo.discounted_returns(rollout.reward, training.discount))
-        logs = {"reward": rollout.reward.mean()}
+        logs = {
+            "reward": rollout.reward.mean(),
+            "explained_variance": ppo.explained_variance(rollout.value, returns),
+            "cells": self._cells(rollout.likeliest),
+        }
         if training.skip_cost is not None:
             logs["looked"] = (rollout.actions < self.model.policy.grid**2).float().mean()
-        for _ in range(training.passes):
-            loss = ppo.loss(
-                self.model.policy(rollout.maps),
-                rollout,
-                returns,
-                clip=training.clip,
-                value_weight=training.value_weight,
-                entropy_weight=training.entropy_weight,
-            )
-            yield (
-                loss.total,
-                {
-                    "loss": loss.total,
-                    "policy_loss": loss.policy,
-                    "value_loss": loss.value,
-                    "entropy": loss.entropy,
-                    **logs,
-                },
-            )
+        return Experience(rollout, returns, logs)
+
+    def loss(self, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
+        training = self.training
+        loss = ppo.loss(
+            self.model.policy(experience.rollout.maps),
+            experience.rollout,
+            experience.returns,
+            clip=training.clip,
+            value_weight=training.value_weight,
+            entropy_weight=training.entropy_weight,
+        )
+        return loss.total, {
+            "loss": loss.total,
+            "policy_loss": loss.policy,
+            "value_loss": loss.value,
+            "entropy": loss.entropy,
+            "approximate_kl": loss.divergence,
+            "clipped_share": loss.clipped,
+            **experience.logs,
+        }
 
     def predict(self, batch: Batch) -> Tensor:
         return self.frozen(batch.frames, batch.glance).logits[:, -1]
+
+    def figures(self, means: dict[str, Tensor]) -> dict[str, float]:
+        """Of how often each cell was the likeliest, an epoch's row says how many ever were."""
+        cells = means.pop("cells")
+        return super().figures(means) | {"distinct_cells": float((cells > 0).sum())}
+
+    def _cells(self, corners: Tensor) -> Tensor:
+        """How many of these corners lie in each cell of the policy's grid, see `grid_shares`."""
+        grid = self.model.policy.grid
+        row, column = (corners * grid // (self.model.margin + 1)).unbind(-1)
+        cells = torch.where(corners[..., 0] == SKIPPED, grid**2, row * grid + column)
+        counts = torch.zeros(grid**2 + 1, device=corners.device)
+        ones = torch.ones((), device=corners.device).expand(cells.numel())
+        return counts.scatter_add(0, cells.flatten(), ones)[:-1]

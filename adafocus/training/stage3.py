@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from adafocus.data.clips import Batch
-from adafocus.training.engine import Losses, Stage
+from adafocus.training.engine import Stage
 from adafocus.training.stage1 import every_step
 
 
 class Stage3(Stage):
-    def losses(self, batch: Batch) -> Losses:
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
             glimpse = self.frozen.glance(batch.glance)
             local = self.frozen.focus(batch.frames, self.frozen.look(glimpse))
         loss = every_step(self.model.classifier(glimpse, local), batch.target)
-        yield loss, {"loss": loss}
+        return loss, {"loss": loss}
 
     def predict(self, batch: Batch) -> Tensor:
         return self.frozen(batch.frames, batch.glance).logits[:, -1]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.io import write_jpeg
 
 from adafocus.data.clips import Batch
+from adafocus.draws import Draws
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.checkpoint import PARTS, Checkpoint
@@ -77,6 +78,11 @@ def skipping_recipe(cost: float = 0.25) -> Recipe:
     return parse_recipe(values, "tiny.yaml").skipping(cost)
 
 
+def draws_of(videos: int, seed: int = 0) -> Draws:
+    """Of the first batch of the first epoch."""
+    return Draws(seed, 1, 0, videos, slice(0, videos))
+
+
 def noise_batch(recipe: Recipe) -> Batch:
     model = recipe.model
     frames = torch.randn(BATCH, model.frames, 3, SIZE, SIZE)
@@ -84,7 +90,7 @@ def noise_batch(recipe: Recipe) -> Batch:
         torch.randn(BATCH, model.glance_frames, 3, SIZE, SIZE) if model.glance_frames else frames
     )
     labels = torch.eye(recipe.classes, dtype=torch.bool)[:BATCH]
-    return Batch(frames, glance, labels.float(), labels, torch.arange(BATCH), None)
+    return Batch(frames, glance, labels.float(), labels, torch.arange(BATCH), None, draws_of(BATCH))
 
 
 def skip_half(model: AdaFocus, frames: Tensor) -> AdaFocus:

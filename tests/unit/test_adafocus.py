@@ -3,7 +3,7 @@ import torch
 from noise import BATCH, CLASSES, noise_batch, tiny_recipe
 
 from adafocus.model.adafocus import build
-from adafocus.model.backbones import normalize
+from adafocus.model.backbones import Normalize
 from adafocus.model.patches import crop, grid_corners
 from adafocus.recipe import RecipeError
 
@@ -88,7 +88,7 @@ def test_bytes_give_what_normalised_floats_give(recipe, batch):
         torch.randint(256, clips.shape, dtype=torch.uint8) for clips in (batch.frames, batch.glance)
     )
     out = model(frames, glance=glance)
-    expected = model(normalize(frames), glance=normalize(glance))
+    expected = model(Normalize()(frames), glance=Normalize()(glance))
     assert torch.equal(out.corners, expected.corners)
     assert torch.allclose(out.logits, expected.logits, atol=1e-5)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.models import mobilenet_v2, resnet50
 
-from adafocus.model.backbones import ShiftedConv2d, backbone, normalize, pool, temporal_shift
+from adafocus.model.backbones import Normalize, ShiftedConv2d, backbone, pool, temporal_shift
 from adafocus.recipe import BackboneRecipe
 
 
@@ -80,7 +80,7 @@ def test_shift_stands_before_the_first_convolution_of_each_residual_branch():
 
 def test_normalize():
     frames = torch.tensor([0, 128, 255], dtype=torch.uint8).view(3, 1, 1).expand(2, 3, 4, 5)
-    out = normalize(frames)
+    out = Normalize()(frames)
     assert out.dtype == torch.float32 and out.shape == frames.shape
     expected = [(0 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (1 - 0.406) / 0.225]
     assert out[1, :, 2, 3].tolist() == pytest.approx(expected, abs=1e-6)

@@ -198,7 +198,7 @@ def test_the_weights_left_are_those_of_the_best_epoch(recipe, folder, tmp_path):
     stage = STAGES["glancer"]("glancer", model, training)
     clips = Clips(folder, "val", recipe, augment=False, seed=3)
     batches = loader(clips, 2, EpochSampler(len(clips), 3, shuffle=False), 0, CPU)
-    assert validate(stage, batches, CPU)["mAP"] == pytest.approx(max(scores))
+    assert validate(stage, batches, CPU, 3)["mAP"] == pytest.approx(max(scores))
 
 
 def test_schedules(recipe, folder, tmp_path):

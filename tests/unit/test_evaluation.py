@@ -20,6 +20,7 @@ from torchvision.io import write_jpeg
 
 from adafocus import evaluation
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
+from adafocus.draws import Draws
 from adafocus.evaluation.metrics import accuracy
 from adafocus.evaluation.predictions import Predictions
 from adafocus.evaluation.run import DRAWS
@@ -124,7 +125,7 @@ def one_batch(folder):
         clips = Clips(folder, "val", recipe, augment=False, seed=0)
         sampler = EpochSampler(VIDEOS, 0, shuffle=False)
         [items] = loader(clips, VIDEOS, sampler, 0, CPU)
-        return Batch.of(items, CPU)
+        return Batch.of(items, CPU, Draws(0, 0, 0, VIDEOS, slice(0, VIDEOS)))
 
     return read
 

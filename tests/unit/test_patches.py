@@ -37,7 +37,7 @@ def test_centred_corners_stay_within_the_frame():
 
 def test_random_corners_reach_both_ends_and_no_further():
     torch.manual_seed(0)
-    corners = random_corners((4, 500), 3, torch.device("cpu"))
+    corners = random_corners((4, 500), 3)
     assert corners.shape == (4, 500, 2)
     assert corners.unique().tolist() == [0, 1, 2, 3]
 

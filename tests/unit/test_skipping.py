@@ -90,10 +90,9 @@ def test_never_skipping_is_the_plain_model_exactly(batch):
 
     rollouts, losses = [], []
     for model in (skipping, plain):
-        torch.manual_seed(1)
         glimpse = model.glance(batch.glance)
         actions = plain.policy(glimpse.maps).actions.mode
-        model.policy.sample = lambda _, actions=actions: actions
+        model.policy.sample = lambda *_, actions=actions: actions
         rollouts.append(ppo.rollout(model, batch, 0.0))
         returns = ppo.standardized(ppo.discounted_returns(rollouts[-1].reward, 0.7))
         decision = model.policy(rollouts[-1].maps)
@@ -105,11 +104,7 @@ def test_never_skipping_is_the_plain_model_exactly(batch):
 
 
 def test_a_look_is_paid_its_contrast_less_its_cost_and_a_skipped_frame_nothing(model, batch):
-    paid, free = [], []
-    for cost, rollouts in ((COST, paid), (0.0, free)):
-        torch.manual_seed(2)
-        rollouts.append(ppo.rollout(model, batch, cost))
-    (paid,), (free,) = paid, free
+    paid, free = (ppo.rollout(model, batch, cost) for cost in (COST, 0.0))
     skipped = paid.actions == model.policy.grid**2
     assert 0 < skipped.sum() < skipped.numel()
     assert (paid.reward[skipped] == 0).all()

@@ -9,7 +9,7 @@ from noise import noise_batch, tiny_recipe
 
 from adafocus.data.clips import Clips
 from adafocus.model.adafocus import build
-from adafocus.model.backbones import normalize
+from adafocus.model.backbones import Normalize
 from adafocus.recipe import load_recipe
 from adafocus.training import STAGES
 
@@ -96,6 +96,6 @@ def test_loading_by_pil(tmp_path):
     ours = Clips(tmp_path, "train", data.loading_recipe(), augment=True, seed=0)
     theirs = data.PilClips(tmp_path, frames=30)
     for key in ((0, 0), (1, 0), (2, 3), (5, 1)):  # flipped and not
-        frames = normalize(ours[key]["frames"])
+        frames = Normalize()(ours[key]["frames"])
         # PIL rounds between its two passes: some bytes differ by one, which is 0.018 here.
         assert torch.allclose(theirs[key]["frames"].unflatten(0, (-1, 3)), frames, atol=0.04)

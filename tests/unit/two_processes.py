@@ -76,7 +76,7 @@ def everything(folder: Path, kept: Path) -> dict[str, Any]:
                 exits = ConditionalExit(model, np.median(found.confidence, axis=0).tolist())
             clips = Clips(folder, "val", recipe, augment=False, seed=0)
             sampler = EpochSampler(len(clips), 0, shuffle=False)
-            measured = measure(model, loader(clips, 2, sampler, 0, CPU), CPU, exits)
+            measured = measure(model, loader(clips, 2, sampler, 0, CPU), CPU, 1, exits)
             done[f"{family} evaluation {how}"] = vars(measured) | {"scores": measured.scores()}
 
     def stop(clip: int) -> None:
