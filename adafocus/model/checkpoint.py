@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.error import URLError
 
 import safetensors.torch
 import torch
@@ -32,6 +31,13 @@ PARTS = {
     "stage3": ("glancer", "focuser", "classifier", "policy"),
 }
 """Parts of the model that each stage's checkpoint holds."""
+
+DIGESTS = {
+    "mobilenet_v2-b0353104.pth": "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+    "resnet18-f37072fd.pth": "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+    "resnet50-0676ba61.pth": "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+}
+"""SHA-256 of weights files that torchvision publishes; of other ones a name tells eight digits."""
 
 
 class CheckpointError(ValueError):
@@ -199,14 +205,14 @@ def load_pretrained(network: Backbone, recipe: BackboneRecipe, key: str) -> None
     name = recipe.name if recipe.depth is None else f"{recipe.name}{recipe.depth}"
     if recipe.pretrained == "imagenet":
         try:
-            weights = get_model_weights(name).IMAGENET1K_V1
-            state = weights.get_state_dict(progress=False, check_hash=True)
-        except (ValueError, URLError, OSError) as error:
+            path = fetch_weights(get_model_weights(name).IMAGENET1K_V1.url)
+        except (ValueError, RuntimeError, OSError) as error:
             raise CheckpointError(
                 f"{key}.pretrained: cannot get ImageNet weights of {name} ({error}); {advice}"
             ) from None
     else:
-        state = _read_weights(Path(recipe.pretrained), key)
+        path = Path(recipe.pretrained)
+    state = _read_weights(path, key)
     state = {k.removeprefix("features."): v for k, v in state.items()}
     state = {k: v for k, v in state.items() if not k.startswith(("fc.", "classifier."))}
     try:
@@ -217,6 +223,32 @@ def load_pretrained(network: Backbone, recipe: BackboneRecipe, key: str) -> None
             f"{key}.pretrained: {recipe.pretrained} does not fit {name} of width {recipe.width}"
             f" ({lines[:300]}); {advice}"
         ) from None
+
+
+def fetch_weights(url: str) -> Path:
+    """A file that torchvision publishes, in torch's cache, to which it is downloaded if need be.
+
+    Its whole SHA-256 is looked at each time, as others may write to that folder.
+
+    Raises:
+        OSError: where it cannot be downloaded.
+        RuntimeError: where the server sends another file.
+        CheckpointError: where another file lies in its place.
+    """
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    # A name ends in how the digest begins.
+    expected = DIGESTS.get(path.name, path.stem.rpartition("-")[2])
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), expected, progress=False)
+    found = sha256(path)
+    if not found.startswith(expected):
+        raise CheckpointError(
+            f"{path}: not the file that torchvision publishes, perhaps half of it or a login page"
+            f" (its SHA-256 is {found}, not {expected}): remove it, and"
+            " the same command downloads it again, or put a copy of it there"
+        )
+    return path
 
 
 def check_pretrained(recipe: Recipe, output: Path) -> None:

@@ -155,6 +155,69 @@ def test_weights_are_read_without_executing_code(tmp_path):
         checkpoint.load_pretrained(backbone(recipe, 3), recipe, "model.focuser")
 
 
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """Where torch's cache has ResNet-18."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    path = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def load_imagenet():
+    recipe = BackboneRecipe(name="resnet", depth=18, pretrained="imagenet")
+    ours = backbone(recipe, 3)
+    checkpoint.load_pretrained(ours, recipe, "model.focuser")
+    return ours
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("digest_fits", [False, True])
+def test_a_file_planted_in_the_cache_runs_no_code(
+    tmp_path, cached, monkeypatch, legacy, digest_fits
+):
+    mark = tmp_path / "executed"
+
+    class Payload:
+        def __reduce__(self):
+            return (exec, (f"open({str(mark)!r}, 'w')",))
+
+    torch.save({"conv1.weight": Payload()}, cached, _use_new_zipfile_serialization=not legacy)
+    if digest_fits:
+        monkeypatch.setitem(checkpoint.DIGESTS, cached.name, checkpoint.sha256(cached))
+    refusal = "cannot read" if digest_fits else "not the file that torchvision publishes"
+    with pytest.raises(CheckpointError, match=refusal) as error:
+        load_imagenet()
+    assert str(cached) in str(error.value) and "\n" not in str(error.value)
+    assert not mark.exists()
+    torch.load(cached, weights_only=False)
+    assert mark.exists()  # it would have
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_cached_weights_are_checked_whole_each_time(cached, monkeypatch, legacy):
+    reference = resnet18()
+    torch.save(reference.state_dict(), cached, _use_new_zipfile_serialization=not legacy)
+    monkeypatch.setitem(checkpoint.DIGESTS, cached.name, checkpoint.sha256(cached))
+    assert torch.equal(load_imagenet().trunk.conv1.weight, reference.conv1.weight)
+    content = bytearray(cached.read_bytes())
+    content[-5000] ^= 1
+    for other in (content, content[: len(content) // 2], b"<html>Log in first</html>", b""):
+        cached.write_bytes(other)
+        with pytest.raises(CheckpointError, match="resnet18-f37072fd.pth: not the file.*remove it"):
+            load_imagenet()
+
+
+def test_a_login_page_is_not_kept_as_weights(tmp_path, cached):
+    """What a server answers in place of the file."""
+    page = tmp_path / "served" / cached.name
+    page.parent.mkdir()
+    page.write_text("<html>Log in first</html>")
+    with pytest.raises(RuntimeError, match="invalid hash value"):
+        checkpoint.fetch_weights(page.as_uri())
+    assert list(cached.parent.iterdir()) == []
+
+
 def test_an_offline_machine_is_told_what_to_do(tmp_path, monkeypatch):
     # An empty cache and a proxy that is not there: the download fails as it does offline.
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
