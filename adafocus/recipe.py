@@ -220,6 +220,10 @@ class Frames(Section):
     """Seconds that one video may take; it fails if it takes longer."""
     shards: Positive = 8
     """Jobs that share the extraction."""
+    pack: bool | None = None
+    """Whether videos that are folders of JPEG files become one file each too, byte for byte, rather
+    than being read where they are. If not given, they do where a data set has more than 10,000
+    of them and none is read in place yet."""
 
 
 class Augmentation(Section):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
-from typing import Any, NamedTuple
+from selectors import EVENT_READ, DefaultSelector
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, NamedTuple
 
 import ffmpeg
 import numpy as np
@@ -28,6 +32,13 @@ CONTAINERS = (
     "dv,mxf,ivf,nut,wtv,rm"
 )
 """What a video may be. Playlists are not among them: they would have other files read."""
+
+
+PIECE = 1 << 20
+"""Most bytes that are taken out of a pipe at once."""
+
+Output = tuple[Callable[[str], Any], Callable[[bytes], object]]
+"""Function of an address that gives the ffmpeg-python output there, and what takes its bytes."""
 
 
 @cache
@@ -56,9 +67,9 @@ class Timeline(NamedTuple):
 
 def timeline(video: Path) -> Timeline:
     """Reads a video's timeline. Raises `DataError` where it holds no frames that can be decoded."""
-    with TemporaryDirectory() as folder:
-        run(write_timeline(open_video(video), "timeline.txt"), folder)
-        return read_timeline(Path(folder, "timeline.txt"), video)
+    text = bytearray()
+    pour([(partial(write_timeline, open_video(video)), text.extend)])
+    return read_timeline(text, video)
 
 
 def open_video(video: Path, **options: Any) -> Any:
@@ -71,19 +82,19 @@ def open_video(video: Path, **options: Any) -> Any:
     )
 
 
-def write_timeline(source: Any, name: str) -> Any:
+def write_timeline(source: Any, address: str) -> Any:
     """An output that lists when each frame of an input is shown, for `read_timeline`.
 
     The frames themselves are not looked at, so it costs nothing beside another output.
     """
     return source.video.output(
-        name, format="framecrc", vcodec="wrapped_avframe", fps_mode="passthrough"
+        address, format="framecrc", vcodec="wrapped_avframe", fps_mode="passthrough"
     )
 
 
-def read_timeline(path: Path, video: Path) -> Timeline:
-    """The timeline of ``video`` that was written to ``path``. Raises `DataError` if it is empty."""
-    text = path.read_text()
+def read_timeline(listed: bytes | bytearray, video: Path) -> Timeline:
+    """The timeline of ``video`` that was listed. Raises `DataError` if it is empty."""
+    text = listed.decode()
     tick = re.search(r"^#tb 0: (\d+)/(\d+)", text, re.MULTILINE)
     size = re.search(r"^#dimensions 0: (\d+)x(\d+)", text, re.MULTILINE)
     # Each line is: stream, decoding time, time shown, duration, bytes, checksum.
@@ -101,7 +112,7 @@ def decode(video: Path, height: int, width: int) -> Iterator[np.ndarray]:
         "pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough"
     )
     size = height * width * 3
-    with _started(raw, stdout=subprocess.PIPE) as process:
+    with TemporaryFile() as errors, _started(raw, errors, stdout=subprocess.PIPE) as process:
         while len(frame := process.stdout.read(size)) == size:
             yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
 
@@ -116,50 +127,92 @@ def encode(frames: Iterator[bytes], path: Path, height: int, width: int, rate: f
     encoded = even.output(
         f"file:{path.absolute()}", vcodec="libx264", pix_fmt="yuv420p", crf=20, format="mp4"
     )
-    with _started(encoded, stdin=subprocess.PIPE) as process, suppress(BrokenPipeError):
+    with (
+        TemporaryFile() as errors,
+        _started(encoded, errors, stdin=subprocess.PIPE) as process,
+        suppress(BrokenPipeError),
+    ):
         for frame in frames:
             process.stdin.write(frame)
 
 
-@contextmanager
-def _started(graph: Any, **pipes: int) -> Iterator[subprocess.Popen[bytes]]:
-    """An ffmpeg that runs beside the block and has to end well after it."""
-    command = ffmpeg.compile(graph.global_args(*GLOBAL), cmd=ffmpeg_path(), overwrite_output=True)
-    # Its complaints go to a file, as a full pipe would stop it.
-    with TemporaryFile() as errors:
-        with subprocess.Popen(command, stderr=errors, **pipes) as process:
-            try:
-                yield process
-            except BaseException:
-                process.kill()
-                raise
-            if process.stdin:
-                with suppress(BrokenPipeError):
-                    process.stdin.close()
-        errors.seek(0)
-        _check(process.returncode, errors.read())
-
-
-def run(
-    graph: Any, folder: Path | str, piped: bytes | memoryview = b"", limit: float | None = None
-) -> str:
-    """Runs an ffmpeg-python graph in ``folder``, with ``piped`` on its standard input.
+def pour(outputs: Sequence[Output], limit: float = math.inf) -> str:
+    """Runs one ffmpeg for all outputs and hands on, piece by piece, what comes out of each.
 
     Returns the first thing that ffmpeg complained about though it went on, or nothing. Raises
     `DataError` with it where ffmpeg gave up, or where it took longer than ``limit`` seconds.
     """
-    graph = graph.global_args(*GLOBAL)
-    command = ffmpeg.compile(graph, cmd=ffmpeg_path(), overwrite_output=True)
-    try:
-        done = subprocess.run(command, cwd=folder, input=piped, capture_output=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        raise DataError(f"took longer than {limit:g} seconds") from None
-    return _check(done.returncode, done.stderr)
+    late = DataError(f"took longer than {limit:g} seconds")
+    end = time.monotonic() + limit
+    with ExitStack() as stack:
+        ready = stack.enter_context(DefaultSelector())
+        graphs, writers = [], []
+        for output, take in outputs:
+            reader, writer = map(stack.enter_context, _pipe())
+            ready.register(reader, EVENT_READ, take)
+            writers.append(writer)
+            graphs.append(output(f"pipe:{writer.fileno()}"))
+        errors = stack.enter_context(TemporaryFile())
+        numbers = [writer.fileno() for writer in writers]
+        with _started(ffmpeg.merge_outputs(*graphs), errors, pass_fds=numbers) as process:
+            for writer in writers:
+                writer.close()
+            while ready.get_map():
+                if time.monotonic() > end:
+                    raise late
+                for key, _ in ready.select(min(60, end - time.monotonic())):
+                    if piece := key.fileobj.read(PIECE):
+                        key.data(piece)
+                    else:
+                        ready.unregister(key.fileobj)
+            try:
+                process.wait(end - time.monotonic())
+            except subprocess.TimeoutExpired:
+                raise late from None
+        return _first_line(errors)
 
 
-def _check(status: int, complaints: bytes) -> str:
-    said = re.sub(r"\[[^]]* @ \w+\] ", "", complaints.decode(errors="replace")).strip()
-    first = said.partition("\n")[0]
+def _pipe() -> tuple[BinaryIO, BinaryIO]:
+    reader, writer = os.pipe()
+    return open(reader, "rb", buffering=0), open(writer, "wb", buffering=0)
+
+
+@contextmanager
+def _started(graph: Any, errors: BinaryIO, **pipes: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """An ffmpeg that runs beside the block and has to end well after it.
+
+    Its complaints go to the file ``errors``, as a full pipe would stop it.
+    """
+    command = ffmpeg.compile(graph.global_args(*GLOBAL), cmd=ffmpeg_path(), overwrite_output=True)
+    with subprocess.Popen(command, stderr=errors, **pipes) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
+        if process.stdin:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+    _check(process.returncode, _first_line(errors))
+
+
+def run(graph: Any, folder: Path | str, piped: bytes | memoryview = b"") -> None:
+    """Runs an ffmpeg-python graph in ``folder``, with ``piped`` on its standard input.
+
+    Raises `DataError` with the first thing that ffmpeg complained about where it gave up.
+    """
+    command = ffmpeg.compile(graph.global_args(*GLOBAL), cmd=ffmpeg_path(), overwrite_output=True)
+    with TemporaryFile() as errors:
+        done = subprocess.run(command, cwd=folder, input=piped, stderr=errors)
+        _check(done.returncode, _first_line(errors))
+
+
+def _first_line(errors: BinaryIO) -> str:
+    errors.seek(0)
+    said = re.sub(r"\[[^]]* @ \w+\] ", "", errors.read().decode(errors="replace")).strip()
+    return said.partition("\n")[0]
+
+
+def _check(status: int, complaint: str) -> None:
     if status:
-        raise DataError(first or f"ffmpeg ended with status {status}")
-    return first
+        raise DataError(complaint or f"ffmpeg ended with status {status}")

@@ -5,30 +5,55 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
 
-import ffmpeg
 from tqdm import tqdm
 
 from adafocus.data import DataError
-from adafocus.data.ffmpeg import open_video, read_timeline, run, write_timeline
-from adafocus.data.store import count_bytes, count_frames, read_comment, read_frames, write_store
-from adafocus.files import aside, remove_abandoned, whole
+from adafocus.data.ffmpeg import Output, open_video, pour, read_timeline, write_timeline
+from adafocus.data.jpeg import Pictures
+from adafocus.data.store import (
+    count_frames,
+    is_sound,
+    read_comment,
+    read_frames,
+    read_pictures,
+    write_store,
+)
+from adafocus.files import remove_abandoned, whole
 from adafocus.recipe import Frames, Recipe
+
+PACKED = "packed"
+"""What the store of a folder of JPEG files is made with."""
 
 
 class Video(NamedTuple):
-    """A video to extract: its name and its file, or folder of JPEG files."""
+    """A video to extract."""
 
     name: str
     source: Path
+    """Its file, or folder of JPEG files."""
+    path: Path
+    """The store that its frames come to, or the source where that is a folder to be read as it is.
+    """
 
-    def store(self, folder: Path) -> Path:
-        """Where its frames will be."""
-        return self.source if self.source.is_dir() else folder / "frames" / f"{self.name}.zip"
+    @classmethod
+    def of(cls, name: str, source: Path, folder: Path, pack: bool = False) -> Video:
+        """A video of the data set in ``folder``; a folder of JPEG files becomes a store by ``pack``
+        alone."""
+        if source.is_dir() and not pack:
+            return cls(name, source, source)
+        return cls(name, source, folder / "frames" / f"{name}.zip")
+
+    def made_with(self, settings: Frames) -> str:
+        """What decides the frames of its store, as the store's comment begins."""
+        if self.source.is_dir():
+            return PACKED
+        return f"height {settings.height} quality {settings.quality} rate {settings.rate}"
 
 
 class Extracted(NamedTuple):
@@ -50,6 +75,14 @@ class Extracted(NamedTuple):
     """That the frames take on disk."""
     error: str
     """Why a video failed, or what is damaged in one of which ffmpeg could read the rest."""
+    modified: int | None = None
+    """When the store or folder was changed last, in nanoseconds; None in manifests of old."""
+
+    def is_of(self, path: Path) -> bool:
+        """Whether a store or folder is as it was."""
+        found = path.stat()
+        same_size = path.is_dir() or found.st_size == self.bytes
+        return same_size and self.modified in (None, found.st_mtime_ns)
 
 
 GROUP, GROUP_BYTES = 8, 500_000
@@ -57,26 +90,47 @@ GROUP, GROUP_BYTES = 8, 500_000
 works."""
 
 
+FOLDERS = 10_000
+"""Videos that are folders of JPEG files, of which more are packed if the recipe does not say."""
+
+
 def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
     """Extracts the frames of every ``shards``-th video of ``videos.csv``; returns the manifest.
 
-    Each video becomes ``frames/{video}.zip``; a video that is a folder of JPEG files is used where
-    it is. What was extracted before at the same settings is left alone. A video that fails, or that
-    could not be had, is a row of the manifest with its error. ``threads`` of ffmpeg run at a time.
+    Each video becomes ``frames/{video}.zip``; one that is a folder of JPEG files is packed so, or
+    used where it is. What was extracted before at the same settings is left alone. A video that
+    fails, or that could not be had, is a row of the manifest with its error. ``threads`` of ffmpeg
+    run at a time.
     """
+    settings = recipe.frames
     with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
-        listed = list(csv.DictReader(file))[shard :: recipe.frames.shards]
+        listed = list(csv.DictReader(file))
+    known = _read_manifests(folder)
+    pack = _packs(settings, listed, known)
+    listed = listed[shard :: settings.shards]
     missing = [_failed(row["video"], "", row["error"]) for row in listed if row["error"]]
-    videos = [Video(row["video"], folder / row["path"]) for row in listed if not row["error"]]
+    videos = [
+        Video.of(row["video"], folder / row["path"], folder, pack)
+        for row in listed
+        if not row["error"]
+    ]
+
+    paths = {video.name: video.path.relative_to(folder).as_posix() for video in videos}
+    known = {name: row for name, row in known.items() if row.path == paths.get(name)}
 
     def extracted(group: list[Video]) -> list[Extracted]:
-        # Where one video fails all of its group do, so each is then tried by itself.
-        with suppress(DataError):
-            _fill_stores(recipe.frames, folder, group)
-        return [_extract(recipe.frames, folder, video) for video in group]
+        stale = [v for v in group if not _is_current(settings, v, known.get(v.name))]
+        errors = _fill_each(settings, stale)
+        return [
+            _failed(video.name, paths[video.name], errors[video.name])
+            if video.name in errors
+            else _describe(video, paths[video.name], known.get(video.name), video in stale)
+            for video in group
+        ]
 
     manifest = folder / "manifests" / f"{shard}.csv"
-    remove_abandoned(folder, folder / "frames", manifest.parent)
+    stores = {video.path.parent for video in videos if video.path != video.source}
+    remove_abandoned(folder, manifest.parent, *stores)
     with (
         whole(manifest) as unfinished,
         unfinished.open("w", newline="", encoding="utf-8") as file,
@@ -90,6 +144,38 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
             rows.writerows(done)
             progress.update(len(done))
     return manifest
+
+
+def _read_manifests(folder: Path) -> dict[str, Extracted]:
+    """What was extracted before, by any number of shards."""
+    known = {}
+    for path in (folder / "manifests").glob("*.csv"):
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row["status"] == "ok":
+                    known[row["video"]] = Extracted(
+                        row["video"],
+                        row["path"],
+                        row["status"],
+                        *(int(row[key]) for key in ("frames", "height", "width")),
+                        *(float(row[key]) if row[key] else None for key in ("rate", "duration")),
+                        int(row["bytes"]),
+                        row["error"],
+                        int(row["modified"]) if row.get("modified") else None,
+                    )
+    return known
+
+
+def _packs(settings: Frames, listed: list[dict[str, str]], known: dict[str, Extracted]) -> bool:
+    """Whether folders of JPEG files become stores."""
+    if settings.pack is not None:
+        return settings.pack
+    # A name is a path without a file's suffix, of which a folder has none.
+    folders = [row for row in listed if row["path"] == f"videos/{row['video']}"]
+    in_place = any(
+        row["video"] in known and known[row["video"]].path == row["path"] for row in folders
+    )
+    return len(folders) > FOLDERS and not in_place
 
 
 def _groups(videos: list[Video]) -> Iterator[list[Video]]:
@@ -111,26 +197,47 @@ def extract_alone(settings: Frames, source: Path, folder: Path) -> Path:
 
     A folder of JPEG files is its own store. Raises `DataError` where ffmpeg cannot read the video.
     """
-    video = Video("video", source)
-    if not source.is_dir():
-        _fill_stores(settings, folder, [video])
-    return video.store(folder)
+    video = Video.of("video", source, folder)
+    if video.path != video.source:
+        _fill_stores(settings, [video])
+    return video.path
 
 
-def _extract(settings: Frames, folder: Path, video: Video) -> Extracted:
-    path = video.store(folder)
-    name = path.relative_to(folder).as_posix()
+def extract_again(settings: Frames, folder: Path, name: str, path: Path) -> None:
+    """Makes the store of a video anew at ``path``, as what it holds cannot be read.
+
+    Raises `DataError` where that cannot be done, as with a folder of JPEG files read as it is.
+    """
+    if path.is_dir():
+        raise DataError("it is a folder of JPEG files")
+    with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
+        sources = [row["path"] for row in csv.DictReader(file) if row["video"] == name]
+    if not sources:
+        raise DataError(f"{file.name} does not list its video")
+    _fill_stores(settings, [Video(name, folder / sources[0], path)])
+
+
+def _describe(video: Video, name: str, known: Extracted | None, made: bool) -> Extracted:
+    """A row of the manifest, the one that is ``known`` where it still holds."""
+    path = video.path
+    modified = path.stat().st_mtime_ns
+    if known and not made and known.is_of(path):
+        return known._replace(modified=modified)
     try:
-        _fill_stores(settings, folder, [video])
-        height, width = read_frames(path, [0]).shape[-2:]
-        frames, size = count_frames(path), count_bytes(path)
+        rate = duration = None
+        complaint = ""
         if path.is_dir():
-            return Extracted(video.name, name, "ok", frames, height, width, None, None, size, "")
-        _, seconds, complaint = read_comment(path).split("\n")
-        duration = float(seconds)
-        rate = round(frames / duration, 3) if duration else None
+            sizes = [len(picture) for picture in read_pictures(path)]
+            frames, size = len(sizes), sum(sizes)
+        else:
+            frames, size = count_frames(path), path.stat().st_size
+            _, seconds, complaint, *_ = read_comment(path).split("\n")
+            duration = float(seconds) if seconds else None
+            rate = round(frames / duration, 3) if duration else None
+        height, width = read_frames(path, [0]).shape[-2:]
         return Extracted(
-            video.name, name, "ok", frames, height, width, rate, duration, size, complaint
+            *(video.name, name, "ok", frames, height, width, rate, duration, size, complaint),
+            modified,
         )
     except DataError as error:
         return _failed(video.name, name, str(error))
@@ -140,51 +247,76 @@ def _failed(video: str, path: str, error: str) -> Extracted:
     return Extracted(video, path, "failed", 0, 0, 0, None, None, 0, error)
 
 
-def _fill_stores(settings: Frames, folder: Path, videos: list[Video]) -> None:
-    """Extracts those of the videos that have no store made with these settings.
+def _fill_each(settings: Frames, videos: list[Video]) -> dict[str, str]:
+    """`_fill_stores`, all at once or else one by one; returns why, by the names of those that
+    failed."""
+    try:
+        _fill_stores(settings, videos)
+        return {}
+    except DataError as error:
+        if len(videos) == 1:
+            return {videos[0].name: str(error)}
+    return {name: why for video in videos for name, why in _fill_each(settings, [video]).items()}
+
+
+def _fill_stores(settings: Frames, videos: list[Video]) -> None:
+    """Makes the videos' stores, all or none.
 
     A store's comment tells the settings, the video's duration and what ffmpeg complained about.
     """
-    made_with = f"height {settings.height} quality {settings.quality} rate {settings.rate}"
-    stores = {
-        video.source: video.store(folder)
-        for video in videos
-        if not video.source.is_dir()
-        and not _is_current(video.store(folder), video.source, made_with)
-    }
-    if not stores:
-        return
     decoding = {"hwaccel": settings.hardware} if settings.hardware else {}
-    with aside(folder, "frames") as jpegs:
-        outputs = []
-        for number, source in enumerate(stores):
-            Path(jpegs, str(number)).mkdir()
-            video = open_video(source, **decoding)
-            sampled = video.filter("fps", settings.rate) if settings.rate else video
+    outputs: list[Output] = []
+    with ExitStack() as stack:
+        begun = []
+        for video in videos:
+            store = stack.enter_context(write_store(video.path))
+            if video.source.is_dir():
+                for picture in read_pictures(video.source):
+                    store.append(picture)
+                store.comment("\n".join((video.made_with(settings), "", "")))
+                continue
+            pictures, timeline = Pictures(store.append), bytearray()
+            begun.append((video, store, pictures, timeline))
+            source = open_video(video.source, **decoding)
+            sampled = source.filter("fps", settings.rate) if settings.rate else source
             scaled = sampled.filter("scale", -1, f"min({settings.height},ih)")
+            coded = {"format": "image2pipe", "vcodec": "mjpeg", "q:v": settings.quality}
             outputs += (
-                # A bare pattern in the working directory, as a folder's name may hold a %.
-                scaled.output(
-                    f"{number}/%06d.jpg",
-                    fps_mode="passthrough",
-                    threads=1,
-                    **{"q:v": settings.quality},
-                ),
-                write_timeline(video, f"{number}.txt"),
+                (partial(scaled.output, fps_mode="passthrough", threads=1, **coded), pictures.feed),
+                (partial(write_timeline, source), timeline.extend),
             )
-        limit = settings.time_limit * len(stores)
-        complaint = run(ffmpeg.merge_outputs(*outputs), jpegs, limit=limit)
-        if complaint and len(stores) > 1:
+        if not begun:
+            return
+        complaint = pour(outputs, settings.time_limit * len(begun))
+        if complaint and len(begun) > 1:
             raise DataError(f"of which video is not known: {complaint}")
-        for number, (source, store) in enumerate(stores.items()):
-            duration = read_timeline(Path(jpegs, f"{number}.txt"), source).end
-            comment = "\n".join((made_with, f"{duration:.3f}", complaint))
-            write_store(store, Path(jpegs, str(number)), comment)
+        for video, store, pictures, timeline in begun:
+            pictures.close()
+            duration = read_timeline(timeline, video.source).end
+            store.comment("\n".join((video.made_with(settings), f"{duration:.3f}", complaint)))
 
 
-def _is_current(store: Path, source: Path, made_with: str) -> bool:
+def _is_current(settings: Frames, video: Video, known: Extracted | None) -> bool:
+    """Whether a video's frames need not be made, as they are there and whole.
+
+    What a store holds is read where the store is not as it was when the manifest was written.
+    """
+    store = video.path
+    if store == video.source:
+        return True
     try:
-        newer = store.stat().st_mtime_ns >= source.stat().st_mtime_ns
-        return newer and read_comment(store).partition("\n")[0] == made_with
+        made = store.stat().st_mtime_ns
+        made_with = read_comment(store).partition("\n")[0]
     except (OSError, BadZipFile):
         return False
+    try:
+        replaced = video.source.stat().st_mtime_ns > made
+        wanted = {video.made_with(settings)}
+    except FileNotFoundError:  # deleted when its frames were there
+        replaced, wanted = False, {video.made_with(settings), PACKED}
+    if replaced or made_with not in wanted:
+        return False
+    if known is None or known.is_of(store) or is_sound(store):
+        return True
+    print(f"{store}: is damaged on disk, its frames are extracted again")
+    return False

@@ -53,7 +53,7 @@ def read_frames(
             if first < place:
                 clip[place] = clip[first]
                 continue
-            frame = _decode(path, stored, index, frame)
+            _, frame = _decode(path, stored, index, frame)
             if clip is None:
                 top, left, height, width = crop(*frame.shape[:2])
                 clip = np.empty((len(indices), height, width, 3), np.uint8)
@@ -74,12 +74,49 @@ def count_bytes(path: Path) -> int:
     return path.stat().st_size
 
 
-def write_store(path: Path, folder: Path, comment: str) -> None:
-    """Packs the frames of a folder into a store that carries ``comment``."""
+class Writer:
+    """Appends frames to a new store."""
+
+    def __init__(self, archive: ZipFile) -> None:
+        self._archive, self.count = archive, 0
+
+    def append(self, picture: bytes | bytearray) -> None:
+        """Adds a JPEG picture as the next frame."""
+        self.count += 1
+        self._archive.writestr(ZipInfo(f"{self.count:06d}.jpg"), picture)
+
+    def comment(self, text: str) -> None:
+        """What `read_comment` finds."""
+        self._archive.comment = text.encode()
+
+
+@contextmanager
+def write_store(path: Path) -> Iterator[Writer]:
+    """Yields what writes a new store, which is at ``path`` after the block unless it raises."""
     with whole(path) as unfinished, ZipFile(unfinished, "w") as archive:
-        archive.comment = comment.encode()
-        for name in _frame_names(file.name for file in folder.iterdir()):
-            archive.writestr(ZipInfo(name), (folder / name).read_bytes())
+        yield Writer(archive)
+
+
+def is_sound(path: Path) -> bool:
+    """Whether all that a store holds has the checksums that it was written with."""
+    try:
+        with ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, BadZipFile):
+        return False
+
+
+def read_pictures(folder: Path) -> Iterator[bytes]:
+    """The JPEG files of a folder, as they are, in the order of its frames.
+
+    Each is decoded, so that `DataError` names one that is broken or of another size than the first
+    before anything relies on it.
+    """
+    frame = None
+    with _opened(folder) as stored:
+        for index in range(stored.count):
+            encoded, frame = _decode(folder, stored, index, frame)
+            yield encoded
 
 
 def read_comment(path: Path) -> str:
@@ -120,18 +157,20 @@ def _opened(path: Path) -> Iterator[_Stored]:
                     len(names), names.__getitem__, lambda index: archive.read(names[index])
                 )
     except (OSError, BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read ({error}); extract its frames again") from None
+        raise DataError(f"{path}: cannot be read ({error})") from None
 
 
-def _decode(path: Path, stored: _Stored, index: int, memory: np.ndarray | None) -> np.ndarray:
-    """A frame, uint8 ``(H, W, 3)``, decoded into the memory of the one before if there is one:
-    what is still in the processor's cache is written and cropped faster."""
+def _decode(
+    path: Path, stored: _Stored, index: int, memory: np.ndarray | None
+) -> tuple[bytes, np.ndarray]:
+    """A frame as it is stored, and uint8 ``(H, W, 3)``, decoded into the memory of the one before
+    if there is one: what is still in the processor's cache is written and cropped faster."""
     if not 0 <= index < stored.count:
         raise DataError(f"{path}: frame {index} is missing, it has {stored.count}")
     try:
         encoded = stored.read(index)
         if memory is None or decode_jpeg_header(encoded)[:2] == memory.shape[:2]:
-            return decode_jpeg(encoded, buffer=memory)
+            return encoded, decode_jpeg(encoded, buffer=memory)
     except (OSError, BadZipFile, ValueError) as error:
         raise DataError(f"{path}: frame {stored.name(index)} is broken ({error})") from None
     raise DataError(f"{path}: frame {stored.name(index)} is not of the size of the others")

@@ -2,17 +2,22 @@
 
 import csv
 import os
+import shutil
 import subprocess
+import threading
+import time
 from contextlib import suppress
+from zipfile import ZipFile
 
+import psutil
 import pytest
 import torch
 from miniature import make_recipe, make_video
 
 from adafocus.data.ffmpeg import ffmpeg_path
-from adafocus.data.frames import extract
+from adafocus.data.frames import FOLDERS, extract
 from adafocus.data.sources import fetch
-from adafocus.data.store import count_frames, read_comment, read_frames
+from adafocus.data.store import count_frames, holds_frames, read_comment, read_frames
 from adafocus.files import WriteError
 
 MANUAL = {"kind": "manual", "homepage": "http://example.org"}
@@ -29,23 +34,28 @@ HOSTILE = [
 ]
 
 
+def write_listing(folder):
+    """Lists what lies under videos/."""
+    videos = folder / "videos"
+    with (folder / "videos.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("video", "path", "error"))
+        for path in sorted(videos.rglob("*")):
+            if path.suffix in (".mp4", ".webm", ".mkv", ".mov") or holds_pictures(path):
+                name = path.relative_to(videos).with_suffix("")
+                rows.writerow((name, path.relative_to(folder), ""))
+
+
+def holds_pictures(path):
+    return path.is_dir() and holds_frames(path)
+
+
 @pytest.fixture
 def listing(tmp_path):
     """Lists what lies under videos/ and extracts one shard of all of it."""
 
     def extract_all(**frames):
-        with (tmp_path / "videos.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(("video", "path", "error"))
-            videos = tmp_path / "videos"
-            paths = [
-                p
-                for p in sorted(videos.rglob("*"))
-                if p.suffix in (".mp4", ".webm", ".mkv", ".mov")
-            ]
-            for path in paths:
-                name = path.relative_to(videos).with_suffix("")
-                rows.writerow((name, path.relative_to(tmp_path), ""))
+        write_listing(tmp_path)
         recipe = make_recipe(frames={"shards": 1} | frames)
         with extract(recipe, tmp_path, shard=0, threads=2).open(newline="") as file:
             return {row["video"]: row for row in csv.DictReader(file)}
@@ -205,6 +215,130 @@ def test_what_is_done_is_left_alone(tmp_path, listing):
     assert listing(height=20)["a"]["frames"] == "5"
 
 
+def test_a_store_is_read_where_it_is_not_as_it_was(tmp_path, listing, capfd):
+    make_video(tmp_path / "videos" / "a.mp4", frames=5)
+    before = listing()["a"]
+    store = tmp_path / "frames" / "a.zip"
+    whole, made = store.read_bytes(), store.stat().st_mtime_ns
+
+    def flip_a_byte():
+        content = bytearray(whole)
+        content[len(whole) // 2] ^= 1
+        with store.open("r+b") as file:  # in its place, as a disk does it
+            file.write(content)
+
+    os.utime(store, ns=(made + 10**9,) * 2)  # copied, say
+    assert listing()["a"] == before | {"modified": str(made + 10**9)}
+    assert store.stat().st_mtime_ns == made + 10**9
+    flip_a_byte()
+    assert listing()["a"]["status"] == "ok"
+    assert store.read_bytes() == whole
+    assert f"{store}: is damaged on disk" in capfd.readouterr().out
+
+    made = store.stat().st_mtime_ns
+    flip_a_byte()
+    os.utime(store, ns=(made, made))
+    assert listing()["a"]["modified"] == str(made)
+    assert store.read_bytes() != whole  # nothing tells, but for what reads it
+
+
+def test_a_manifest_of_old_is_as_good(tmp_path, listing):
+    """One that does not tell when stores and folders were made: nothing is made or read again."""
+    make_video(tmp_path / "videos" / "a.mp4", frames=5)
+    make_pictures(tmp_path / "videos" / "b", 5)
+    rows = listing()
+    manifest = tmp_path / "manifests" / "0.csv"
+    lines = [line.rpartition(",")[0] for line in manifest.read_text().splitlines()]
+    assert lines[0].endswith(",bytes,error")
+    manifest.write_text("\n".join(lines) + "\n")
+    (tmp_path / "videos" / "b" / "00003.jpg").write_bytes(b"broken since")
+    assert listing() == rows
+
+
+def test_frames_outlive_their_video(tmp_path, listing):
+    make_video(tmp_path / "videos" / "a.mp4", frames=5)
+    make_pictures(tmp_path / "videos" / "b", 5)
+    rows = listing(pack=True)
+    shutil.rmtree(tmp_path / "videos")
+    with extract(make_recipe(frames={"shards": 1}), tmp_path, 0, 1).open(newline="") as file:
+        assert {row["video"]: row for row in csv.DictReader(file)} == rows
+
+
+def make_pictures(folder, frames, size="64x48"):
+    make_video(folder / "%05d.jpg", frames, size)
+
+
+def test_folders_of_images_are_packed_byte_for_byte(tmp_path, listing):
+    for name, frames in (("1", 12), ("of a class/2", 3)):
+        make_pictures(tmp_path / "videos" / name, frames)
+    make_video(tmp_path / "videos" / "3.mp4", frames=6)
+    (tmp_path / "videos" / "1" / "00012.jpg").rename(tmp_path / "videos" / "1" / "frame_9.jpg")
+    (tmp_path / "videos" / "1" / "00011.jpg").rename(tmp_path / "videos" / "1" / "frame_10.jpg")
+    rows = listing(pack=True)
+    for name in ("1", "of a class/2"):
+        store = tmp_path / rows[name]["path"]
+        assert store == tmp_path / "frames" / f"{name}.zip"
+        pictures = sorted((tmp_path / "videos" / name).iterdir(), key=natural)
+        expected = [path.read_bytes() for path in pictures]
+        with ZipFile(store) as archive:
+            assert [archive.read(entry) for entry in archive.namelist()] == expected
+        assert rows[name] == rows[name] | {
+            "frames": str(len(expected)), "height": "48", "width": "64", "rate": "", "duration": "",
+            "bytes": str(store.stat().st_size), "error": "",
+        }  # fmt: skip
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("frames/**/*.zip")}
+    assert len(made) == 3
+    assert listing(pack=True) == rows
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+def natural(path):
+    return path.name.partition("_")[0], len(path.name), path.name
+
+
+def test_many_folders_are_packed_unless_they_are_in_use(tmp_path, listing, monkeypatch):
+    def packed(**settings):
+        return {row["path"].startswith("frames/") for row in listing(**settings).values()}
+
+    for number in range(4):
+        make_pictures(tmp_path / "videos" / str(number), 2)
+    assert FOLDERS == 10_000
+    monkeypatch.setattr("adafocus.data.frames.FOLDERS", 4)
+    assert packed() == {False}
+    monkeypatch.setattr("adafocus.data.frames.FOLDERS", 3)
+    assert packed() == {False}
+    shutil.rmtree(tmp_path / "manifests")
+    assert packed(pack=False) == {False}
+    shutil.rmtree(tmp_path / "manifests")
+    assert packed() == {True}
+    make_pictures(tmp_path / "videos" / "4", 2)
+    assert packed() == {True}
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_each_picture_is_looked_at_once(tmp_path, listing, pack):
+    folders = {name: tmp_path / "videos" / name for name in ("cut", "odd", "rotten", "sound")}
+    for folder in folders.values():
+        make_pictures(folder, 4)
+    picture = folders["cut"] / "00003.jpg"
+    picture.write_bytes(picture.read_bytes()[:-20])
+    make_pictures(tmp_path / "others", 3, "64x46")
+    shutil.copy(tmp_path / "others" / "00003.jpg", folders["odd"])
+    picture = folders["rotten"] / "00003.jpg"
+    picture.write_bytes(picture.read_bytes()[:700] + b"\xff\xc4\xff" + picture.read_bytes()[703:])
+    rows = listing(pack=pack)
+    for name, reason in (("cut", "broken"), ("rotten", "broken"), ("odd", "not of the size")):
+        assert rows[name]["status"] == "failed"
+        assert f"{folders[name]}: frame 00003.jpg is {reason}" in rows[name]["error"]
+    assert rows["sound"]["status"] == "ok"
+    picture = folders["sound"] / "00002.jpg"
+    with picture.open("r+b") as file:
+        file.write(b"broken")
+    assert listing(pack=pack)["sound"] == rows["sound"]
+    (folders["sound"] / "00005.jpg").write_bytes((folders["sound"] / "00001.jpg").read_bytes())
+    assert "00002.jpg is broken" in listing(pack=pack)["sound"]["error"]
+
+
 def test_shards_share_the_videos_and_folders_of_images_stay_in_place(tmp_path):
     for name in ("1", "2"):
         (tmp_path / "videos" / name).mkdir(parents=True)
@@ -225,25 +359,76 @@ def test_shards_share_the_videos_and_folders_of_images_stay_in_place(tmp_path):
     ]
 
 
+def test_frames_are_those_that_ffmpeg_writes_as_files(tmp_path, listing):
+    """Bit by bit, so that stores made from such files stay as good as new ones."""
+    for number in range(3):
+        make_video(tmp_path / "videos" / f"{number}.mp4", 40, "160x120", rate=25 - number)
+    for settings in ({}, {"rate": 10}):
+        for name, row in listing(height=100, **settings).items():
+            files = tmp_path / f"{name} {len(settings)}"
+            files.mkdir()
+            filters = [f"fps={settings['rate']}"] if settings else []
+            command = [ffmpeg_path(), "-v", "error", "-i", tmp_path / "videos" / f"{name}.mp4"]
+            command += ["-vf", ",".join([*filters, "scale=-1:min(100\\,ih)"])]
+            command += ["-fps_mode", "passthrough", "-q:v", "2", files / "%06d.jpg"]
+            subprocess.run(command, check=True)
+            with ZipFile(tmp_path / row["path"]) as store:
+                stored = {entry: store.read(entry) for entry in store.namelist()}
+            assert stored == {file.name: file.read_bytes() for file in sorted(files.iterdir())}
+            assert len(stored) > 10
+
+
+def test_no_file_is_made_for_a_frame(mount):
+    """On a disk that has room for few files, however small."""
+    disk = mount("size=100m,nr_inodes=80")
+    for number in range(10):
+        make_video(disk / "videos" / f"{number}.mp4", 50)
+    write_listing(disk)
+    with extract(make_recipe(frames={"shards": 1}), disk, 0, threads=2).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["status"], row["frames"]) for row in rows] == [("ok", "50")] * 10
+
+
+def test_an_ffmpeg_that_is_killed_leaves_no_store(tmp_path, listing):
+    """As by a machine that is out of memory: what came out of the pipe before is not a video."""
+    make_video(tmp_path / "videos" / "long.mp4", 3000, "320x240")
+    killed = []
+
+    def kill_it():
+        while not killed:
+            unfinished = list((tmp_path / "frames").rglob("long.zip"))
+            if unfinished and unfinished[0].stat().st_size > 100_000:
+                (child,) = psutil.Process().children()
+                child.kill()
+                killed.append(child)
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_it, daemon=True)
+    killer.start()
+    row = listing()["long"]
+    killer.join(timeout=10)
+    assert killed
+    assert (row["status"], row["error"]) == ("failed", "ffmpeg ended with status -9")
+    assert not [path for path in (tmp_path / "frames").rglob("*") if path.is_file()]
+    assert listing()["long"]["frames"] == "3000"
+
+
 def test_a_full_disk_ends_extraction_and_the_same_call_goes_on(mount):
     """No video is called broken for it, and those that were finished are not made again."""
     disk = mount("size=2200k")
-    for number in range(4):
+    for number in range(12):
         make_video(disk / "videos" / f"{number}.mp4", 25, "320x240")
-    with (disk / "videos.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(("video", "path", "error"))
-        rows.writerows((n, f"videos/{n}.mp4", "") for n in range(4))
+    write_listing(disk)
     recipe = make_recipe(frames={"shards": 1, "height": 240})
     with pytest.raises(WriteError, match=r"the disk is full.*make room"):
         extract(recipe, disk, shard=0, threads=1)
     assert not list(disk.glob("manifests/*.csv"))
     assert not list(disk.rglob(".*"))
     finished = {path: path.stat().st_mtime_ns for path in disk.glob("frames/*.zip")}
-    assert 0 < len(finished) < 4
+    assert 0 < len(finished) < 12
     mount("remount,size=30m")
     with extract(recipe, disk, shard=0, threads=1).open(newline="") as file:
         assert [(row["status"], row["frames"]) for row in csv.DictReader(file)] == [
             ("ok", "25")
-        ] * 4
+        ] * 12
     assert all(path.stat().st_mtime_ns == made for path, made in finished.items())

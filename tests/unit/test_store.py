@@ -28,14 +28,30 @@ def folder(tmp_path):
     return path
 
 
-@pytest.fixture(params=["store", "indexed store", "folder"])
+def write(path, folder, comment):
+    with store.write_store(path) as writer:
+        for picture in store.read_pictures(folder):
+            writer.append(picture)
+        writer.comment(comment)
+
+
+def archive(path, folder):
+    """A store whose frames have names that extraction does not give them."""
+    path.parent.mkdir(exist_ok=True)
+    with ZipFile(path, "w") as file:
+        for number in range(1, 13):
+            file.write(folder / f"image_{number}.jpg", f"image_{number}.jpg")
+
+
+@pytest.fixture(params=["archive", "store", "folder"])
 def video(request, folder, tmp_path):
     if request.param == "folder":
         return folder
-    if request.param == "indexed store":
-        number(folder)
     path = tmp_path / "a b" / "video.zip"
-    store.write_store(path, folder, "made by a test")
+    if request.param == "archive":
+        archive(path, folder)
+    else:
+        write(path, folder, "made by a test")
     return path
 
 
@@ -48,12 +64,6 @@ def gradients(tmp_path_factory):
         pixels = np.stack([6 * y, 4 * x, np.full_like(y, blue)], -1).astype(np.uint8)
         (path / f"{index}.jpg").write_bytes(encode_jpeg(pixels, colorsubsampling="420"))
     return path
-
-
-def number(folder):
-    """Gives the frames the names that extraction gives them."""
-    for index in range(12):
-        (folder / f"image_{index + 1}.jpg").rename(folder / f"{index + 1:06d}.jpg")
 
 
 def values(frames: torch.Tensor) -> list[int]:
@@ -99,12 +109,29 @@ def test_grey_frames_get_three_channels(tmp_path):
 def test_a_store_is_a_plain_archive_that_repeats_byte_for_byte(folder, tmp_path):
     first, second = tmp_path / "1.zip", tmp_path / "2.zip"
     for path in (first, second):
-        store.write_store(path, folder, "height 16")
+        write(path, folder, "height 16")
     assert first.read_bytes() == second.read_bytes()
     assert store.read_comment(first) == "height 16"
-    with ZipFile(first) as archive:
-        assert archive.testzip() is None
-        assert all(entry.compress_size == entry.file_size for entry in archive.infolist())
+    with ZipFile(first) as packed:
+        assert packed.testzip() is None
+        assert all(entry.compress_size == entry.file_size for entry in packed.infolist())
+        assert [packed.read(f"{n:06d}.jpg") for n in range(1, 13)] == [
+            (folder / f"image_{n}.jpg").read_bytes() for n in range(1, 13)
+        ]
+
+
+def test_a_store_is_sound_until_a_byte_of_it_changes(folder, tmp_path):
+    path = tmp_path / "video.zip"
+    write(path, folder, "")
+    assert store.is_sound(path)
+    content = bytearray(path.read_bytes())
+    for place in (200, len(content) // 2, len(content) - 30):
+        content[place] ^= 0x10
+        path.write_bytes(content)
+        assert not store.is_sound(path), place
+        content[place] ^= 0x10
+    path.write_bytes(content[:-100])
+    assert not store.is_sound(path)
 
 
 @pytest.mark.parametrize("index", [12, -1])
@@ -130,9 +157,8 @@ def test_broken_frame(folder, length):
 def test_frames_of_an_extracted_video_are_found_without_its_directory(
     folder, tmp_path, monkeypatch
 ):
-    number(folder)
     path = tmp_path / "video.zip"
-    store.write_store(path, folder, "a comment")
+    write(path, folder, "a comment")
     monkeypatch.setattr(store, "ZipFile", None)
     assert values(store.read_frames(path, [7, 0])) == [140, 0]
 
@@ -155,10 +181,11 @@ def test_frames_of_an_extracted_video_are_found_without_its_directory(
 @pytest.mark.parametrize("numbered", [True, False])
 def test_damaged_store(folder, tmp_path, numbered):
     first = "000001.jpg" if numbered else "image_1.jpg"
-    if numbered:
-        number(folder)
     path = tmp_path / "video.zip"
-    store.write_store(path, folder, "")
+    if numbered:
+        write(path, folder, "")
+    else:
+        archive(path, folder)
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[200] ^= 0xFF  # within the first frame

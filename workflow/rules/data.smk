@@ -28,7 +28,8 @@ rule frames:
     input:
         rules.download.output,
     output:
-        f"{data}/manifests/{{shard}}.csv",
+        # Kept while the job runs, as it tells what needs no second look.
+        update(f"{data}/manifests/{{shard}}.csv"),
     log:
         "results/logs/{dataset}_frames_{shard}.log",
     benchmark:
