@@ -21,9 +21,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from torchvision.transforms.v2 import functional as F
 
 from adafocus.data import DataError
+from adafocus.data.frames import extract_again
 from adafocus.data.store import Crop, read_frames
 from adafocus.distributed import is_mine, share, size
 from adafocus.draws import Draws, Kind
+from adafocus.files import WriteError
 from adafocus.recipe import Augmentation, Recipe
 from adafocus.signals import leave_to_parent
 
@@ -132,6 +134,7 @@ class Clips(Dataset[Clip]):
         rows = list(csv.DictReader(StringIO(text.decode(), newline="")))
         self.digest = sha256(text).hexdigest()
         """SHA-256 of the split table."""
+        self.folder = folder
         self.videos = [row["video"] for row in rows]
         self.paths = [folder / row["path"] for row in rows]
         self.frames = [int(row["frames"]) for row in rows]
@@ -146,6 +149,13 @@ class Clips(Dataset[Clip]):
 
     def __getitem__(self, key: tuple[int, int]) -> Clip:
         epoch, index = key
+        try:
+            return self._clip(epoch, index)
+        except DataError as error:
+            self._restore(index, error)
+            return self._clip(epoch, index)
+
+    def _clip(self, epoch: int, index: int) -> Clip:
         model, rng = self.recipe.model, np.random.default_rng((self.seed, epoch, index))
         focus = self._sample(index, model.frames, rng)
         glance = self._sample(index, model.glance_frames, rng) if model.glance_frames else []
@@ -163,6 +173,16 @@ class Clips(Dataset[Clip]):
             whole = torch.from_numpy(self.positions[self.videos[index]][focus])
             clip["positions"] = 0.5 + (whole - 0.5) * extent
         return clip
+
+    def _restore(self, index: int, error: DataError) -> None:
+        """Extracts a video again whose store has been damaged: else it would stop each attempt."""
+        print(f"{error}; extracting the video again", flush=True)
+        try:
+            extract_again(self.recipe.frames, self.folder, self.videos[index], self.paths[index])
+        except (DataError, WriteError, OSError) as reason:
+            raise DataError(
+                f"{error}; it cannot be extracted again ({reason}): put a sound copy there"
+            ) from None
 
     def _sample(self, index: int, segments: int, rng: np.random.Generator) -> np.ndarray:
         if self.augment:

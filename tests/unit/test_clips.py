@@ -182,11 +182,38 @@ def test_tsm_clips_glance_at_frames_sampled_apart(recipe, folder, augmented):
         assert any(same)
 
 
-def test_a_broken_frame_is_an_error_that_names_the_store(recipe, folder, tmp_path):
+def test_a_damaged_store_is_extracted_again_on_the_way(recipe, folder, capfd):
+    """Else it would stop each attempt at the same clip."""
+    clips = Clips(folder, "val", recipe, augment=True, seed=0)
+    store = clips.paths[2]
+    whole, expected = store.read_bytes(), clips[(3, 2)]
+    rotten = bytearray(whole)
+    rotten[200:-200:100] = bytes(len(rotten[200:-200:100]))
+    for damaged in (bytes(rotten), whole[: len(whole) // 2], b"not an archive", b""):
+        for workers in (0, 1):
+            store.write_bytes(damaged)
+            sampler = EpochSampler(len(clips), seed=0, shuffle=False)
+            sampler.epoch = 3
+            clip = list(loader(clips, 1, sampler, workers, CPU))[2]
+            assert equal(clip, {key: torch.as_tensor(v)[None] for key, v in expected.items()})
+            assert store.read_bytes() == whole
+            assert "val_00002.zip: " in capfd.readouterr().out
+
+
+def test_what_cannot_be_extracted_again_is_named(recipe, folder, tmp_path):
     clips = Clips(folder, "val", recipe, augment=False, seed=0)
+    clips.folder = tmp_path
+    (tmp_path / "videos.csv").write_text("video,path,error\nval_00002,videos/gone.mp4,\n")
     clips.paths[2] = tmp_path / "val_00002.zip"
     clips.paths[2].write_bytes(b"not an archive")
-    with pytest.raises(DataError, match=r"val_00002\.zip"):
+    with pytest.raises(DataError, match=r"val_00002\.zip: .*gone\.mp4.*put a sound copy there"):
+        clips[(0, 2)]
+    assert clips.paths[2].read_bytes() == b"not an archive"
+    clips.paths[2] = tmp_path / "val_00002"
+    clips.paths[2].mkdir()
+    for number in range(clips.frames[2]):
+        (clips.paths[2] / f"{number}.jpg").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"val_00002: frame 0\.jpg is broken.*a sound copy there"):
         clips[(0, 2)]
 
 
