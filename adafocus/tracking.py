@@ -736,13 +736,21 @@ def absolute(tracking_uri: str) -> str:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that holds this code, with ``-dirty`` where tracked files differ."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    folder = Path(__file__).parent
+    """Commit of the checkout that holds this code, with ``-dirty`` where tracked files differ.
+
+    None where there is no such checkout, though the code may lie within another project's.
+    """
+    here = Path(__file__)
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        _git(here, "ls-files", "--error-unmatch", here.name)
+        return _git(here, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(file: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 

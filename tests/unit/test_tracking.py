@@ -331,7 +331,8 @@ def test_processes_that_start_at_once_on_no_store_lose_nothing(tmp_path):
 
 
 def test_git_commit_tells_a_clean_checkout_from_a_changed_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "tracking.py"))
+    code = tmp_path / "code.py"
+    monkeypatch.setattr(tracking, "__file__", str(code))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert tracking.git_commit() is None
 
@@ -340,15 +341,20 @@ def test_git_commit_tells_a_clean_checkout_from_a_changed_one(tmp_path, monkeypa
         command = ["git", "-C", tmp_path, *identity, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    (tmp_path / "code.py").write_text("1\n")
+    code.write_text("1\n")
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
     git("tag", "v1", "-m", "v1")
     commit = git("rev-parse", "HEAD")
     assert tracking.git_commit() == commit
-    (tmp_path / "code.py").write_text("2\n")
+    code.write_text("2\n")
     assert tracking.git_commit() == f"{commit}-dirty"
+    unpacked = tmp_path / "adafocus-1.0" / "code.py"
+    unpacked.parent.mkdir()
+    unpacked.write_text("1\n")
+    monkeypatch.setattr(tracking, "__file__", str(unpacked))
+    assert tracking.git_commit() is None, "it is another project's commit"
 
 
 def test_importing_tracking_leaves_mlflow_alone():
