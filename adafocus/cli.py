@@ -89,9 +89,9 @@ def train(
             checked = checked.skipping(skip_cost)
 
         from adafocus import training
-        from adafocus.distributed import joined
+        from adafocus.distributed import alone, joined
 
-        with joined(device.value):
+        with joined(device.value), alone(output, "adafocus train"):
             training.train(
                 checked,
                 stage.value,
@@ -123,9 +123,9 @@ def evaluate(
     """Measure a checkpoint and its baselines on the validation videos."""
     with one_line_errors():
         from adafocus import evaluation
-        from adafocus.distributed import joined
+        from adafocus.distributed import alone, joined
 
-        with joined(device.value):
+        with joined(device.value), alone(output, "adafocus evaluate"):
             evaluation.evaluate(
                 checkpoint,
                 data=data,

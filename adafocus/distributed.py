@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from adafocus.device import pick_device
+from adafocus.locks import LOOK_EVERY, Lock
 
 PATIENCE = timedelta(hours=2)
 """For processes that wait for the others, such as while the first reads or writes a large file."""
@@ -54,6 +57,21 @@ def joined(device: str) -> Iterator[None]:
         sys.exit("Another process of this run has ended, and so does this one.")
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def alone(output: Path, job: str) -> Iterator[None]:
+    """The first process holds the `Lock` of an output for the block, for which all wait.
+
+    Raises `WriteError` where it cannot be written.
+    """
+    lock = Lock(output, job)
+    try:
+        while any(most(int(is_first() and not lock.attempt()))):
+            time.sleep(LOOK_EVERY)
+        yield
+    finally:
+        lock.release()
 
 
 def size() -> int:

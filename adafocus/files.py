@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
+
+from adafocus.processes import Process
 
 ASIDE = ".aside"
-"""How the names of folders end in which something is being made."""
+"""How the names of folders end in which something is being made. Before it they say of what, and
+by which process."""
+ABANDONED = 2 * 24 * 3600
+"""Seconds after which what another machine's process left untouched is taken to be abandoned."""
 FULL = {errno.ENOSPC, errno.EDQUOT}
 ROOM = 64 * 1024
 """A disk that has not even so many bytes is full."""
@@ -47,30 +51,24 @@ def aside(parent: Path, name: str) -> Iterator[Path]:
         WriteError: where the disk is full or cannot be written to.
     """
     path = parent / name
+    prefix = f".{name[:32]}.{Process.this()}."
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with _locked(parent, fcntl.LOCK_SH):
-            made = TemporaryDirectory(prefix=f".{name[:32]}.", suffix=ASIDE, dir=parent)
-            lock = _lock(Path(made.name), fcntl.LOCK_EX)
-            inside = Path(made.name, "inside")  # not locked itself, so that writers may be nested
-            inside.mkdir()
+        made = TemporaryDirectory(prefix=prefix, suffix=ASIDE, dir=parent)
     except OSError as error:
-        raise WriteError(_full(path) if is_full(error) else _unwritable(path, error)) from error
-    try:
-        with made:
-            try:
-                yield inside
-            except WriteError:
-                raise
-            except Exception as error:
-                # Libraries name a full disk in many ways, and some not at all.
-                if is_full(error) or shutil.disk_usage(parent).free < ROOM:
-                    raise WriteError(_full(path)) from error
-                if isinstance(error, OSError) and error.errno == errno.EROFS:
-                    raise WriteError(_unwritable(path, error)) from error
-                raise
-    finally:
-        _unlock(lock)
+        raise write_error(path, error) from error
+    with made:
+        try:
+            yield Path(made.name)
+        except WriteError:
+            raise
+        except Exception as error:
+            # Libraries name a full disk in many ways, and some not at all.
+            if is_full(error) or shutil.disk_usage(parent).free < ROOM:
+                raise WriteError(_full(path)) from error
+            if isinstance(error, OSError) and error.errno == errno.EROFS:
+                raise WriteError(_unwritable(path, error)) from error
+            raise
 
 
 def publish(unfinished: Path, path: Path) -> None:
@@ -96,15 +94,21 @@ def check_writable(folder: Path) -> None:
 
 
 def remove_abandoned(*parents: Path) -> None:
-    """Removes what processes that were killed were making in these folders."""
+    """Removes what processes were making in these folders that were killed.
+
+    Of this machine's processes it is known which live. What others made, or an older version, goes
+    when nothing in it was written for two days: no lock is sure between machines.
+    """
     for parent in filter(Path.is_dir, parents):
-        # While the parent is locked, nobody makes a folder and has not locked it yet.
-        with _locked(parent, fcntl.LOCK_EX) as alone:
-            for entry in os.scandir(parent) if alone else ():
-                if entry.name.startswith(".") and entry.name.endswith(ASIDE):
-                    with _locked(Path(entry.path), fcntl.LOCK_EX | fcntl.LOCK_NB) as abandoned:
-                        if abandoned:
-                            shutil.rmtree(entry.path, ignore_errors=True)
+        for folder in parent.glob(f".*{ASIDE}"):
+            maker = Process.parse(".".join(folder.name.split(".")[-6:-2]))
+            try:
+                ours = maker is not None and maker.is_here
+                abandoned = maker.is_gone() if ours else _idle(folder) > ABANDONED
+            except OSError:  # it has just been finished
+                continue
+            if abandoned:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -114,6 +118,19 @@ def is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def write_error(path: Path, error: OSError) -> WriteError:
+    """What to raise where the system refuses to write a file."""
+    return WriteError(_full(path) if is_full(error) else _unwritable(path, error))
+
+
+def _idle(folder: Path) -> float:
+    """Seconds since something in a folder was written, by the clock of the disk that it lies on."""
+    inside = (Path(parent, name) for parent, *names in os.walk(folder) for name in sum(names, []))
+    written = max(path.lstat().st_mtime for path in (folder, *inside))
+    with TemporaryFile(dir=folder.parent) as file:
+        return os.fstat(file.fileno()).st_mtime - written
 
 
 def _full(path: Path) -> str:
@@ -143,29 +160,3 @@ def _flush(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _lock(folder: Path, how: int) -> int | None:
-    """A lock that ends with the process, however it ends; None where it cannot be had."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, how)
-        return descriptor
-    except OSError:  # another holds it, or the file system has none
-        os.close(descriptor)
-        return None
-
-
-def _unlock(lock: int | None) -> None:
-    if lock is not None:
-        os.close(lock)
-
-
-@contextmanager
-def _locked(folder: Path, how: int) -> Iterator[bool]:
-    """Yields whether the lock was had."""
-    lock = _lock(folder, how)
-    try:
-        yield lock is not None
-    finally:
-        _unlock(lock)

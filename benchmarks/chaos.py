@@ -1,7 +1,8 @@
 """Kills a chain at random moments, runs the same command again, and compares what comes out.
 
-Snakemake and all its processes are killed at once (SIGKILL), so that none of them can tidy up. In
-the end every figure of the result is that of a chain which nobody disturbed.
+Snakemake and all its processes are killed at once (SIGKILL), so that none of them can tidy up, and
+every other time the main process alone, whose jobs then meet those of the next. In the end every
+figure of the result is that of a chain which nobody disturbed.
 
     python benchmarks/chaos.py                    30 kills, of a chain of a minute
     python benchmarks/chaos.py --recipe demo      of the demo
@@ -45,8 +46,11 @@ SMALL = {
 """What makes the demo small."""
 
 
-def run(folder: Path, target: str, seconds: float | None = None) -> bool:
+def run(folder: Path, target: str, seconds: float | None = None, alone: bool = False) -> bool:
     """Runs a chain, and kills it after so many seconds.
+
+    Args:
+        alone: whether only the main process is killed.
 
     Returns:
         Whether it ended before.
@@ -61,7 +65,7 @@ def run(folder: Path, target: str, seconds: float | None = None) -> bool:
     try:
         status = process.wait(seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill() if alone else os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         return False
     if status:
@@ -95,9 +99,10 @@ def survive(folder: Path, target: str, expected: dict[str, Any], kills: int, see
     ended = dealt = 0
     while dealt < kills or not ended:
         moment = draw.uniform(2, 12) if dealt < kills else None
-        if not run(folder, target, moment):
+        alone = dealt % 2 == 1
+        if not run(folder, target, moment, alone):
             dealt += 1
-            print(f"kill {dealt} after {moment:.1f} s")
+            print(f"kill {dealt} after {moment:.1f} s{', of the main process alone' * alone}")
             continue
         ended += 1
         if left := [str(path) for part in PARTS for path in (folder / part).rglob(".*.aside")]:
@@ -105,7 +110,8 @@ def survive(folder: Path, target: str, expected: dict[str, Any], kills: int, see
         if (found := figures(folder, target)) != expected:
             differing = [key for key in expected if found.get(key) != expected[key]]
             raise RuntimeError(f"{folder / target}: differs in {', '.join(differing)}")
-        print(f"end {ended}: as expected")
+        waited = (folder / "snakemake.log").read_text().count(" is at work on it; waiting ")
+        print(f"end {ended}: as expected; so far {waited} lines of jobs that waited for others")
         if dealt < kills:
             for part in PARTS:
                 shutil.rmtree(folder / part)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from adafocus.files import ASIDE, WriteError, remove_abandoned, whole
+from adafocus.processes import Process
 
 WRITE_AND_WAIT = """
 import sys
@@ -84,6 +86,36 @@ def test_what_a_killed_writer_leaves_is_swept_and_what_a_living_one_makes_stays(
     assert names(tmp_path) == [".mine", "living"]
     assert (tmp_path / "living").read_text() == "half"
     assert not aside.exists()
+
+
+@pytest.mark.parametrize(
+    "maker", [str(Process("node7", "0123456789ab", os.getpid(), 1)), None], ids=["elsewhere", "old"]
+)
+def test_what_another_machine_or_an_older_version_makes_is_left_for_two_days(tmp_path, maker):
+    parts = filter(None, (".a.txt", maker, f"k2x_9q{ASIDE}"))
+    folder = tmp_path / ".".join(parts)
+    written = folder / "deep" / "a.txt"
+    written.parent.mkdir(parents=True)
+    written.write_text("half")
+
+    def written_before(seconds, *paths):
+        for path in paths:
+            os.utime(path, (time.time() - seconds,) * 2)
+
+    days = 3 * 24 * 3600
+    written_before(days, folder)
+    remove_abandoned(tmp_path)
+    assert written.exists()
+    written_before(days, written, written.parent, folder)
+    remove_abandoned(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_what_a_process_made_whose_number_has_another_by_now_is_swept(tmp_path):
+    (tmp_path / f".a.txt.{Process.this()._replace(start=1)}.k2x_9q{ASIDE}").mkdir()
+    (tmp_path / f".a.txt.{Process.this()}.k2x_9q{ASIDE}").mkdir()
+    remove_abandoned(tmp_path)
+    assert names(tmp_path) == [f".a.txt.{Process.this()}.k2x_9q{ASIDE}"]
 
 
 NOISE = torch.randn(1_000_000)

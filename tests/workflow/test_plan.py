@@ -193,6 +193,32 @@ def test_a_second_run_is_refused_and_a_killed_one_leaves_nothing_locked(project)
     assert not list(project.folder.rglob("*.aside"))
 
 
+def test_a_job_that_outlives_its_run_is_waited_for_and_not_done_twice(project):
+    for split in ("train", "val"):
+        project.edit("recipes/demo.yaml", "source", split, value=100)
+    target = "data/demo/videos.csv"
+    first = project.start(target)
+    while not (project.folder / "data/demo/.videos.csv.lock").exists():
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.kill()
+    os.killpg(first.pid, signal.SIGSTOP)  # so that it is at work for as long as this takes
+    second = subprocess.Popen(
+        project.command(target), cwd=project.folder, stderr=subprocess.PIPE, text=True
+    )
+    said = []
+    for line in second.stderr:
+        said.append(line)
+        if "is at work on it" in line:
+            os.killpg(first.pid, signal.SIGCONT)
+    assert second.wait() == 0, "".join(said)
+    [waits] = (line for line in said if "is at work on it" in line)
+    [ends] = (line for line in said if "has made it" in line)
+    holder = waits.removeprefix(f"{target}: ").partition(" is at work")[0]
+    assert "(demo_download)" in holder
+    assert ends == f"{target}: {holder} has made it\n"
+
+
 def test_results_that_cannot_be_written_are_told_before_any_job(project):
     results = project.folder / "results"
     results.mkdir()

@@ -1,11 +1,10 @@
 """What the configuration, the recipes and this call's targets ask for."""
 
-import fcntl
 import os
 import shutil
 import signal
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -16,6 +15,7 @@ from adafocus.data import DataError
 from adafocus.data.disk import check_space
 from adafocus.files import WriteError, check_writable
 from adafocus.gpus import visible_gpus
+from adafocus.locks import enter
 from adafocus.recipe import RecipeError, find_recipe, load_recipes, parse_config
 
 
@@ -171,21 +171,15 @@ def results_made_before():
 def unlock_if_alone():
     """Removes Snakemake's locks where the runs that set them were killed.
 
-    Every run holds a lock of the system's on one file, which ends with the process, however it
-    ends. Who has that file alone knows that nobody else is at work in this folder.
+    Jobs of theirs may live on; who would write what they write waits for them, see `job`.
     """
-    Path(".snakemake").mkdir(exist_ok=True)
-    running = open(".snakemake/running", "w")
-    with suppress(OSError):  # another run is at work, or the file system has no such locks
-        fcntl.flock(running, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(".snakemake/locks", ignore_errors=True)
-    with suppress(OSError):
-        fcntl.flock(running, fcntl.LOCK_SH)
-    return running
+    with one_line_errors():
+        if enter(Path(".snakemake/at_work"), "snakemake"):
+            shutil.rmtree(".snakemake/locks", ignore_errors=True)
 
 
 if workflow.is_main_process:
-    running = unlock_if_alone()
+    unlock_if_alone()
 
 # A scheduler's warning is for jobs, which save what they have; Snakemake waits for them.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)

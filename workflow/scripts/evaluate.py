@@ -2,7 +2,7 @@ from pathlib import Path
 
 from job import data_of, job, launch, run_options
 
-with job(snakemake):
+with job(snakemake) as lock:
     from adafocus.evaluation import evaluate
 
     [checkpoint] = snakemake.input.checkpoint
@@ -13,6 +13,6 @@ with job(snakemake):
         **run_options(snakemake),
     }
     if snakemake.resources.get("gpu", 0) > 1:
-        launch(snakemake, "evaluate", checkpoint, **options)
+        launch(snakemake, lock, "evaluate", checkpoint, **options)
     else:
         evaluate(Path(checkpoint), **options)

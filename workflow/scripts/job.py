@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -17,29 +19,41 @@ import psutil
 
 import adafocus
 from adafocus.gpus import claim_gpus
+from adafocus.locks import Lock
 from adafocus.recipe import Recipe, parse_recipe
 from adafocus.signals import Stop, Stopped
 
 
 @contextmanager
-def job(snakemake: Any) -> Iterator[None]:
-    """Sends all output to the job's log, that of child processes too, and holds the job's GPUs.
+def job(snakemake: Any, output: Path | None = None) -> Iterator[Lock]:
+    """Holds the lock of the job's output, and its GPUs, and sends what it prints to the job's log.
 
-    An error is one line on the terminal and a traceback in the log. A signal that asks the job to
-    end ends it as an error would, so that nothing is left half done.
+    It waits for another process that writes the same output, such as a job of a Snakemake that was
+    killed; if that did the same work, the script ends here. An error is one line on the terminal
+    and a traceback in the log. A signal that asks the job to end ends it as an error would, so that
+    nothing is left half done.
+
+    Args:
+        output: what is locked, if not the first output.
     """
     log = Path(snakemake.log[0])
     terminal = os.fdopen(os.dup(2), "w")
+    lock = Lock(output or Path(snakemake.output[0]), log.stem, _work(snakemake))
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, _stop)
     try:
+        # Before the log is opened, as its holder may be writing there.
+        lock.acquire()
+        if lock.done_by and all(Path(path).exists() for path in snakemake.output):
+            print(f"{lock.output}: {lock.done_by} has made it", file=terminal)
+            sys.exit()
         with log.open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, _stop)
         with ExitStack() as stack:
             if snakemake.resources.get("gpu"):
                 stack.enter_context(claim_gpus(snakemake.resources.gpu))
-            yield
+            yield lock
     except Stopped as stopped:
         print(f"{stopped.message} (log: {log})", file=terminal)
         raise
@@ -48,17 +62,31 @@ def job(snakemake: Any) -> Iterator[None]:
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"Error: {reason} (log: {log})", file=terminal)
         sys.exit(1)
+    finally:
+        lock.release()
+
+
+def _work(snakemake: Any) -> str:
+    """Digest of all that a job's output depends on, its inputs by their time."""
+    facts = (
+        snakemake.rule,
+        dict(snakemake.wildcards.items()),
+        dict(snakemake.params.items()),
+        snakemake.config,
+        [(path, os.stat(path).st_mtime_ns) for path in snakemake.input],
+    )
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _stop(number: int, _: object) -> None:
     raise Stopped(number, f"{signal.Signals(number).name} came")
 
 
-def launch(snakemake: Any, command: str, *arguments: object, **options: object) -> None:
+def launch(snakemake: Any, lock: Lock, command: str, *arguments: object, **options: object) -> None:
     """Runs a command of `adafocus` in as many processes as the job has GPUs.
 
-    They share its ``threads``. Raises `ChildError` with the command's error line, and `Stopped`
-    after a signal.
+    They share its ``threads``. The first of them holds the output's lock, as they may outlive the
+    job. Raises `ChildError` with the command's error line, and `Stopped` after a signal.
     """
     gpus = snakemake.resources.gpu
     options["threads"] = max(1, options["threads"] // gpus)
@@ -69,6 +97,7 @@ def launch(snakemake: Any, command: str, *arguments: object, **options: object) 
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     torchrun += [f"--nproc-per-node={gpus}", "-m", "adafocus", command, *given]
     paths = [str(Path(adafocus.__file__).parents[1]), os.environ.get("PYTHONPATH")]
+    lock.release()
     with Stop() as stop:
         # Of SIGUSR1, which it must outlive, torchrun knows nothing.
         process = subprocess.Popen(

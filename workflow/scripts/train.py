@@ -3,7 +3,7 @@ from tempfile import TemporaryDirectory
 
 from job import data_of, job, launch, recipe_of, run_options
 
-with job(snakemake):
+with job(snakemake) as lock:
     from adafocus.sweeps import take_over, use_best
     from adafocus.training import train
 
@@ -25,6 +25,6 @@ with job(snakemake):
     }
     if snakemake.resources.get("gpu", 0) > 1:
         with TemporaryDirectory() as folder:
-            launch(snakemake, "train", recipe=recipe.write(Path(folder)), **options)
+            launch(snakemake, lock, "train", recipe=recipe.write(Path(folder)), **options)
     else:
         train(recipe, **options)
