@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
+from tqdm import tqdm
+
+from adafocus.gpus import visible_gpus, why_no_gpu
 
 if TYPE_CHECKING:
     from adafocus.recipe import Precision
@@ -20,12 +25,43 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 def pick_device(device: str) -> torch.device:
     """The device that ``auto`` stands for, or the one named; of several GPUs that of the process,
-    see `distributed.joined`."""
+    see `distributed.joined`.
+
+    Raises `ValueError` where a GPU is named and torch can use none; where ``auto`` finds none
+    though NVIDIA's driver is there, it says so.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu":
+            _say_why_not_cuda()
+    elif device == "cuda" and not torch.cuda.is_available():
+        reason = why_not_cuda() or "there is none here"
+        raise ValueError(f"device: cuda, but torch can use no GPU ({reason}); auto or cpu does")
     if device == "cuda" and torch.distributed.is_initialized():
         return torch.device(device, torch.cuda.current_device())
     return torch.device(device)
+
+
+def why_not_cuda() -> str | None:
+    """Why torch can use no GPU though NVIDIA's driver is there; None where nobody would expect
+    one."""
+    gpus = visible_gpus()
+    if gpus and not torch.backends.cuda.is_built():
+        return f"torch {torch.__version__} is not built for CUDA, see https://pytorch.org"
+    if gpus:
+        try:
+            torch.cuda.init()
+        except RuntimeError as error:  # such as of a driver that is too old
+            return " ".join(str(error).split())
+    return why_no_gpu()
+
+
+@cache
+def _say_why_not_cuda() -> None:
+    if int(os.environ.get("RANK", 0)) == 0 and (reason := why_not_cuda()):
+        tqdm.write(
+            f"device: auto is the CPU, though a driver for GPUs is here: {reason}", sys.stderr
+        )
 
 
 def share_threads(threads: int, device: torch.device) -> int:

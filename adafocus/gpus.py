@@ -1,43 +1,87 @@
-"""Which GPUs this process may use, and how jobs that run side by side share them out."""
+"""Which GPUs this process may use, and how jobs that run side by side share them out.
+
+CUDA itself says, through its driver's library: not every container has ``nvidia-smi``, whose order
+is another too.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import getpass
+import json
 import os
-import shutil
 import subprocess
+import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
+DRIVER = Path("/proc/driver/nvidia/version")
+"""Is there where NVIDIA's driver is loaded, in containers too."""
+LIBRARY = "libcuda.so.1"
+PATIENCE = 60
+"""Seconds that CUDA may take to answer."""
+
+
+class Gpus(NamedTuple):
+    """What CUDA shows."""
+
+    ids: list[str]
+    """``GPU-...`` or ``MIG-...``, in CUDA's order. An index says nothing across containers and
+    cluster jobs, where each may see its own GPU as number 0; the id does."""
+    error: str
+    """Why it shows none."""
+
 
 def visible_gpus() -> list[str]:
-    """The GPUs' own ids (``GPU-...``), as far as ``CUDA_VISIBLE_DEVICES`` shows them.
+    """The ids of the GPUs that this process may use, see `Gpus`."""
+    return look_for_gpus().ids
 
-    An index says nothing across containers and cluster jobs, where each may see its own GPU as
-    number 0; the id does.
-    """
-    if not shutil.which("nvidia-smi"):
-        return []
-    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True)
-    gpus = answer.stdout.split() if answer.returncode == 0 else []
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if shown is None or not gpus:
-        return gpus
-    visible = []
-    for name in map(str.strip, shown.split(",")):
-        if name.startswith(("GPU-", "MIG-")):
-            visible.append(name)
-        elif name.isdecimal() and int(name) < len(gpus):
-            visible.append(gpus[int(name)])
-        else:  # as CUDA reads it: what follows an invalid entry is hidden
-            break
-    return visible
+
+def look_for_gpus() -> Gpus:
+    """Asks CUDA, in another process: this one would keep the ``CUDA_VISIBLE_DEVICES`` of now."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if "MIG-" not in shown:
+        return _ask()
+    found: list[str] = []
+    for entry in shown.split(","):  # of several parts of GPUs CUDA shows a process but one
+        gpus = _ask(CUDA_VISIBLE_DEVICES=entry.strip())
+        if not gpus.ids:  # it hides what follows an invalid entry
+            return Gpus(found, gpus.error)
+        found += gpus.ids
+    return Gpus(found, "")
+
+
+def why_no_gpu() -> str | None:
+    """What CUDA says where it shows no GPU though a driver is there, and what to do; None where
+    nobody would expect a GPU."""
+    gpus = look_for_gpus()
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    without_library = gpus.error.startswith(LIBRARY)
+    if gpus.ids or hidden or (without_library and not DRIVER.exists()):
+        return None
+    if without_library:
+        return f"{gpus.error}: give the container its GPUs, as `docker run --gpus all` does"
+    return f"{gpus.error}: look at CUDA_VISIBLE_DEVICES and at the driver"
+
+
+def _ask(**environment: str) -> Gpus:
+    command = [sys.executable, "-P", __file__]
+    try:
+        answer = subprocess.run(
+            command, env=os.environ | environment, capture_output=True, text=True, timeout=PATIENCE
+        )
+        return Gpus(*json.loads(answer.stdout))
+    except subprocess.TimeoutExpired:
+        return Gpus([], f"CUDA does not answer within {PATIENCE} seconds")
+    except ValueError:  # the driver took the process with it
+        return Gpus([], f"CUDA ended with status {answer.returncode}")
 
 
 @contextmanager
@@ -68,3 +112,41 @@ def claim_gpus(count: int) -> Iterator[list[str]]:
                 yield claimed
                 return
         time.sleep(1)
+
+
+# --- the other process --------------------------------------------------------------------------
+
+
+def _answer() -> Gpus:
+    try:
+        cuda = ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        return Gpus([], str(error))
+
+    def call(name: str, *arguments: object) -> None:
+        if status := getattr(cuda, name)(*arguments):
+            text = ctypes.c_char_p()
+            cuda.cuGetErrorString(status, ctypes.byref(text))
+            raise OSError((text.value or b"CUDA's error %d" % status).decode())
+
+    count, device, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    bits = ctypes.create_string_buffer(16)
+    ids = []
+    try:
+        call("cuInit", 0)
+        call("cuDeviceGetCount", ctypes.byref(count))
+        for number in range(count.value):
+            call("cuDeviceGet", ctypes.byref(device), number)
+            call("cuDeviceGetName", name, len(name), device)
+            # The second version, of CUDA 11.4, tells the parts of a GPU apart.
+            version = "_v2" if hasattr(cuda, "cuDeviceGetUuid_v2") else ""
+            call(f"cuDeviceGetUuid{version}", bits, device)
+            kind = "MIG" if b" MIG " in name.value else "GPU"
+            ids.append(f"{kind}-{uuid.UUID(bytes=bits.raw)}")
+    except OSError as error:
+        return Gpus([], str(error))
+    return Gpus(ids, "" if ids else "CUDA shows no GPU")
+
+
+if __name__ == "__main__":
+    print(json.dumps(_answer()))

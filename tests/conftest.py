@@ -1,5 +1,7 @@
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -57,14 +59,24 @@ def browser():
     driver.quit()
 
 
+@pytest.fixture(scope="session")
+def libcuda(tmp_path_factory):
+    """Folder of CUDA's library for `LD_LIBRARY_PATH`, as on a machine with two GPUs; see the C."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler is installed; on Debian: apt-get install gcc")
+    folder = tmp_path_factory.mktemp("libcuda")
+    source = Path(__file__).with_name("libcuda.c")
+    library = folder / "libcuda.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    return folder
+
+
 @pytest.fixture
-def two_gpus(tmp_path, monkeypatch):
-    """A machine whose nvidia-smi reports two GPUs."""
-    program = tmp_path / "bin" / "nvidia-smi"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\necho GPU-aa\necho GPU-bb\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+def two_gpus(libcuda, tmp_path, monkeypatch):
+    """A machine on which CUDA shows two GPUs, to other processes than that of the test."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(libcuda))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for variable in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(variable, raising=False)

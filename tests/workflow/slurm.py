@@ -61,16 +61,12 @@ PartitionName=gpu Nodes=localhost
 # A GPU must have a character device.
 GRES_CONF = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
 
-# What a job finds on the node alone: its number as PBS calls it, and the GPUs' program.
+# What a job finds on the node alone: its number as PBS calls it, and CUDA's library.
 PROLOG = """\
 #!/bin/sh
 echo "export PBS_JOBID=$SLURM_JOB_ID"
-echo "export PATH={folder}/node:$PATH"
-"""
-NVIDIA_SMI = """\
-#!/bin/sh
-echo "$SLURM_JOB_ID $SLURM_STEP_ID $SLURM_PROCID $CUDA_VISIBLE_DEVICES" >>{folder}/asked
-printf 'GPU-aa\\nGPU-bb\\n'
+echo "export LD_LIBRARY_PATH={libcuda}"
+echo "export LIBCUDA_LOG={folder}/asked"
 """
 
 # Snakemake's plugin takes SLURM_CONF from its job steps; a cluster has that file in /etc.
@@ -127,8 +123,12 @@ class Slurm:
 
 
 @contextmanager
-def slurm() -> Iterator[Slurm]:
-    """Starts the daemons, skips where one is missing, and ends them with all their jobs."""
+def slurm(libcuda: Path) -> Iterator[Slurm]:
+    """Starts the daemons, skips where one is missing, and ends them with all their jobs.
+
+    Args:
+        libcuda: the folder of CUDA's library on the node.
+    """
     path = os.pathsep.join((os.environ["PATH"], "/usr/sbin", "/sbin"))
     for program in ("munged", "slurmctld", "slurmd", "sbatch"):
         if shutil.which(program, path=path) is None:
@@ -142,7 +142,7 @@ def slurm() -> Iterator[Slurm]:
             stack.enter_context(TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True))
         )
         folder.chmod(0o755)
-        _configure(folder, path)
+        _configure(folder, path, libcuda)
         path = f"{folder / 'bin'}{os.pathsep}{path}"
         cluster = Slurm(
             folder, os.environ | {"SLURM_CONF": f"{folder / 'slurm.conf'}", "PATH": path}
@@ -164,20 +164,19 @@ def slurm() -> Iterator[Slurm]:
         yield cluster
 
 
-def _configure(folder: Path, path: str) -> None:
+def _configure(folder: Path, path: str, libcuda: Path) -> None:
     with socket.socket() as first, socket.socket() as second:
         for free in (first, second):
             free.bind(("127.0.0.1", 0))
         controller, node = (free.getsockname()[1] for free in (first, second))
-    for name in ("state", "spool", "bin", "node"):
+    for name in ("state", "spool", "bin"):
         (folder / name).mkdir()
-    names = {"folder": folder, "user": getpass.getuser()}
+    names = {"folder": folder, "user": getpass.getuser(), "libcuda": libcuda}
     names |= {program: shutil.which(program, path=path) for program in ("srun", "squeue")}
     conf = SLURM_CONF.format(**names, controller=controller, node=node)
     (folder / "slurm.conf").write_text(conf)
     (folder / "gres.conf").write_text(GRES_CONF)
-    scripts = {"prolog": PROLOG, "node/nvidia-smi": NVIDIA_SMI}
-    scripts |= {"bin/srun": SRUN, "bin/squeue": SQUEUE}
+    scripts = {"prolog": PROLOG, "bin/srun": SRUN, "bin/squeue": SQUEUE}
     for name, script in scripts.items():
         (folder / name).write_text(script.format(**names))
         (folder / name).chmod(0o755)

@@ -236,15 +236,20 @@ def test_results_that_cannot_be_written_are_told_before_any_job(project):
     assert not (project.folder / "data").exists()
 
 
-def test_a_machines_gpus_are_what_its_jobs_share(project, monkeypatch):
-    program = project.folder / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho GPU-aa\necho GPU-bb\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{project.folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+def test_a_machines_gpus_are_what_its_jobs_share(project, two_gpus):
     run = project.snakemake("data/actnet/videos.csv")
     (resources,) = (line for line in run.stderr.splitlines() if "Provided resources" in line)
     assert "gpu" in resources and "2" in resources
+
+
+def test_a_gpu_that_is_not_there_is_told_before_any_job(project, two_gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    why = "no CUDA-capable device is detected: look at CUDA_VISIBLE_DEVICES and at the driver"
+    said = f"device: auto is the CPU, though a driver for GPUs is here: {why}"
+    assert said in project.snakemake("--dry-run", "results/actnet_128_stage3.json").stdout
+    project.edit("config.yaml", "device", value="cuda")
+    line = project.refused("results/actnet_128_stage3.json")
+    assert line == f"Error: config/config.yaml: device: is cuda, but CUDA shows no GPU ({why})"
 
 
 RULES = """

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import yaml
@@ -24,13 +25,14 @@ RECIPE = DIGITS | {
     | {name: DIGITS["stages"][name] | {"epochs": 16} for name in ("glancer", "focuser")},
 }
 GLANCER, FOCUSER = "rule_train_glancer_wildcards_digits", "rule_train_focuser_wildcards_digits"
+GPU_A, GPU_B = (f"GPU-{UUID(digit * 32)}" for digit in "ab")
 LIMIT = 500
 """Seconds after which a run is given up."""
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with slurm() as started:
+def cluster(libcuda):
+    with slurm(libcuda) as started:
         yield started
 
 
@@ -178,11 +180,17 @@ def test_each_rule_has_its_partition_memory_time_and_gpus(cluster, chain):
     }
 
 
-@pytest.mark.parametrize(("rule", "gpus"), [("stage1", "0,1"), ("stage2", "0")])
-def test_a_training_job_is_one_launch_however_many_gpus_it_has(cluster, chain, rule, gpus):
+@pytest.mark.parametrize(
+    ("rule", "gpus", "claimed"),
+    [("stage1", "0,1", f"{GPU_A},{GPU_B}"), ("stage2", "0", GPU_A)],
+)
+def test_a_training_job_is_one_launch_whatever_its_gpus(cluster, chain, rule, gpus, claimed):
     (job,) = cluster.jobs(f"rule_{rule}")
-    # One process, which looks twice: when it reads the Snakefile and when it claims them.
-    assert cluster.gpus_seen(job) == [("0", gpus)] * 2
+    # One process, which looks twice: when it reads the Snakefile and when it claims them. The third
+    # look is why torch cannot use those it has.
+    *looks, last = cluster.gpus_seen(job)
+    assert looks == [("0", gpus)] * 2
+    assert last == ("0", claimed)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from snakemake.exceptions import WorkflowError
 from adafocus.data import DataError
 from adafocus.data.disk import check_space
 from adafocus.files import WriteError, check_writable
-from adafocus.gpus import visible_gpus
+from adafocus.gpus import visible_gpus, why_no_gpu
 from adafocus.locks import enter
 from adafocus.recipe import RecipeError, find_recipe, load_recipes, parse_config
 
@@ -216,11 +216,17 @@ on_gpus = settings.device == "cuda" or bool(gpus) or (settings.device == "auto" 
 gpus_per_job = settings.gpus if on_gpus else 0
 # A Ray cluster has GPUs of its own.
 gpus_per_sweep = settings.sweep.gpus if on_gpus and "RAY_ADDRESS" not in os.environ else 0
-if gpus and not on_cluster and workflow.is_main_process:
+if workflow.is_main_process and not on_cluster and settings.device != "cpu":
+    why = None if gpus else why_no_gpu()
     with one_line_errors():
-        if settings.gpus > len(gpus):
+        if settings.device == "cuda" and not gpus and "RAY_ADDRESS" not in os.environ:
+            why = why or "there is none here"
+            raise RecipeError(f"config/config.yaml: device: is cuda, but CUDA shows no GPU ({why})")
+        if gpus and settings.gpus > len(gpus):
             raise RecipeError(f"config/config.yaml: gpus: is {settings.gpus}, of {len(gpus)} here")
-    if "gpu" not in workflow.global_resources:
+    if why:
+        logger.warning(f"device: auto is the CPU, though a driver for GPUs is here: {why}")
+    if gpus and "gpu" not in workflow.global_resources:
         workflow.register_resource("gpu", len(gpus))
 
 
