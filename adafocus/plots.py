@@ -82,9 +82,10 @@ def training_curves(history: Sequence[Mapping[str, float]], path: Path, title: s
     """Loss, learning rates and validation metrics by epoch; in stage 2 reward and entropy too.
 
     Args:
-        history: the rows of ``*.metrics.csv``, one per epoch.
+        history: the rows of ``*.metrics.csv``, one per epoch; those of epochs without a validation
+            lack its metrics.
     """
-    columns = list(history[0])
+    columns = list(max(history, key=len))
     panels = {
         "Loss": ("loss", [name for name in columns if name.endswith("loss")]),
         "Validation": ("accuracy (%)", [name for name in columns if name.startswith("val_")]),
@@ -94,7 +95,6 @@ def training_curves(history: Sequence[Mapping[str, float]], path: Path, title: s
         "Looks": ("share of frames", ["looked"]),
     }
     panels = {name: panel for name, panel in panels.items() if set(panel[1]) <= set(columns)}
-    epochs = [row["epoch"] for row in history]
     with matplotlib.rc_context(STYLE):
         rows = math.ceil(len(panels) / 3)
         figure = Figure(figsize=(9.6, 0.5 + 2.6 * rows), layout="constrained")
@@ -103,10 +103,11 @@ def training_curves(history: Sequence[Mapping[str, float]], path: Path, title: s
             axes = figure.add_subplot(rows, 3, place)
             axes.set(title=name, xlabel="epoch", ylabel=unit)
             for column, look in zip(series, SERIES, strict=False):
-                values = [row[column] for row in history]
+                known = [row for row in history if column in row]
+                epochs, values = ([row[key] for row in known] for key in ("epoch", column))
                 every = max(1, len(values) // 10)
                 axes.plot(epochs, values, **look, markevery=every, label=_series_label(column))
-            _count_on_x(axes, len(epochs))
+            _count_on_x(axes, len(history))
             if name == "Learning rate":
                 axes.set_ylim(bottom=0)
                 axes.ticklabel_format(axis="y", scilimits=(-2, 3))

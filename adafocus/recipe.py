@@ -295,6 +295,15 @@ class ModelRecipe(Section):
 # --- training ---------------------------------------------------------------------------------
 
 
+class Multiplier(Section):
+    """How some weights of a part are trained otherwise than the rest of it."""
+
+    rate: Rate = 1.0
+    """Times the part's learning rate."""
+    decay: Annotated[float, Field(ge=0)] = 1.0
+    """Times the stage's weight decay."""
+
+
 class Training(Section):
     """How one stage is trained (DESIGN, section 3, table of stages)."""
 
@@ -308,8 +317,14 @@ class Training(Section):
     """Epochs at which the step schedule divides the rates by ten."""
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    multipliers: dict[Literal["head", "head_bias", "bias", "norm"], Multiplier] = {}
+    """Of the linear layers in which a part ends, of their biases, of other biases, and of batch
+    norms; all else is trained as the stage says."""
     clip_gradient: Rate | None = None
     """Largest norm of the gradient."""
+    validate_every: Positive | None = None
+    """Epochs from one validation to the next, of which the best is kept; after each epoch if not
+    given, and in any case after the last."""
 
 
 class HeadTraining(Training):

@@ -331,13 +331,14 @@ def _train(config: dict[str, Any], job: Job, threads: int, device: str) -> None:
         threads=threads,
         tracking_uri=job.tracking_uri,
         trial_of=job.chain,
-        on_epoch=tune.report,
+        # Trials are compared after epochs with a validation.
+        on_epoch=lambda row: tune.report(row) if f"val_{job.recipe.metric}" in row else None,
     )
 
 
 def _outcome(job: Job, number: int, rates: dict[str, float], error: str | None) -> dict[str, Any]:
     """What became of a trial, by the files that it left; its run in MLflow ends if it did not."""
-    epochs = job.recipe.stages[job.stage].epochs
+    epochs, metric = job.recipe.stages[job.stage].epochs, f"val_{job.recipe.metric}"
     rows: list[dict[str, float]] = []
     if (path := job.checkpoint(number).with_suffix(".run.json")).exists():
         rows = tracking.Record.read(path).rows(path.parent)
@@ -348,7 +349,7 @@ def _outcome(job: Job, number: int, rates: dict[str, float], error: str | None) 
         "learning_rates": rates,
         "status": "failed" if error else done,
         "epochs": len(rows),
-        "best": max((row[f"val_{job.recipe.metric}"] for row in rows), default=None),
+        "best": max((row[metric] for row in rows if metric in row), default=None),
         "seconds": sum(row["seconds"] for row in rows),
         "error": error,
     }

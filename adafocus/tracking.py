@@ -208,7 +208,8 @@ class Record:
         if self.history is None or not (folder / self.history).exists():
             return []
         with (folder / self.history).open(newline="", encoding="utf-8") as file:
-            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+            rows = csv.DictReader(file)
+            return [{k: float(v) for k, v in row.items() if v} for row in rows]
 
 
 @contextmanager

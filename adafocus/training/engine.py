@@ -229,17 +229,19 @@ def fit(
                 row[f"learning_rate_{part}"] = rate * factor(epoch * len(clips))
             row |= run.train(bar)
             started = time.monotonic()
-            scores = validate(
-                stage, validation, device, seed, run.in_parts, between=run.end_if_asked
-            )
-            row |= {f"val_{k}": v for k, v in scores.items()}
+            if (epoch + 1) % (stage.training.validate_every or 1) == 0 or epoch + 1 == epochs:
+                scores = validate(
+                    stage, validation, device, seed, run.in_parts, between=run.end_if_asked
+                )
+                row |= {f"val_{k}": v for k, v in scores.items()}
+                bar.set_postfix({"epoch": epoch + 1, metric: f"{scores[metric]:.1f}"})
             row["seconds"] = progress.begun.seconds + time.monotonic() - started
-            bar.set_postfix({"epoch": epoch + 1, metric: f"{row[f'val_{metric}']:.1f}"})
 
             progress.epoch, progress.begun = epoch + 1, Pass()
             progress.history.append(row)
-            if stage.latest_is_best or row[f"val_{metric}"] > progress.best:
-                progress.best = row[f"val_{metric}"]
+            score = row.get(f"val_{metric}", -math.inf)
+            if score > progress.best or (stage.latest_is_best and score > -math.inf):
+                progress.best = score
                 progress.best_tensors = {k: v.clone() for k, v in _tensors(stage).items()}
             run.save()
             on_epoch(row)
@@ -556,8 +558,9 @@ def _tensors(stage: Stage) -> dict[str, Tensor]:
 
 
 def write_history(history: list[dict[str, float]], path: Path) -> None:
-    """One row per epoch as CSV."""
+    """One row per epoch as CSV; epochs without a validation have nothing in its columns."""
+    columns = max(history, key=len).keys()
     with whole(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, history[-1].keys(), lineterminator="\n")
+        table = csv.DictWriter(file, columns, lineterminator="\n")
         table.writeheader()
         table.writerows(history)

@@ -6,20 +6,56 @@ import math
 from collections.abc import Callable, Mapping
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Adam, Optimizer
 
-from adafocus.recipe import Training
+from adafocus.recipe import Multiplier, Training
+
+KINDS = ("plain", "head", "head_bias", "bias", "norm")
+"""Of weights, see `Training.multipliers`; groups stand in this order."""
 
 
 def build_optimizer(training: Training, parts: Mapping[str, nn.Module]) -> Optimizer:
-    """The optimizer of the parts that a stage trains, by their name in ``learning_rates``."""
-    groups = [
-        {"params": list(part.parameters()), "lr": training.learning_rates[name], "name": name}
-        for name, part in parts.items()
-    ]
+    """The optimizer of the parts that a stage trains, by their name in ``learning_rates``.
+
+    Each part is a group of parameters, or as many as the recipe's multipliers make of it.
+    """
+    groups = []
+    for name, part in parts.items():
+        rate = training.learning_rates[name]
+        if not training.multipliers:
+            groups.append({"params": list(part.parameters()), "lr": rate, "name": name})
+            continue
+        for kind, parameters in _by_kind(part).items():
+            times = training.multipliers.get(kind, Multiplier())
+            groups.append(
+                {
+                    "params": parameters,
+                    "lr": rate * times.rate,
+                    "weight_decay": training.weight_decay * times.decay,
+                    "name": f"{name}.{kind}",
+                }
+            )
     if training.optimizer == "adam":
         return Adam(groups, weight_decay=training.weight_decay)
     return SGD(groups, momentum=training.momentum, weight_decay=training.weight_decay)
+
+
+def _by_kind(part: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """A part's parameters by their kind, those kinds that it has."""
+    heads = [child for child in part.children() if isinstance(child, nn.Linear)]
+    found: dict[str, list[nn.Parameter]] = {kind: [] for kind in KINDS}
+    for module in part.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            bias = name.startswith("bias")
+            if isinstance(module, _BatchNorm):
+                kind = "norm"
+            elif module in heads:
+                kind = "head_bias" if bias else "head"
+            else:
+                kind = "bias" if bias else "plain"
+            found[kind].append(parameter)
+    return {kind: parameters for kind, parameters in found.items() if parameters}
 
 
 def schedule(training: Training, batches: int) -> Callable[[int], float]:

@@ -1,5 +1,7 @@
 """Training on noise: seeds, resume, signals, damage, schedules, the best epoch."""
 
+import csv
+import math
 import os
 import re
 import signal
@@ -10,9 +12,10 @@ from noise import tiny_recipe, write_noise
 
 from adafocus.data.clips import Clips, EpochSampler, loader
 from adafocus.model.adafocus import build
+from adafocus.plots import training_curves
 from adafocus.signals import Stopped
 from adafocus.training import STAGES
-from adafocus.training.engine import TrainingError, fit, validate
+from adafocus.training.engine import TrainingError, fit, validate, write_history
 
 CPU = torch.device("cpu")
 VIDEOS = {"train": 6, "val": 4}
@@ -199,6 +202,33 @@ def test_the_weights_left_are_those_of_the_best_epoch(recipe, folder, tmp_path):
     clips = Clips(folder, "val", recipe, augment=False, seed=3)
     batches = loader(clips, 2, EpochSampler(len(clips), 3, shuffle=False), 0, CPU)
     assert validate(stage, batches, CPU, 3)["mAP"] == pytest.approx(max(scores))
+
+
+def test_the_best_epoch_is_one_with_a_validation(folder, tmp_path):
+    """The second, the fourth and the last; the resumed run has them too."""
+    recipe = tiny_recipe("gru")
+    training = recipe.stages.glancer.model_copy(
+        update={"epochs": 5, "validate_every": 2, "learning_rates": {"glancer": 0.5}}
+    )
+    stages = recipe.stages.model_copy(update={"glancer": training})
+    recipe = recipe.model_copy(update={"stages": stages})
+    run(recipe, "glancer", folder, tmp_path / "r.pt", until=3)
+    weights, rows = run(recipe, "glancer", folder, tmp_path / "r.pt")
+    scores = {row["epoch"]: row["val_mAP"] for row in rows if "val_mAP" in row}
+    assert list(scores) == [2, 4, 5]
+    assert all(math.isfinite(row["loss"]) for row in rows)
+    model = build(recipe, 32)
+    model.load_state_dict(weights)
+    stage = STAGES["glancer"]("glancer", model, training)
+    clips = Clips(folder, "val", recipe, augment=False, seed=3)
+    batches = loader(clips, 2, EpochSampler(len(clips), 3, shuffle=False), 0, CPU)
+    assert validate(stage, batches, CPU)["mAP"] == pytest.approx(max(scores.values()))
+
+    write_history(rows, tmp_path / "metrics.csv")
+    with (tmp_path / "metrics.csv").open() as file:
+        written = list(csv.DictReader(file))
+    assert [row["val_mAP"] != "" for row in written] == [False, True, False, True, True]
+    training_curves(rows, tmp_path / "curves.svg", "some validations")
 
 
 def test_schedules(recipe, folder, tmp_path):

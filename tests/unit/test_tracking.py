@@ -129,6 +129,17 @@ def test_a_run_says_what_it_was_and_how_it_went(store, tmp_path, facts):
     assert parse_recipe(yaml.safe_load((kept / "recipe.yaml").read_text()), "logged") == RECIPE
 
 
+def test_an_epoch_without_a_validation_logs_none(store, tmp_path, facts):
+    history = tmp_path / "runs" / "demo_40_stage2.metrics.csv"
+    rows = [ROWS[0], ROWS[1] | {"val_top1": 50.0}, ROWS[1] | {"epoch": 3}]
+    with tracking.run(store, tags={}, parameters={}, history=history, **facts) as run:
+        write_history(rows, history)
+    client = MlflowClient(store)
+    validated = client.get_metric_history(run.id, "val_top1")
+    assert [(metric.step, metric.value) for metric in validated] == [(2, 50.0)]
+    assert len(client.get_metric_history(run.id, "loss")) == 3
+
+
 def test_a_run_that_raises_has_failed(store, facts):
     with (
         pytest.raises(ZeroDivisionError),
