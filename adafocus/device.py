@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
+from adafocus import shared_memory
 from adafocus.gpus import visible_gpus, why_no_gpu
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ def name_what_fills_memory(stage: str, batch_size: int) -> Iterator[None]:
         batch_size: at present.
     """
     try:
-        yield
+        with shared_memory.named():
+            yield
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(". ")[0]
         raise ValueError(

@@ -27,6 +27,7 @@ from adafocus.distributed import is_mine, share, size
 from adafocus.draws import Draws, Kind
 from adafocus.files import WriteError
 from adafocus.recipe import Augmentation, Recipe
+from adafocus.shared_memory import processes_that_fit
 from adafocus.signals import leave_to_parent
 
 if TYPE_CHECKING:
@@ -318,6 +319,7 @@ def loader(
 ) -> DataLoader[Clip]:
     """Batches of clips, or this process's part of them, see `EpochSampler`.
 
+    Of the ``workers``, processes that load them, there are as many as shared memory has room for.
     Raises `ValueError` where the processes cannot share a batch in equal parts.
     """
     sampler.batch_size = batch_size
@@ -327,9 +329,13 @@ def loader(
             f"{size()} processes cannot share a batch of {smallest} videos in equal parts: let"
             " batch_size in the recipe be a multiple of their number"
         )
+    own = batch_size // size() if sampler.shuffle else batch_size
+    model = clips.recipe.model
+    frames = own * (model.frames + (model.glance_frames or 0))
+    workers = processes_that_fit(workers, frames * 3 * model.frame_size**2)
     return DataLoader(
         clips,
-        batch_size // size() if sampler.shuffle else batch_size,
+        own,
         sampler=sampler,
         collate_fn=collate,
         num_workers=workers,

@@ -222,7 +222,7 @@ def test_the_best_epoch_is_one_with_a_validation(folder, tmp_path):
     stage = STAGES["glancer"]("glancer", model, training)
     clips = Clips(folder, "val", recipe, augment=False, seed=3)
     batches = loader(clips, 2, EpochSampler(len(clips), 3, shuffle=False), 0, CPU)
-    assert validate(stage, batches, CPU)["mAP"] == pytest.approx(max(scores.values()))
+    assert validate(stage, batches, CPU, 3)["mAP"] == pytest.approx(max(scores.values()))
 
     write_history(rows, tmp_path / "metrics.csv")
     with (tmp_path / "metrics.csv").open() as file:
@@ -292,3 +292,11 @@ def test_a_gpu_without_memory_left_names_what_to_lower(folder, tmp_path):
 
     with pytest.raises(ValueError, match=r"lower stages.stage1.batch_size in the recipe, .* is 2"):
         run(tiny_recipe("gru"), "stage1", folder, tmp_path / "r.pt", on_clip=fill_memory)
+
+
+def test_shared_memory_that_is_full_is_one_line(folder, tmp_path):
+    def end(clip):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
+
+    with pytest.raises(ValueError, match=r"^shared memory, .*, is full .* --shm-size"):
+        run(tiny_recipe("gru"), "stage1", folder, tmp_path / "r.pt", on_clip=end)

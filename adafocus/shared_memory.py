@@ -1,0 +1,79 @@
+"""Shared memory, in which the processes that load clips hand over whole batches.
+
+Containers often have little of it, Docker's 64 MB; on a file system of its own, what is written
+beyond its end kills the process that writes (a bus error).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from tqdm import tqdm
+
+FOLDER = Path("/dev/shm")
+ADVICE = (
+    "give the container more (docker run --shm-size=8g; in Kubernetes an emptyDir of medium Memory"
+    f" at {FOLDER})"
+)
+FULL = re.compile(r"bus error|shared memory|torch_\S+>: No space left", re.IGNORECASE)
+
+
+def free() -> int:
+    """Bytes of shared memory that nobody uses."""
+    disk = os.statvfs(FOLDER)
+    return disk.f_bavail * disk.f_frsize
+
+
+def processes_that_fit(wanted: int, batch: int) -> int:
+    """How many processes that load clips there is room for; says so where it is less than wanted.
+
+    Args:
+        wanted: how many there are to be.
+        batch: bytes that a batch of one of them takes.
+    """
+    if not FOLDER.is_dir():  # macOS, where it has no end of its own
+        return wanted
+    # Each has two batches ready, and who takes them holds two.
+    room = free() / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    fit = max(0, min(wanted, int((room / batch - 2) // 2)))
+    if fit < wanted:
+        need = (2 * wanted + 2) * batch
+        _say_once(
+            f"shared memory: {room / 1e9:.2g} GB are free in {FOLDER}, and {wanted} processes that"
+            f" load clips need {need / 1e9:.2g}: {fit or 'none but the one that computes'} load"
+            f" them, which is slower; {ADVICE}"
+        )
+    return fit
+
+
+@contextmanager
+def named() -> Iterator[None]:
+    """Turns an error of processes that load clips into a `ValueError` that says what to do, if it
+    comes from their memory. It may come at any time: they are children of this process."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if FULL.search(text) and FOLDER.is_dir():
+            left = f"{free() / 1e9:.2g} GB are left"
+            reason = f"shared memory, {FOLDER}, is full ({left}): {ADVICE}"
+        elif "DataLoader worker" in text and "Killed" in text:
+            reason = (
+                "a process that loads clips was killed, as it happens where memory is full: give"
+                " the job more, or let it have fewer `threads`"
+            )
+        else:
+            raise
+        raise ValueError(reason) from error
+
+
+@cache
+def _say_once(line: str) -> None:
+    if int(os.environ.get("RANK", 0)) == 0:
+        tqdm.write(line, sys.stderr)

@@ -1,0 +1,98 @@
+"""Shared memory as containers have it, as a disk of its own in a namespace of its own."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from noise import SIZE, write_noise
+
+from adafocus import shared_memory
+
+LOAD = """
+import sys
+from pathlib import Path
+import torch
+from noise import tiny_recipe
+from adafocus import shared_memory
+from adafocus.data import clips
+
+if sys.argv[2] == "too many":
+    clips.processes_that_fit = lambda wanted, batch: wanted
+recipe, cpu = tiny_recipe("gru"), torch.device("cpu")
+videos = clips.Clips(Path(sys.argv[1]), "train", recipe, augment=False, seed=0)
+sampler = clips.EpochSampler(len(videos), 0, shuffle=False)
+loader = clips.loader(videos, 4, sampler, 3, cpu)
+try:
+    with shared_memory.named():
+        print(loader.num_workers, sum(1 for _ in loader))
+except ValueError as error:
+    print(error)
+"""
+BATCH = 4 * 4 * 3 * SIZE**2
+"""Bytes."""
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads six batches with three processes where shared memory has so many bytes."""
+    folder = write_noise(tmp_path, {"train": 24})
+
+    def run(size, processes="what fits"):
+        script = f'mount -t tmpfs -o size={size} tmpfs {shared_memory.FOLDER} && exec "$@"'
+        # A warning counts this machine's cores.
+        python = [sys.executable, "-W", "ignore", "-c", LOAD, folder, processes]
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", script, "sh", *python],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
+        )
+        if re.match("(unshare|mount):", done.stderr):
+            pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip(), done.stderr.strip()
+
+    return run
+
+
+def test_with_room_for_all_nothing_is_said(load):
+    assert load(9 * BATCH) == ("3 6", "")
+
+
+@pytest.mark.parametrize(
+    ("batches", "processes", "so_many"),
+    [(5, 1, "1 load them"), (1, 0, "none but the one that computes load them")],
+)
+def test_as_many_processes_load_as_there_is_room_for(load, batches, processes, so_many):
+    found, said = load(batches * BATCH)
+    assert found == f"{processes} 6"
+    assert re.fullmatch(
+        rf"shared memory: .* GB are free in /dev/shm, and 3 processes that load clips need 0.0016:"
+        rf" {so_many}, which is slower; give the container more \(docker run --shm-size=8g;.*",
+        said,
+    )
+
+
+def test_processes_that_find_no_room_are_one_line(load):
+    found, _ = load(BATCH // 2, "too many")
+    assert re.fullmatch(r"shared memory, /dev/shm, is full .*: give the container more .*", found)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that"
+            " dataloader's workers are out of shared memory.",
+            "is full",
+        ),
+        ("DataLoader worker (pid 7) is killed by signal: Killed.", "fewer `threads`"),
+        ("something else", None),
+    ],
+)
+def test_what_ends_the_processes_that_load_is_named(error, expected):
+    raised = pytest.raises(ValueError if expected else RuntimeError, match=expected or error)
+    with raised, shared_memory.named():
+        raise RuntimeError(error)
