@@ -154,6 +154,25 @@ def gather_lists(own: list[Any]) -> list[Any]:
     return [item for part in parts for item in part]
 
 
+def gather_to_first(own: list[Any]) -> list[Any] | None:
+    """The items of all processes, one process after the other, for the first of them; None for the
+    others, so that it alone needs the memory."""
+    if size() == 1:
+        return own
+    parts: list[list[Any]] | None = [[] for _ in range(size())] if is_first() else None
+    dist.gather_object(own, parts)
+    return None if parts is None else [item for part in parts for item in part]
+
+
+def of_first(value: Any) -> Any:
+    """What the first process gives, for all."""
+    if size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
 # --- modules ----------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ import adafocus
 from adafocus import tracking
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
 from adafocus.device import name_what_fills_memory, pick_device, share_threads
-from adafocus.distributed import gather_lists, is_first, is_mine
+from adafocus.distributed import gather_to_first, is_first, is_mine
 from adafocus.draws import Draws
 from adafocus.evaluation import flops
 from adafocus.evaluation.exits import calibrate
@@ -264,10 +264,11 @@ def measure(
     device: torch.device,
     seed: int,
     exits: ConditionalExit | None = None,
-) -> Measurement:
+) -> Measurement | None:
     """Predicts all videos with the patches that the model chooses and with each baseline's.
 
-    A model without a policy chooses at random. With ``exits`` videos are left early.
+    A model without a policy chooses at random. With ``exits`` videos are left early. Of several
+    processes the first alone is given what all have measured; the others get None.
 
     Args:
         seed: fixes the random patches.
@@ -312,15 +313,16 @@ def measure(
         found.append((number, logits, items["labels"], chosen.cpu(), steps.cpu()))
     next(mine, None)  # the end, so that the bar is drawn to it
     figures = meter.figures(len(batches.dataset))
-    _, logits, labels, corners, steps = zip(
-        *sorted(gather_lists(found), key=itemgetter(0)), strict=True
-    )
+    gathered, all_seconds = gather_to_first(found), gather_to_first([seconds])
+    if gathered is None or all_seconds is None:
+        return None
+    _, logits, labels, corners, steps = zip(*sorted(gathered, key=itemgetter(0)), strict=True)
     return Measurement(
         {place: torch.cat([batch[place] for batch in logits], dim=1) for place in logits[0]},
         torch.cat(labels),
         torch.cat(corners),
         torch.cat(steps),
-        sum(gather_lists([seconds])),
+        sum(all_seconds),
         figures["data_wait_share"],
         figures["peak_memory_gb"],
     )

@@ -539,10 +539,11 @@ def validate(
         batch = Batch.of(items, device, Draws(seed, 0, number, videos, slice(0, videos)))
         logits = torch.cat([stage.predict(batch.part(rows)) for rows in in_parts(videos)])
         found.append((number, logits.float().cpu(), items["labels"]))
-    _, logits, labels = zip(
-        *sorted(distributed.gather_lists(found), key=itemgetter(0)), strict=True
-    )
-    return accuracy(torch.cat(logits), torch.cat(labels))
+    gathered, scores = distributed.gather_to_first(found), None
+    if gathered is not None:
+        _, logits, labels = zip(*sorted(gathered, key=itemgetter(0)), strict=True)
+        scores = accuracy(torch.cat(logits), torch.cat(labels))
+    return distributed.of_first(scores)
 
 
 # --- resume -----------------------------------------------------------------------------------

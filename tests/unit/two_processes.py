@@ -77,7 +77,10 @@ def everything(folder: Path, kept: Path) -> dict[str, Any]:
             clips = Clips(folder, "val", recipe, augment=False, seed=0)
             sampler = EpochSampler(len(clips), 0, shuffle=False)
             measured = measure(model, loader(clips, 2, sampler, 0, CPU), CPU, 1, exits)
-            done[f"{family} evaluation {how}"] = vars(measured) | {"scores": measured.scores()}
+            assert (measured is None) == (not is_first())
+            if measured is not None:
+                scores = {"scores": measured.scores()}
+                done[f"{family} evaluation {how}"] = vars(measured) | scores
 
     def stop(clip: int) -> None:
         if clip == 3 and rank() == 1:  # of one of both, in its second batch
