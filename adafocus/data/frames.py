@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -147,10 +147,13 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
 
 
 def _read_manifests(folder: Path) -> dict[str, Extracted]:
-    """What was extracted before, by any number of shards."""
+    """What was extracted before, by any number of shards. Of manifests that are being made anew the
+    workflow keeps those ``before``."""
     known = {}
-    for path in (folder / "manifests").glob("*.csv"):
-        with path.open(newline="", encoding="utf-8") as file:
+    manifests = folder / "manifests"
+    for path in (*manifests.glob("before/*.csv"), *manifests.glob("*.csv")):
+        # Another shard's may be removed meanwhile.
+        with suppress(FileNotFoundError), path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 if row["status"] == "ok":
                     known[row["video"]] = Extracted(

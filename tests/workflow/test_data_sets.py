@@ -13,6 +13,8 @@ from threading import Thread
 import pytest
 from miniature import make_video
 
+from adafocus.data.store import count_frames
+
 ROOT = Path(__file__).parents[2]
 pytest.importorskip("yt_dlp", reason="yt-dlp is not installed")
 pytestmark = pytest.mark.slow
@@ -198,3 +200,21 @@ def test_what_is_missing_is_reported_with_its_reason(data, name, video, reason):
     assert list(report["missing"]) == [video]
     assert reason in report["missing"][video]
     assert sum(report["classes"].values()) == (2 if name == "actnet" else 1)
+
+
+def test_what_was_extracted_is_known_when_its_job_runs_again(tiny_project, data):
+    """Though Snakemake removes what told it. And a recipe may ask that folders become stores."""
+    rotten, sound = (data / "actnet" / "frames" / f"{name}.zip" for name in ("v_--aA", "v_bB-b"))
+    whole, made = rotten.read_bytes(), sound.stat().st_mtime_ns
+    with rotten.open("r+b") as file:
+        file.seek(300)
+        file.write(b"rot")
+    tiny_project.edit("recipes/sthv1.yaml", "frames", "pack", value=True)
+    targets = ("data/sthv1/splits/train.csv", "data/actnet/manifests/0.csv")
+    run = tiny_project.snakemake(*targets, "--forcerun", targets[1])
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert rotten.read_bytes() == whole
+    assert sound.stat().st_mtime_ns == made
+    with (data / "sthv1" / "splits" / "train.csv").open(newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["frames/7.zip", "frames/8.zip"]
+    assert count_frames(data / "sthv1" / "frames" / "8.zip") == 4

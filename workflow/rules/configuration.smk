@@ -13,7 +13,7 @@ from snakemake.exceptions import WorkflowError
 
 from adafocus.data import DataError
 from adafocus.data.disk import check_space
-from adafocus.files import WriteError, check_writable
+from adafocus.files import WriteError, check_writable, whole
 from adafocus.gpus import visible_gpus, why_no_gpu
 from adafocus.locks import enter
 from adafocus.recipe import RecipeError, find_recipe, load_recipes, parse_config
@@ -168,6 +168,13 @@ def results_made_before():
     return {path: os.stat(path).st_mtime for path in sorted(set(found) - set(results_asked_for()))}
 
 
+def keep_known(manifest):
+    """Copies what a job that extracts frames looks into, as Snakemake removes it before."""
+    if manifest.exists():
+        with one_line_errors(), whole(manifest.parent / "before" / manifest.name) as aside:
+            shutil.copyfile(manifest, aside)
+
+
 def unlock_if_alone():
     """Removes Snakemake's locks where the runs that set them were killed.
 
@@ -248,6 +255,8 @@ onstart:
     for job in workflow.dag.needrun_jobs():
         if job.rule.name in ("download", "frames"):
             steps.setdefault(job.wildcards.dataset, set()).add(job.rule.name)
+        if job.rule.name == "frames":
+            keep_known(Path(job.output[0]))
     with one_line_errors():
         for line in check_space(steps, recipes, Path(config["data"])):
             logger.info(line)

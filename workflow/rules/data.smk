@@ -28,8 +28,7 @@ rule frames:
     input:
         rules.download.output,
     output:
-        # Kept while the job runs, as it tells what needs no second look.
-        update(f"{data}/manifests/{{shard}}.csv"),
+        f"{data}/manifests/{{shard}}.csv",
     log:
         "results/logs/{dataset}_frames_{shard}.log",
     benchmark:
