@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from adafocus.recipe import Config, find_recipe, load_recipe, load_recipes
+from adafocus.recipe import Config, find_recipe, load_recipe, load_recipes, parse_micro_batch
 
 # Each command imports what it needs itself: torch takes seconds, which --help need not.
 
@@ -21,12 +21,17 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 Stage = StrEnum("Stage", ["glancer", "focuser", "stage1", "stage2", "stage3"])
 PolicyStage = StrEnum("PolicyStage", ["stage2", "stage3"])
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])
+PrecisionName = StrEnum("PrecisionName", ["auto", "bf16", "fp32"])
 
 RecipeFile = Annotated[Path, typer.Option("--recipe", help="The data set's recipe, a YAML file.")]
 DataFolder = Annotated[Path, typer.Option("--data", help="The data set's folder; holds splits/.")]
 Seed = Annotated[int, typer.Option(help="Fixes the run; on a CPU bit for bit.")]
 DeviceName = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
+PrecisionOption = Annotated[
+    PrecisionName,
+    typer.Option(help="In which backbones compute; auto is bf16 on GPUs that are made for it."),
+]
 Budget = Annotated[
     float | None,
     typer.Option(min=0, help="GFLOPs per video: leave those early that are sure; GRU family."),
@@ -71,10 +76,15 @@ def train(
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0, help="Save the state after so many, and after every epoch.")
     ] = Config.model_fields["checkpoint_minutes"].default,
+    precision: PrecisionOption = PrecisionName.auto,
+    micro_batch: Annotated[
+        str, typer.Option(help="Videos of a batch to take at a time; auto: as many as fit.")
+    ] = "auto",
 ) -> None:
     """Train one stage."""
     with one_line_errors():
         checked = load_recipe(recipe)
+        videos_at_a_time = parse_micro_batch(micro_batch)
         if stage in (Stage.glancer, Stage.focuser):
             if patch_size is not None:
                 raise ValueError(f"--patch-size is not for {stage}: all patch sizes share it")
@@ -105,6 +115,8 @@ def train(
                 threads=threads,
                 tracking_uri=tracking_uri,
                 checkpoint_minutes=checkpoint_minutes,
+                precision=precision.value,
+                micro_batch=videos_at_a_time,
             )
 
 
@@ -119,6 +131,7 @@ def evaluate(
     device: DeviceName = Device.auto,
     threads: Threads = 8,
     tracking_uri: TrackingUri = DEFAULT_STORE,
+    precision: PrecisionOption = PrecisionName.fp32,
 ) -> None:
     """Measure a checkpoint and its baselines on the validation videos."""
     with one_line_errors():
@@ -136,6 +149,7 @@ def evaluate(
                 threads=threads,
                 tracking_uri=tracking_uri,
                 budget=budget,
+                precision=precision.value,
             )
 
 
@@ -155,6 +169,7 @@ def predict(
         Path | None, typer.Option(help="PNG to write: the looks side by side.")
     ] = None,
     device: DeviceName = Device.auto,
+    precision: PrecisionOption = PrecisionName.fp32,
 ) -> None:
     """Name what videos show, and where the model looked."""
     with one_line_errors():
@@ -174,7 +189,7 @@ def predict(
             raise ValueError(f"{', '.join(map(str, videos))}: holds no video")
         if len(files) > 1 and (overlay or sheet):
             raise ValueError(f"--overlay and --sheet are for one video, not {len(files)}")
-        predictor = predict.Predictor(checkpoint, device.value, budget)
+        predictor = predict.Predictor(checkpoint, device.value, budget, precision.value)
         failed = 0
         with ExitStack() as stack:
             lines = None

@@ -99,6 +99,14 @@ def tune_cudnn() -> None:
     torch.backends.cudnn.rnn.fp32_precision = "ieee"
 
 
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def name_of(precision: torch.dtype) -> str:
+    """``bf16`` or ``fp32``."""
+    return next(name for name, dtype in PRECISIONS.items() if dtype == precision)
+
+
 def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
     """The type in which backbones compute: bfloat16 or float32.
 
@@ -108,7 +116,7 @@ def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
     if precision == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if native else "fp32"
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    return PRECISIONS[precision]
 
 
 def peak_memory(device: torch.device) -> float:
@@ -119,20 +127,15 @@ def peak_memory(device: torch.device) -> float:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-@contextmanager
-def name_what_fills_memory(stage: str, batch_size: int) -> Iterator[None]:
-    """Turns an error of a GPU whose memory is full into a `ValueError` that says what to lower.
+FREE_SOME = "end other programs that use it, or take --device cpu"
 
-    Args:
-        stage: whose ``batch_size`` in the recipe it is.
-        batch_size: at present.
-    """
+
+@contextmanager
+def name_what_fills_memory(advice: str) -> Iterator[None]:
+    """Turns an error of a GPU whose memory is full into a `ValueError` that says what to do."""
     try:
         with shared_memory.named():
             yield
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(". ")[0]
-        raise ValueError(
-            f"the GPU's memory is full ({reason}): lower stages.{stage}.batch_size in the recipe,"
-            f" which is {batch_size}"
-        ) from error
+        raise ValueError(f"the GPU's memory is full ({reason}): {advice}") from error

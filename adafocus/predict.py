@@ -18,13 +18,14 @@ from adafocus.data.clips import crop_centre, sample_val
 from adafocus.data.ffmpeg import Timeline, decode, encode, timeline
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import count_frames, read_frames
-from adafocus.device import pick_device
+from adafocus.device import pick_device, pick_precision
 from adafocus.evaluation.exits import Calibration
 from adafocus.evaluation.flops import per_step
 from adafocus.files import whole
 from adafocus.model.checkpoint import CheckpointError, assemble, read
 from adafocus.model.exits import ConditionalExit, check_can_leave
 from adafocus.model.patches import SKIPPED
+from adafocus.recipe import Precision
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Predictor:
         budget: GFLOPs per video in the mean, kept by leaving a video as soon as its prediction is
             sure enough (`adafocus.model.exits`), which the `Calibration` beside the checkpoint
             tells; None to look at all frames.
+        precision: in which the backbones compute, see `pick_precision`.
 
     Raises:
         CheckpointError: where the checkpoint or its calibration cannot be used, or the model cannot
@@ -93,13 +95,19 @@ class Predictor:
     """
 
     def __init__(
-        self, checkpoint: str | Path, device: str = "auto", budget: float | None = None
+        self,
+        checkpoint: str | Path,
+        device: str = "auto",
+        budget: float | None = None,
+        precision: Precision = "fp32",
     ) -> None:
         checkpoint = Path(checkpoint)
         source = read(checkpoint)
         self.recipe, self.class_names = source.recipe, source.class_names
         self.device = pick_device(device)
-        self.model = assemble(source, checkpoint).eval().to(self.device).frozen()
+        model = assemble(source, checkpoint).eval().to(self.device)
+        model.set_precision(pick_precision(precision, self.device))
+        self.model = model.frozen()
         if self.model.policy is None:
             raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to look with")
         self.exits = None

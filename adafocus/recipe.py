@@ -624,6 +624,15 @@ def parse_config(values: Any, recipes: dict[str, Recipe], source: str) -> Config
     return config
 
 
+def parse_micro_batch(text: str) -> MicroBatch:
+    """``auto``, or a number of videos. Raises `RecipeError` for anything else."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) == 0:
+        raise RecipeError(f"--micro-batch is {text!r}: give a number of videos, or auto")
+    return int(text)
+
+
 CHECKPOINT_NAME = re.compile(
     r"(?P<dataset>.+)_((?P<part>glancer|focuser)_stage0"
     r"|(?P<patch_size>\d+)(?P<suffix>_skip[\d.]+(?!_stage1))?_(?P<stage>stage[123]))"

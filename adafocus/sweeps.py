@@ -22,7 +22,7 @@ import numpy as np
 
 from adafocus import tracking
 from adafocus.files import whole
-from adafocus.recipe import Recipe, Sweep, SweepBudget, parse_recipe
+from adafocus.recipe import MicroBatch, Precision, Recipe, Sweep, SweepBudget, parse_recipe
 
 REDUCTION, RUNGS = 4, 2
 """ASHA compares trials after a quarter and a sixteenth of the epochs; one in four goes on."""
@@ -58,6 +58,8 @@ class Job:
     device: str
     threads: int
     tracking_uri: str
+    precision: Precision
+    micro_batch: MicroBatch
 
     @property
     def chain(self) -> tracking.Chain:
@@ -119,6 +121,8 @@ def sweep(
     device: str,
     threads: int,
     tracking_uri: str,
+    precision: Precision = "auto",
+    micro_batch: MicroBatch = "auto",
 ) -> dict[str, Any]:
     """Trains a stage at many learning rates and writes which were best.
 
@@ -141,6 +145,8 @@ def sweep(
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads to use on this machine.
         tracking_uri: MLflow's store.
+        precision: as `train` takes it.
+        micro_batch: likewise.
 
     Returns:
         What ``output`` holds.
@@ -163,6 +169,8 @@ def sweep(
         device,
         threads,
         tracking.absolute(tracking_uri),
+        precision,
+        micro_batch,
     )
     drawn = draw_rates(recipe.stages[stage].learning_rates, budget, seed)
     errors = _run_trials(job, drawn, settings)
@@ -330,6 +338,8 @@ def _train(config: dict[str, Any], job: Job, threads: int, device: str) -> None:
         device=device,
         threads=threads,
         tracking_uri=job.tracking_uri,
+        precision=job.precision,
+        micro_batch=job.micro_batch,
         trial_of=job.chain,
         # Trials are compared after epochs with a validation.
         on_epoch=lambda row: tune.report(row) if f"val_{job.recipe.metric}" in row else None,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adafocus import tracking
 from adafocus.data.clips import Batch, Clips, sample_val
-from adafocus.device import name_what_fills_memory, pick_device, share_threads
+from adafocus.device import FREE_SOME, name_what_fills_memory, pick_device, share_threads
 from adafocus.evaluation import flops
 from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, my_batches
 from adafocus.evaluation.metrics import accuracy
@@ -88,7 +88,7 @@ def write_points(
         parameters={"seed": seed, "checkpoint": checkpoint},
         datasets=[tracking.dataset(recipe, "val", data, clips.digest, len(clips))],
     ) as run:
-        with name_what_fills_memory(source.stage, recipe.stages.stage3.batch_size):
+        with name_what_fills_memory(FREE_SOME):
             passed = Pass(model, clips, workers, torch_device, np.random.default_rng(seed))
             points = passed.all_frames()
             if recipe.model.family == "gru":

@@ -22,7 +22,14 @@ from tqdm import tqdm
 import adafocus
 from adafocus import tracking
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
-from adafocus.device import name_what_fills_memory, pick_device, share_threads
+from adafocus.device import (
+    FREE_SOME,
+    name_of,
+    name_what_fills_memory,
+    pick_device,
+    pick_precision,
+    share_threads,
+)
 from adafocus.distributed import gather_to_first, is_first, is_mine
 from adafocus.draws import Draws
 from adafocus.evaluation import flops
@@ -37,7 +44,7 @@ from adafocus.model.classifier import Glimpse
 from adafocus.model.exits import ConditionalExit, classify_visits, visiting_order
 from adafocus.model.patches import SKIPPED, centred_corners
 from adafocus.plots import SheetClip, confusion_matrix, contact_sheet, patch_maps, step_curve
-from adafocus.recipe import Recipe
+from adafocus.recipe import Precision, Recipe
 
 DRAWS = 5
 """Random patches are drawn so many times; their accuracy is the mean."""
@@ -56,6 +63,7 @@ def evaluate(
     threads: int,
     tracking_uri: str,
     budget: float | None = None,
+    precision: Precision = "fp32",
 ) -> dict[str, Any]:
     """Evaluates a stage 1, 2 or 3 checkpoint on the validation videos and writes the result.
 
@@ -88,6 +96,8 @@ def evaluate(
         budget: in GFLOPs per video, to be kept by leaving those early that are sure, see
             `adafocus.model.exits`; None to look at all frames. Then the training videos must be
             there, unless the checkpoint's `Calibration` is.
+        precision: in which the backbones compute, see `pick_precision`; published figures are
+            compared with in fp32 alone.
 
     Returns:
         What ``output`` holds; nothing where another process is the first (`distributed.joined`).
@@ -102,7 +112,9 @@ def evaluate(
     workers = share_threads(threads, torch_device)
     source = read(checkpoint)
     recipe, patch_size, stage = source.recipe, source.patch_size, source.stage
-    model = assemble(source, checkpoint).eval().to(torch_device).frozen()
+    model = assemble(source, checkpoint).eval().to(torch_device)
+    model.set_precision(pick_precision(precision, torch_device))
+    model = model.frozen()
     clips = Clips(data, "val", recipe, augment=False, seed=seed)
     sampler = EpochSampler(len(clips), seed, shuffle=False)
     batch_size = recipe.stages[stage].batch_size
@@ -112,12 +124,12 @@ def evaluate(
     batches = loader(clips, batch_size, sampler, workers, torch_device)
     exits = None
     if budget is not None:
-        with name_what_fills_memory("stage3", recipe.stages.stage3.batch_size):
+        with name_what_fills_memory(FREE_SOME):
             calibration = calibrate(
                 checkpoint, model, recipe, data, workers=workers, device=torch_device
             )
         exits = ConditionalExit(model, calibration.thresholds(budget).tolist())
-    in_memory = name_what_fills_memory(stage, batch_size)
+    in_memory = name_what_fills_memory(FREE_SOME)
     if not is_first():
         with in_memory:
             measure(model, batches, torch_device, seed, exits)
@@ -168,7 +180,9 @@ def evaluate(
                 if name <= stage
             },
             "swept": recipe.swept and recipe.swept.model_dump(mode="json"),
-            "published": None if budget else _published(recipe, patch_size, stage, per_step[-1]),
+            "published": None
+            if budget or model.precision != torch.float32
+            else _published(recipe, patch_size, stage, per_step[-1]),
             "videos": len(clips),
             "classes_left_out_of_mAP": int((~measured.labels.any(0)).sum()),
             "seed": seed,
@@ -176,6 +190,7 @@ def evaluate(
             "checkpoint": {"path": str(checkpoint), "sha256": digest},
             "mlflow_run_id": run.id,
             "device": _device_name(torch_device),
+            "precision": name_of(model.precision),
             "threads": threads,
             "versions": {
                 "python": platform.python_version(),

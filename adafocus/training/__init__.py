@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from adafocus import tracking
 from adafocus.data.clips import Clips, EpochSampler, class_names, loader
-from adafocus.device import pick_device, share_threads
+from adafocus.device import name_of, pick_device, pick_precision, share_threads
 from adafocus.distributed import is_first
 from adafocus.files import remove_abandoned
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import PARTS, Checkpoint
-from adafocus.recipe import Recipe
+from adafocus.recipe import MicroBatch, Precision, Recipe
 from adafocus.training.engine import CHECKPOINT_MINUTES, Stage, fit, write_history
 from adafocus.training.resume import previous_state
 from adafocus.training.stage0 import FocuserStage, GlancerStage
@@ -60,6 +60,8 @@ def train(
     threads: int,
     tracking_uri: str,
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    precision: Precision = "auto",
+    micro_batch: MicroBatch = "auto",
     trial_of: tracking.Chain | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> None:
@@ -82,6 +84,8 @@ def train(
         threads: CPU threads to use.
         tracking_uri: MLflow's store.
         checkpoint_minutes: the state is saved after so many, and after every epoch.
+        precision: in which the backbones compute, see `pick_precision`.
+        micro_batch: videos of a batch that go through at a time, see `fit`.
         trial_of: the run's parent in MLflow, where it is a trial of a sweep.
         on_epoch: is given each epoch's row of metrics when it is on disk.
 
@@ -96,6 +100,7 @@ def train(
     torch.manual_seed(seed)
     torch_device = pick_device(device)
     workers = share_threads(threads, torch_device)
+    dtype = pick_precision(precision, torch_device)
     training = recipe.stages[stage]
     # Up to stage 2 all starts from plain models, which stage 2 teaches to skip frames.
     made_by = recipe if stage == "stage3" else recipe.never_skipping
@@ -123,6 +128,7 @@ def train(
         data=[clips.digest, validation.digest],
         init=[checkpoint.sha256(path) for path in init],
         seed=seed,
+        **({"precision": name_of(dtype)} if dtype != torch.float32 else {}),
     )
     resume = output.with_name(f"{output.stem}.resume.pt")
     learn = partial(
@@ -148,6 +154,8 @@ def train(
         resume=resume,
         fingerprint=fingerprint,
         checkpoint_minutes=checkpoint_minutes,
+        precision=dtype,
+        micro_batch=micro_batch,
     )
     if not is_first():
         learn(on_epoch=lambda row: None)
@@ -162,7 +170,7 @@ def train(
         **tracking.identity(
             recipe, patch_size, stage, "trial" if trial_of else "training", seed, trial_of
         ),
-        parameters={"seed": seed, **training.model_dump(mode="json")},
+        parameters={"seed": seed, "precision": name_of(dtype), **training.model_dump(mode="json")},
         datasets=[
             tracking.dataset(recipe, split, data, part.digest, len(part))
             for split, part in (("train", clips), ("val", validation))

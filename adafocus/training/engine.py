@@ -212,7 +212,10 @@ def fit(
     epochs = stage.training.epochs
     with (
         run.stop,
-        name_what_fills_memory(stage.name, stage.training.batch_size),
+        name_what_fills_memory(
+            "let fewer videos go through at a time, by micro_batch in config/config.yaml"
+            " (--micro-batch)"
+        ),
         tqdm(
             total=epochs * len(clips),
             initial=progress.epoch * len(clips) + progress.begun.batches,

@@ -43,9 +43,11 @@ def run(
     batch_size=2,
     minutes=10.0,
     device=CPU,
+    precision=torch.float32,
+    micro_batch="auto",
 ):
-    """Trains one stage; ``until`` cuts it off, as a kill would, after so many epochs. ``on_clip``
-    is called with the number of each clip that is loaded."""
+    """Trains one stage, by its name or its class; ``until`` cuts it off, as a kill would, after so
+    many epochs. ``on_clip`` is called with the number of each clip that is loaded."""
 
     class Watched(Clips):
         loaded = 0
@@ -65,11 +67,13 @@ def run(
 
     torch.manual_seed(seed)
     model = build(recipe, 32)
+    kind = STAGES[stage] if isinstance(stage, str) else stage
+    stage = next(name for base in kind.__mro__ for name, known in STAGES.items() if base is known)
     train = Watched(folder, "train", recipe, augment=True, seed=seed)
     val = Watched(folder, "val", recipe, augment=False, seed=seed)
     try:
         fit(
-            STAGES[stage](stage, model, recipe.stages[stage]),
+            kind(stage, model, recipe.stages[stage]),
             loader(train, batch_size, EpochSampler(len(train), seed, shuffle=True), 0, device),
             loader(val, batch_size, EpochSampler(len(val), seed, shuffle=False), 0, device),
             metric="mAP",
@@ -79,6 +83,8 @@ def run(
             fingerprint=fingerprint,
             on_epoch=on_epoch,
             checkpoint_minutes=minutes,
+            precision=precision,
+            micro_batch=micro_batch,
         )
     except Killed:
         return None, rows
@@ -280,7 +286,7 @@ def test_a_gpu_tells_of_its_memory_and_of_losses_that_are_not_finite(folder, tmp
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
-        with pytest.raises(ValueError, match=r"lower stages.stage1.batch_size"):
+        with pytest.raises(ValueError, match=r"micro_batch in config/config.yaml"):
             run(recipe, "stage1", folder, tmp_path / "r.pt", device=gpu)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
@@ -290,7 +296,7 @@ def test_a_gpu_without_memory_left_names_what_to_lower(folder, tmp_path):
     def fill_memory(clip):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    with pytest.raises(ValueError, match=r"lower stages.stage1.batch_size in the recipe, .* is 2"):
+    with pytest.raises(ValueError, match=r"memory is full .*: .*micro_batch"):
         run(tiny_recipe("gru"), "stage1", folder, tmp_path / "r.pt", on_clip=fill_memory)
 
 

@@ -146,3 +146,8 @@ def run_options(snakemake: Any) -> dict[str, Any]:
         "threads": snakemake.threads,
         "tracking_uri": snakemake.config["tracking_uri"],
     }
+
+
+def training_options(snakemake: Any) -> dict[str, Any]:
+    """What training alone is told: how backbones compute and how many videos go through at once."""
+    return {name: snakemake.config[name] for name in ("precision", "micro_batch")}

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from job import data_of, job, recipe_of, run_options
+from job import data_of, job, recipe_of, run_options, training_options
 
 with job(snakemake):
     from adafocus.recipe import Sweep
@@ -15,6 +15,7 @@ with job(snakemake):
         init=[Path(path) for path in snakemake.input.init],
         output=Path(snakemake.output.result),
         plot=Path(snakemake.output.plot),
+        **training_options(snakemake),
         # A Ray cluster has GPUs where this job has none.
         **run_options(snakemake) | {"device": snakemake.config["device"]},
     )

@@ -1,7 +1,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from job import data_of, job, launch, recipe_of, run_options
+from job import data_of, job, launch, recipe_of, run_options, training_options
 
 with job(snakemake) as lock:
     from adafocus.sweeps import take_over, use_best
@@ -21,6 +21,7 @@ with job(snakemake) as lock:
         "output": output,
         "curves": Path(snakemake.output.curves),
         "checkpoint_minutes": snakemake.config["checkpoint_minutes"],
+        **training_options(snakemake),
         **run_options(snakemake),
     }
     if snakemake.resources.get("gpu", 0) > 1:
