@@ -223,8 +223,10 @@ def sync_tracking(
     with one_line_errors():
         from adafocus import tracking
 
-        runs, lacking = tracking.sync(folder, tracking_uri)
-    print(f"{folder}: {runs} runs, of which MLflow lacked something of {lacking}")
+        runs, lacking, left_out = tracking.sync(folder, tracking_uri)
+        print(f"{folder}: {runs} runs, of which MLflow lacked something of {lacking}")
+        if left_out:
+            raise ValueError(f"{left_out} of {runs} runs could not be uploaded, see above")
 
 
 @app.command()

@@ -351,8 +351,11 @@ def _outcome(job: Job, number: int, rates: dict[str, float], error: str | None) 
     epochs, metric = job.recipe.stages[job.stage].epochs, f"val_{job.recipe.metric}"
     rows: list[dict[str, float]] = []
     if (path := job.checkpoint(number).with_suffix(".run.json")).exists():
-        rows = tracking.Record.read(path).rows(path.parent)
-        tracking.close(path, "FAILED" if error else "KILLED", job.tracking_uri)
+        try:
+            rows = tracking.Record.read(path).rows(path.parent)
+            tracking.close(path, "FAILED" if error else "KILLED", job.tracking_uri)
+        except ValueError as unreadable:
+            error = error or str(unreadable)
     done = "finished" if len(rows) == epochs else "stopped early"
     return {
         "trial": number,

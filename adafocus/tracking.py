@@ -27,6 +27,7 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from filelock import FileLock
@@ -61,11 +62,28 @@ RETRY_AFTER = 300
 """Seconds after a failure in which the store is left alone."""
 SAMPLE_EVERY = 10
 """Seconds between two samples of the machine's load, unless MLflow's settings say otherwise."""
+ARTIFACTS = "mlartifacts"
+"""Folder of runs' files beside an SQLite store."""
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+)
+"""Where MLflow's tables keep addresses of files."""
+LINE = 500
+"""Characters of a reason that are shown."""
+GONE = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}
+"""MLflow's errors about a run that was deleted."""
 BATCH, PARAMETERS = 900, 100
 """Metrics and parameters sent at once; MLflow takes 1000 and 100."""
 
 KIND = "mlflow.experimentKind"
 """Tag by which MLflow's pages show runs and models, not what is for language models."""
+
+
+class TrackingError(ValueError):
+    """A store that cannot take runs as it is; the message is one line that says what to do."""
+
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """Killed are runs that were told to stop, such as trials of a sweep that do badly."""
@@ -365,7 +383,7 @@ class Run:
         # Here, not in the thread: a process forked during an import can hang in its own.
         try:
             self._upload.load_mlflow()
-        except ImportError as error:
+        except Exception as error:  # a library of MLflow's may be broken in any way
             self._warn(error)
             return
         self._thread.start()
@@ -413,7 +431,11 @@ class Run:
     def _follow(self) -> None:
         from mlflow.environment_variables import MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
 
-        monitors = _monitors()
+        try:
+            monitors = _monitors()
+        except Exception as error:
+            logger.debug("the machine's load is not logged: %r", error)
+            monitors = []
         interval = MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or SAMPLE_EVERY
         next_sample = 0.0
         while True:
@@ -483,35 +505,61 @@ class Upload:
             folder: where the record lies.
             load: a sample of the machine's load, for now.
         """
-        from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
 
         # MLflow makes tables without a lock, and SQLite refuses some writers that meet others.
         with FileLock(f"{self.database}.lock", LOCK_TIMEOUT) if self.database else nullcontext():
-            client = self._connect()
-            state = _digest(record, folder)
-            if self.run_id is None and not self._find_or_make(client, record, folder, state):
-                return False
-            self._log(client, self.run_id, _placed(record, folder), "rows")
-            if load:
-                now = _now()
-                # Goes on where a resumed run stopped.
-                step = max(0, now - record.started) // 1000
-                sample = [Metric(key, value, now, step) for key, value in load.items()]
-                client.log_batch(self.run_id, metrics=sample)
-            if record.status != "RUNNING":
-                self._finish(client, record, folder, state)
-            return True
+            try:
+                return self._bring_up(record, folder, load)
+            except MlflowException as error:
+                if self.run_id is None or error.error_code not in GONE:
+                    raise
+                # The run or its parent was deleted on MLflow's page: it is made anew.
+                self.run_id = self._parent_id = None
+                self._sent.clear()
+                return self._bring_up(record, folder, load)
 
-    def _connect(self) -> MlflowClient:
+    def _bring_up(
+        self, record: Record, folder: Path, load: Mapping[str, float] | None = None
+    ) -> bool:
+        from mlflow.entities import Metric
+
+        client = self.client
+        state = _digest(record, folder)
+        if self.run_id is None and not self._find_or_make(client, record, folder, state):
+            return False
+        self._log(client, self.run_id, _placed(record, folder), "rows")
+        if load:
+            now = _now()
+            # Goes on where a resumed run stopped.
+            step = max(0, now - record.started) // 1000
+            sample = [Metric(key, value, now, step) for key, value in load.items()]
+            client.log_batch(self.run_id, metrics=sample)
+        if record.status != "RUNNING":
+            self._finish(client, record, folder, state)
+        return True
+
+    @property
+    def client(self) -> MlflowClient:
+        """Raises `TrackingError` where another version of MLflow made the store."""
         if self._client is None:
             self.load_mlflow()
             from mlflow import MlflowClient
+            from mlflow.exceptions import MlflowException
 
             if self.database:
                 # MLflow would try for two minutes to open a file that is no database.
                 with closing(sqlite3.connect(self.database)) as connection:
                     connection.execute("PRAGMA schema_version")
-            self._client = MlflowClient(self.uri)
+            try:
+                self._client = MlflowClient(self.uri)
+            except MlflowException as error:
+                if "database schema" not in str(error):
+                    raise
+                raise TrackingError(
+                    "another version of MLflow made its tables: keep a copy of it, and run"
+                    f" `mlflow db upgrade {self.uri}`; if that fails, a newer MLflow is needed"
+                ) from error
         return self._client
 
     def _find_or_make(self, client: MlflowClient, record: Record, folder: Path, state: str) -> bool:
@@ -566,7 +614,7 @@ class Upload:
 
         location = None
         if self.database:
-            location = (self.database.parent / "mlartifacts" / name).absolute().as_uri()
+            location = (self.database.parent / ARTIFACTS / name).absolute().as_uri()
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
@@ -576,7 +624,39 @@ class Upload:
                 found = client.get_experiment_by_name(name)
                 if found is None:
                     raise
+        if found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"its experiment {name} was deleted: `mlflow experiments restore --experiment-id"
+                f" {found.experiment_id}`, with the store as MLFLOW_TRACKING_URI, brings it back;"
+                " `mlflow gc` removes it for good"
+            )
+        if location and found.artifact_location != location:
+            self._move(found.artifact_location, location)
         return found.experiment_id
+
+    def _move(self, before: str, now: str) -> None:
+        """Tells an SQLite store where its files are, whose folder was moved or copied.
+
+        An experiment's files that a person put elsewhere stay there.
+        """
+        name = now.rpartition("/")[2]
+        old, new = (Path(unquote(urlsplit(uri).path)).parent for uri in (before, now))
+        ours = before.startswith("file:") and before.endswith(f"/{ARTIFACTS}/{name}")
+        if not ours or not new.exists() or (old.exists() and old.samefile(new)):
+            return
+        logger.warning(
+            "%s: was moved from %s; MLflow finds the files of %s here now",
+            self.database,
+            old.parent,
+            unquote(name),
+        )
+        with closing(sqlite3.connect(self.database)) as connection, connection:
+            for table, column in PLACES:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?)"
+                    f" WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                    (now, len(before) + 1, before, len(before) + 1, f"{before}/"),
+                )
 
     def _parent(self, client: MlflowClient, experiment_id: str, record: Record) -> str:
         """Id of the chain's run."""
@@ -682,32 +762,54 @@ class Upload:
         client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
 
 
-def sync(folder: Path, tracking_uri: str) -> tuple[int, int]:
+def sync(folder: Path, tracking_uri: str) -> tuple[int, int, int]:
     """Uploads what a store lacks of the runs whose records lie under a folder.
+
+    A record that cannot be read, and a run that the store does not take, are a warning.
 
     Args:
         folder: such as ``results``.
         tracking_uri: MLflow's store; the environment's ``MLFLOW_TRACKING_URI`` goes before it.
 
     Returns:
-        How many runs there are, and of how many something was missing.
+        How many runs there are, of how many something was missing, and how many were left out.
 
     Raises:
         ValueError: where there is no record, or the store cannot be used.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri
-    records = [(Record.read(path), path.parent) for path in sorted(folder.rglob("*.run.json"))]
-    if not records:
+    paths = sorted(folder.rglob("*.run.json"))
+    if not paths:
         raise ValueError(f"{folder}: holds no record of a run, *.run.json")
+    records: list[tuple[Record, Path]] = []
+    problems: dict[str, list[str]] = {}
+    for path in paths:
+        try:
+            records.append((Record.read(path), path.parent))
+        except ValueError as error:
+            problems[f"{error}: delete it, or bring it back from a copy"] = [path.name]
     records.sort(key=lambda entry: entry[0].started)
     lacking = 0
     for record, where in records:
         try:
             lacking += Upload(uri)(record, where)
         except Exception as error:
-            message = f"MLflow's store {uri} cannot be used for {record.name}: {_reason(error)}"
-            raise ValueError(PASSWORD.sub("", message)[:400]) from None
-    return len(records), lacking
+            reason = _reason(error)
+            if not _takes_runs(uri):
+                message = f"MLflow's store {uri} cannot be used for {record.name}: {reason}"
+                raise ValueError(PASSWORD.sub("", message)[:LINE]) from None
+            problems.setdefault(reason[:LINE], []).append(record.name)
+    for reason, names in problems.items():
+        logger.warning("left out %s: %s", ", ".join(names), PASSWORD.sub("", reason))
+    return len(paths), lacking, sum(map(len, problems.values()))
+
+
+def _takes_runs(uri: str) -> bool:
+    try:
+        Upload(uri).client.search_experiments(max_results=1)
+    except Exception:
+        return False
+    return True
 
 
 def close(path: Path, status: Status, tracking_uri: str) -> None:
@@ -817,7 +919,7 @@ def _person() -> str:
 
 def _not_usable(uri: str, error: Exception) -> str:
     remedy = "; `adafocus sync-tracking` uploads later what it misses"
-    message = f"MLflow's store {uri} cannot be used, going on: {_reason(error)[:300]}{remedy}"
+    message = f"MLflow's store {uri} cannot be used, going on: {_reason(error)[:LINE]}{remedy}"
     return PASSWORD.sub("", message)
 
 

@@ -3,16 +3,20 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
+from typer.testing import CliRunner
 
 from adafocus import tracking
+from adafocus.cli import app
 from adafocus.recipe import load_recipe, parse_recipe
 from adafocus.training.engine import write_history
 
@@ -366,6 +370,105 @@ def test_git_commit_tells_a_clean_checkout_from_a_changed_one(tmp_path, monkeypa
     unpacked.write_text("1\n")
     monkeypatch.setattr(tracking, "__file__", str(unpacked))
     assert tracking.git_commit() is None, "it is another project's commit"
+
+
+def warnings(caplog):
+    return [record.message for record in caplog.records if record.name == "adafocus.tracking"]
+
+
+def test_a_deleted_experiment_is_one_warning_and_what_it_missed_comes_later(
+    store, tmp_path, facts, caplog
+):
+    facts |= {"tags": {}, "parameters": {}}
+    client = MlflowClient(store)
+    with tracking.run(store, **facts) as run:
+        experiment = client.get_run(run.id).info.experiment_id
+        client.delete_experiment(experiment)
+        run.add_figures({"top1": 50.0})
+    with tracking.run(store, **facts | {"record": tmp_path / "other.run.json"}):
+        pass
+    for line in warnings(caplog):
+        assert (
+            "going on: its experiment demo was deleted: `mlflow experiments restore --experi"
+            in line
+        )
+    assert len(warnings(caplog)) == 2, "one for each run"
+    caplog.clear()
+    assert tracking.sync(tmp_path, store) == (2, 0, 2)
+    [line] = warnings(caplog)
+    assert line.startswith("left out demo_40_stage2, demo_40_stage2: its experiment demo was")
+    command = [shutil.which("mlflow", path=Path(sys.executable).parent), "experiments", "restore"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": store}
+    subprocess.run([*command, "--experiment-id", experiment], check=True, env=environment)
+    assert tracking.sync(tmp_path, store) == (2, 2, 0)
+    assert {one[1] for one in described(store).values()} == {"FINISHED"}
+
+
+def test_a_run_that_is_deleted_while_it_goes_on_is_made_anew(store, facts, caplog):
+    client = MlflowClient(store)
+    with tracking.run(store, tags={}, parameters={}, **facts) as run:
+        first = run.id
+        client.delete_run(first)
+        run.add_figures({"top1": 50.0})
+    assert warnings(caplog) == []
+    assert run.id != first
+    assert client.get_run(run.id).data.metrics["top1"] == 50
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_folder_that_was_moved_takes_its_runs_along(store, tmp_path, caplog, copied):
+    before, now = tmp_path / "before it moved", tmp_path / "now"
+    before.mkdir()
+    (tmp_path / "mlflow.db").rename(before / "mlflow.db")
+
+    def run_in(folder):
+        address = f"sqlite:///{folder}/mlflow.db"
+        facts = facts_in(folder) | {"record": folder / f"{folder.name}.run.json"}
+        figure = folder / "curves.svg"
+        figure.write_text(folder.name)
+        with tracking.run(address, tags={}, parameters={}, **facts) as run:
+            run.add_artifacts(figure)
+        return run.id, MlflowClient(address)
+
+    first, _ = run_in(before)
+    shutil.copytree(before, now) if copied else before.rename(now)
+    second, client = run_in(now)
+    [line] = warnings(caplog)
+    assert f"now/mlflow.db: was moved from {before}" in line
+    for run_id, text in ((first, before.name), (second, now.name)):
+        assert client.get_run(run_id).info.artifact_uri.startswith(now.as_uri())
+        kept = Path(client.download_artifacts(run_id, "curves.svg"))
+        assert kept.read_text() == text
+    assert before.exists() == copied
+    assert not copied or not (before / "mlartifacts" / "demo" / second).exists()
+
+
+def test_a_store_of_another_version_of_mlflow_is_one_warning_that_says_what_to_do(
+    store, tmp_path, facts, caplog
+):
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0584bdc529eb'")
+    with tracking.run(store, tags={}, parameters={}, **facts) as run:
+        run.add_figures({"top1": 50.0})
+    [line] = warnings(caplog)
+    assert f"`mlflow db upgrade {store}`" in line and "keep a copy" in line
+    with pytest.raises(ValueError, match=r"cannot be used for demo_40.*`mlflow db upgrade"):
+        tracking.sync(tmp_path, store)
+
+
+def test_one_unreadable_record_among_many_is_left_out(store, tmp_path, facts, caplog):
+    with tracking.run("http://127.0.0.1:9", tags={}, parameters={}, **facts):
+        pass
+    broken = tmp_path / "runs" / "a.run.json"
+    broken.write_text("{")
+    caplog.clear()
+    done = CliRunner().invoke(app, ["sync-tracking", str(tmp_path), "--tracking-uri", store])
+    assert done.exit_code == 1
+    assert "2 runs, of which MLflow lacked something of 1" in done.output
+    assert "Error: 1 of 2 runs could not be uploaded" in done.output
+    [line] = warnings(caplog)
+    assert line.startswith(f"left out a.run.json: {broken}: not the record of a run")
+    assert "delete it" in line
 
 
 def test_importing_tracking_leaves_mlflow_alone():
