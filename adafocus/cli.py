@@ -80,6 +80,10 @@ def train(
     micro_batch: Annotated[
         str, typer.Option(help="Videos of a batch to take at a time; auto: as many as fit.")
     ] = "auto",
+    anew: Annotated[
+        str | None,
+        typer.Option(help="Any word; what was not begun under the same one starts over."),
+    ] = None,
 ) -> None:
     """Train one stage."""
     with one_line_errors():
@@ -117,6 +121,7 @@ def train(
                 checkpoint_minutes=checkpoint_minutes,
                 precision=precision.value,
                 micro_batch=videos_at_a_time,
+                anew=anew,
             )
 
 

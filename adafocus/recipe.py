@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from safetensors import SafetensorError, safe_open
 
 Positive = Annotated[int, Field(gt=0)]
@@ -290,6 +297,23 @@ class ModelRecipe(Section):
         if (self.family == "tsm") != (self.glance_frames is not None):
             raise ValueError("glance_frames is for the tsm family, which needs it")
         return self
+
+    def needed_by(self, stage: str) -> dict[str, Any]:
+        """The entries that the weights of a stage's checkpoint depend on, defaults left out."""
+        given = self.model_dump(mode="json", exclude_defaults=True)
+        others = {"glancer", "focuser", "classifier", "policy"} - set(DRAWN_PARTS[stage])
+        return {name: entry for name, entry in given.items() if name not in others}
+
+
+DRAWN_PARTS = {
+    "glancer": ("glancer",),
+    "focuser": ("glancer", "focuser"),
+    "stage1": ("glancer", "focuser", "classifier"),
+    "stage2": ("glancer", "focuser", "classifier", "policy"),
+    "stage3": ("glancer", "focuser", "classifier", "policy"),
+}
+"""Parts of the model that decide what weights each stage leaves: those that it uses, and those
+whose first weights are drawn before its own."""
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -571,6 +595,9 @@ class Config(Section):
     fewer where the memory asks for it."""
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
     """Training saves its state after so many, and after every epoch."""
+    anew: Annotated[str, BeforeValidator(str)] | None = None
+    """Any word: what the jobs of a call train, or sweep, is trained from its start, unless that was
+    begun under the same word."""
     tracking_uri: str = "sqlite:///results/mlflow.db"
     """MLflow's store; the environment's MLFLOW_TRACKING_URI overrides it."""
     pretrained: dict[str, str] = {}
@@ -673,7 +700,7 @@ def fit(made_by: Recipe, recipe: Recipe, stage: str) -> list[tuple[str, Any, Any
     return [
         ("data set", made_by.name, recipe.name),
         ("number of classes", made_by.classes, recipe.classes),
-        ("model", made_by.model, recipe.model),
+        ("model", made_by.model.needed_by(stage), recipe.model.needed_by(stage)),
         *([("skip cost", made_by.skip_cost, recipe.skip_cost)] if has_policy else []),
     ]
 

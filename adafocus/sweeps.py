@@ -60,6 +60,7 @@ class Job:
     tracking_uri: str
     precision: Precision
     micro_batch: MicroBatch
+    anew: str | None = None
 
     @property
     def chain(self) -> tracking.Chain:
@@ -123,6 +124,7 @@ def sweep(
     tracking_uri: str,
     precision: Precision = "auto",
     micro_batch: MicroBatch = "auto",
+    anew: str | None = None,
 ) -> dict[str, Any]:
     """Trains a stage at many learning rates and writes which were best.
 
@@ -147,6 +149,7 @@ def sweep(
         tracking_uri: MLflow's store.
         precision: as `train` takes it.
         micro_batch: likewise.
+        anew: of all trials, see `adafocus.training.train`.
 
     Returns:
         What ``output`` holds.
@@ -171,6 +174,7 @@ def sweep(
         tracking.absolute(tracking_uri),
         precision,
         micro_batch,
+        anew,
     )
     drawn = draw_rates(recipe.stages[stage].learning_rates, budget, seed)
     errors = _run_trials(job, drawn, settings)
@@ -340,6 +344,7 @@ def _train(config: dict[str, Any], job: Job, threads: int, device: str) -> None:
         tracking_uri=job.tracking_uri,
         precision=job.precision,
         micro_batch=job.micro_batch,
+        anew=job.anew,
         trial_of=job.chain,
         # Trials are compared after epochs with a validation.
         on_epoch=lambda row: tune.report(row) if f"val_{job.recipe.metric}" in row else None,

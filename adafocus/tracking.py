@@ -32,7 +32,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 from filelock import FileLock
 
-from adafocus.files import whole
+from adafocus.files import sha256, whole
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -244,7 +244,7 @@ def run(
     datasets: Sequence[Mapping[str, Any]] = (),
     history: Path | None = None,
     resume: Path | None = None,
-    fingerprint: str | None = None,
+    fingerprints: Sequence[str] = (),
 ) -> Iterator[Run]:
     """Yields a run that is finished when the block ends, failed when it raises, and killed when it
     is told to exit.
@@ -263,12 +263,12 @@ def run(
         datasets: what the run reads, see `dataset`.
         history: CSV that gets a row per epoch; rows with ``seconds`` are placed in time.
         resume: file from which the run would go on. If it does, it is the same run in MLflow.
-        fingerprint: tells whether it may.
+        fingerprints: tell whether it may, see `Record.fingerprint`; the first is this run's.
     """
     given = {**tags, "git_commit": git_commit()}
     fresh = Record(
         key=uuid.uuid4().hex,
-        fingerprint=fingerprint,
+        fingerprint=fingerprints[0] if fingerprints else None,
         experiment=experiment,
         name=name,
         chain=chain,
@@ -279,7 +279,7 @@ def run(
         history=history and history.name,
         started=_now(),
     )
-    before = _before(record, fingerprint, history, resume)
+    before = _before(record, fingerprints, history, resume)
     if before is not None:
         fresh = replace(fresh, key=before.key, started=before.started)
     tracked = Run(os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri, record, fresh)
@@ -335,7 +335,7 @@ def dataset(recipe: Recipe, split: str, folder: Path, digest: str, videos: int) 
 
 
 def _before(
-    path: Path, fingerprint: str | None, history: Path | None, resume: Path | None
+    path: Path, fingerprints: Sequence[str], history: Path | None, resume: Path | None
 ) -> Record | None:
     """The record of the run that is to go on; if none is, the epochs of the last one go."""
     if history is None or resume is None:
@@ -346,7 +346,7 @@ def _before(
         except ValueError as error:
             logger.warning("%s; this is another run", error)
         else:
-            if record.fingerprint == fingerprint:
+            if record.fingerprint in fingerprints:
                 return record
     history.unlink(missing_ok=True)
     return None
@@ -732,7 +732,6 @@ class Upload:
         from mlflow.entities import LoggedModelOutput, Metric
 
         from adafocus import serving
-        from adafocus.model.checkpoint import sha256
 
         checkpoint = folder / record.model
         if not checkpoint.exists() or sha256(checkpoint) != record.model_sha256:
@@ -810,6 +809,16 @@ def _takes_runs(uri: str) -> bool:
     except Exception:
         return False
     return True
+
+
+def finished(path: Path, fingerprints: Sequence[str]) -> Record | None:
+    """The record of a run that came to its end, if it has one of these fingerprints."""
+    try:
+        record = Record.read(path)
+    except ValueError:
+        return None
+    ended = record.status == "FINISHED" and record.fingerprint in fingerprints
+    return record if ended else None
 
 
 def close(path: Path, status: Status, tracking_uri: str) -> None:

@@ -1,6 +1,9 @@
 import os
 import shutil
+import sqlite3
 import subprocess
+import tarfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,28 @@ LONGEST = (
 def pytest_collection_modifyitems(items):
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which commit 78f3339 has finished its chains, see tests/golden/README.md."""
+    folder = tmp_path_factory.mktemp("upgrade")
+    with tarfile.open(Path(__file__).parent / "golden" / "finished_78f3339.tar.xz") as archive:
+        archive.extractall(folder, filter="tar")
+    (project,) = folder.iterdir()
+    videos = project / "data" / "pets" / "videos"
+    videos.unlink()
+    videos.symlink_to(project / "my videos")
+    places = (
+        ("experiments", "artifact_location"),
+        ("runs", "artifact_uri"),
+        ("logged_models", "artifact_location"),
+    )
+    with closing(sqlite3.connect(project / "results" / "mlflow.db")) as store, store:
+        for table, column in places:
+            moved = f"replace({column}, '/tmp/adafocus-78f3339/finished', ?)"
+            store.execute(f"update {table} set {column} = {moved}", [str(project)])
+    return project
 
 
 @pytest.fixture

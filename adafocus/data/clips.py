@@ -127,11 +127,7 @@ class Clips(Dataset[Clip]):
     """
 
     def __init__(self, folder: Path, split: str, recipe: Recipe, augment: bool, seed: int) -> None:
-        table = folder / "splits" / f"{split}.csv"
-        try:
-            text = table.read_bytes()
-        except OSError as error:
-            raise DataError(f"{table}: cannot be read ({error}); write the splits first") from None
+        text = _read_split(folder, split)
         rows = list(csv.DictReader(StringIO(text.decode(), newline="")))
         self.digest = sha256(text).hexdigest()
         """SHA-256 of the split table."""
@@ -189,6 +185,19 @@ class Clips(Dataset[Clip]):
         if self.augment:
             return sample_train(self.frames[index], segments, self.recipe.model.family, rng)
         return sample_val(self.frames[index], segments, self.recipe.model.family)
+
+
+def digest_of(folder: Path, split: str) -> str:
+    """SHA-256 of a split table; raises `DataError` where there is none."""
+    return sha256(_read_split(folder, split)).hexdigest()
+
+
+def _read_split(folder: Path, split: str) -> bytes:
+    table = folder / "splits" / f"{split}.csv"
+    try:
+        return table.read_bytes()
+    except OSError as error:
+        raise DataError(f"{table}: cannot be read ({error}); write the splits first") from None
 
 
 def class_names(folder: Path) -> list[str]:

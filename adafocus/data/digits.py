@@ -10,6 +10,8 @@ again, while the fragments stay: in the other frames there is nothing to look at
 
 from __future__ import annotations
 
+import filecmp
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,6 +47,8 @@ class Truth(NamedTuple):
 def write_videos(source: GenerateSource, folder: Path, workers: int) -> None:
     """Writes ``videos/*.mp4`` and ``annotations/`` to ``folder``, the same for the same seed.
 
+    A video that was there before, and is the same, is as old as it was, so that its frames stay.
+
     The annotations are split files in the authors' form, ``classes.txt``, and ``positions.csv``
     with the digit's centre in every frame. ``workers`` batches are drawn and encoded at a time.
     """
@@ -72,6 +76,9 @@ def write_videos(source: GenerateSource, folder: Path, workers: int) -> None:
                 truths += written
                 progress.update(len(written))
         _annotate(truths, annotations)
+        for made, before in ((path, folder / "videos" / path.name) for path in videos.iterdir()):
+            if before.exists() and filecmp.cmp(made, before, shallow=False):
+                shutil.copystat(before, made)
 
 
 def _annotate(truths: list[Truth], folder: Path) -> None:

@@ -18,12 +18,13 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from adafocus import legacy
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
 from adafocus.distributed import gather_lists, is_first, is_mine
 from adafocus.evaluation.flops import Cost, per_visit
-from adafocus.files import check_writable, whole
+from adafocus.files import check_writable, sha256, whole
 from adafocus.model.adafocus import AdaFocus
-from adafocus.model.checkpoint import CheckpointError, sha256
+from adafocus.model.checkpoint import CheckpointError
 from adafocus.model.exits import check_can_leave, visit_all
 from adafocus.model.patches import SKIPPED
 from adafocus.recipe import Recipe
@@ -66,7 +67,7 @@ class Calibration:
             raise CheckpointError(f"{path}: no such calibration; {advice}") from None
         except (OSError, EOFError, ValueError, TypeError, BadZipFile) as error:
             raise CheckpointError(f"{path}: not a calibration ({error}); {advice}") from None
-        if found.checkpoint_sha256 != sha256(checkpoint):
+        if found.checkpoint_sha256 not in legacy.digests(checkpoint):
             raise CheckpointError(f"{path}: is of another checkpoint; {advice}")
         return found
 

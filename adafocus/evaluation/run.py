@@ -36,10 +36,10 @@ from adafocus.evaluation import flops
 from adafocus.evaluation.exits import calibrate
 from adafocus.evaluation.metrics import accuracy, accuracy_by_class
 from adafocus.evaluation.predictions import Predictions
-from adafocus.files import remove_abandoned, whole
+from adafocus.files import remove_abandoned, sha256, whole
 from adafocus.meter import Meter
 from adafocus.model.adafocus import AdaFocus
-from adafocus.model.checkpoint import assemble, read, sha256
+from adafocus.model.checkpoint import assemble, read
 from adafocus.model.classifier import Glimpse
 from adafocus.model.exits import ConditionalExit, classify_visits, visiting_order
 from adafocus.model.patches import SKIPPED, centred_corners

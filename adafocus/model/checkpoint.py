@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from struct import Struct
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
@@ -15,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from adafocus.files import whole
+from adafocus import legacy
+from adafocus.files import sha256, whole
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, backbone
 from adafocus.recipe import RecipeError, fit, parse_recipe
@@ -54,6 +58,10 @@ class Checkpoint:
         stage: ``glancer``, ``focuser``, ``stage1``, ``stage2`` or ``stage3``.
         patch_size: in pixels; None for stage 0, whose backbones serve all patch sizes.
         class_names: name of each class, in the order of the logits.
+        made_by: what trained it, see `adafocus.training.fingerprint.made_by`; empty where that is
+            not known.
+        formerly: SHA-256 of the file that revision 1 wrote of the same tensors, see
+            `adafocus.legacy`.
     """
 
     tensors: dict[str, Tensor]
@@ -61,24 +69,47 @@ class Checkpoint:
     stage: str
     patch_size: int | None
     class_names: tuple[str, ...]
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+    formerly: str | None = None
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint aside and renames it, so that it appears whole or not at all."""
+    """Writes a checkpoint aside and renames it, so that it appears whole or not at all.
+
+    The same content makes the same bytes.
+    """
     metadata = {
         "recipe": json.dumps(checkpoint.recipe.to_dict()),
         "stage": checkpoint.stage,
         "patch_size": json.dumps(checkpoint.patch_size),
         "class_names": json.dumps(checkpoint.class_names),
+        "made_by": json.dumps(dict(checkpoint.made_by), sort_keys=True),
         # For other programs that read the file.
         "normalization": json.dumps({"mean": IMAGENET_MEAN, "std": IMAGENET_STD}),
     }
+    if checkpoint.formerly is not None:
+        metadata["formerly"] = checkpoint.formerly
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()
     }
-    metadata["digest"] = _digest(tensors, metadata)
+    metadata["digest"] = digest(tensors, metadata)
     with whole(path) as aside:
         safetensors.torch.save_file(tensors, aside, metadata)
+        _sort_header(aside)
+
+
+def replace(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint in the place of the one that was there or was kept aside. Where that has
+    the same tensors, its digest at revision 1 goes on being known, see `adafocus.legacy`."""
+    tensors = {name: tensor.detach().cpu() for name, tensor in checkpoint.tensors.items()}
+    formerly = None
+    for old in filter(Path.exists, (legacy.kept(path), path)):
+        with suppress(CheckpointError):
+            before = read(old)
+            if formerly is None and digest(before.tensors) == digest(tensors):
+                formerly = sha256(old) if legacy.is_old(old) else before.formerly
+    write(path, dataclasses.replace(checkpoint, formerly=formerly))
+    legacy.kept(path).unlink(missing_ok=True)
 
 
 def read(path: Path) -> Checkpoint:
@@ -88,7 +119,7 @@ def read(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         # Those that were made before there were digests have none.
-        if metadata.get("digest", "") not in ("", _digest(tensors, metadata)):
+        if metadata.get("digest", "") not in ("", digest(tensors, metadata)):
             raise CheckpointError(
                 f"{path}: damaged on disk, its SHA-256 is another; remove it, and the same command"
                 " makes it again, or copy it anew"
@@ -99,6 +130,8 @@ def read(path: Path) -> Checkpoint:
             metadata["stage"],
             json.loads(metadata["patch_size"]),
             tuple(json.loads(metadata["class_names"])),
+            json.loads(metadata.get("made_by", "{}")),
+            metadata.get("formerly"),
         )
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
@@ -272,14 +305,27 @@ def check_pretrained(recipe: Recipe, output: Path) -> None:
         aside.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of all that a checkpoint holds, but for the digest itself."""
-    facts = {key: value for key, value in metadata.items() if key != "digest"}
+def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """SHA-256 of tensors on the CPU, of their names, types, shapes and values, and of what a
+    checkpoint says besides, but for the digest itself."""
+    facts = {key: value for key, value in (metadata or {}).items() if key != "digest"}
     shapes = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}
-    digest = hashlib.sha256(json.dumps([facts, shapes], sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps([facts, shapes], sort_keys=True).encode())
     for name in sorted(tensors):
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+        found.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _sort_header(path: Path) -> None:
+    """Sorts what safetensors has written in random order: a length of eight bytes, then as long a
+    header of JSON."""
+    length = Struct("<Q")
+    with path.open("r+b") as file:
+        (size,) = length.unpack(file.read(length.size))
+        header = json.loads(file.read(size))
+        text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        file.seek(length.size)
+        file.write(text.encode().ljust(size))
 
 
 def _read_weights(path: Path, key: str) -> dict[str, Tensor]:
@@ -290,9 +336,3 @@ def _read_weights(path: Path, key: str) -> dict[str, Tensor]:
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{key}.pretrained: cannot read {path}: {reason}") from None
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from adafocus import tracking
-from adafocus.data.clips import Clips, EpochSampler, class_names, loader
+from adafocus import legacy, tracking
+from adafocus.data.clips import Clips, EpochSampler, class_names, digest_of, loader
 from adafocus.device import name_of, pick_device, pick_precision, share_threads
-from adafocus.distributed import is_first
+from adafocus.distributed import first_alone, is_first
 from adafocus.files import remove_abandoned
 from adafocus.model import checkpoint
-from adafocus.model.adafocus import build
+from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.checkpoint import PARTS, Checkpoint
 from adafocus.recipe import MicroBatch, Precision, Recipe
 from adafocus.training.engine import CHECKPOINT_MINUTES, Stage, fit, write_history
-from adafocus.training.resume import previous_state
+from adafocus.training.fingerprint import accepted, made_by
+from adafocus.training.resume import ResumeFile, previous_state
 from adafocus.training.stage0 import FocuserStage, GlancerStage
 from adafocus.training.stage1 import Stage1
 from adafocus.training.stage2 import Stage2
@@ -62,6 +63,7 @@ def train(
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     precision: Precision = "auto",
     micro_batch: MicroBatch = "auto",
+    anew: str | None = None,
     trial_of: tracking.Chain | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> None:
@@ -70,6 +72,9 @@ def train(
     Beside ``output`` it leaves ``*.metrics.csv``, one row per epoch, ``*.resume.pt``, from which a
     run that was cut off goes on, and ``*.run.json``, what MLflow is told. After a signal it saves
     its state and raises `Stopped`. Of several processes (`distributed.joined`) the first does so.
+
+    A run that came to its end before only has its checkpoint written again, see
+    `adafocus.training.fingerprint`.
 
     Args:
         recipe: the data set's recipe.
@@ -86,6 +91,7 @@ def train(
         checkpoint_minutes: the state is saved after so many, and after every epoch.
         precision: in which the backbones compute, see `pick_precision`.
         micro_batch: videos of a batch that go through at a time, see `fit`.
+        anew: any word; what was not begun under the same one is trained from its start.
         trial_of: the run's parent in MLflow, where it is a trial of a sweep.
         on_epoch: is given each epoch's row of metrics when it is on disk.
 
@@ -103,34 +109,59 @@ def train(
     dtype = pick_precision(precision, torch_device)
     training = recipe.stages[stage]
     # Up to stage 2 all starts from plain models, which stage 2 teaches to skip frames.
-    made_by = recipe if stage == "stage3" else recipe.never_skipping
-    model = build(made_by, patch_size or recipe.patch_sizes[0])
+    starts_as = recipe if stage == "stage3" else recipe.never_skipping
+    model = build(starts_as, patch_size or recipe.patch_sizes[0])
     sources = {path: checkpoint.read(path) for path in init}
     for path, source in sources.items():
-        checkpoint.check_fit(source, path, made_by, patch_size)
+        checkpoint.check_fit(source, path, starts_as, patch_size)
     learns_to_skip = stage == "stage2" and recipe.skip_cost is not None
     parts = STARTS_FROM["stage3" if learns_to_skip else stage]
     checkpoint.fill(model, sources, parts)
+    resume = ResumeFile(
+        output.with_name(f"{output.stem}.resume.pt"),
+        accepted(
+            recipe,
+            stage,
+            patch_size,
+            seed=seed,
+            data=[digest_of(data, split) for split in ("train", "val")],
+            start=_tensors(model, parts),
+            init=init,
+            precision=name_of(dtype),
+        ),
+        made_by(seed, anew) | {"precision": name_of(dtype)},
+    )
     if learns_to_skip:
         model.policy.learn_to_skip()
+    with first_alone():
+        state = resume.read()
+
+    def write(history: Sequence[dict[str, float]], facts: Mapping[str, Any]) -> None:
+        from adafocus import plots  # here, as matplotlib would hold up the first batch
+
+        plots.training_curves(history, curves, title=name)
+        tensors, names = _tensors(model, PARTS[stage]), tuple(class_names(data))
+        checkpoint.replace(output, Checkpoint(tensors, recipe, stage, patch_size, names, facts))
+
+    name = output.stem
+    record, metrics = (output.with_name(f"{name}.{kind}") for kind in ("run.json", "metrics.csv"))
+    ended = tracking.finished(record, resume.fingerprints)
+    if ended and state and state["progress"]["epoch"] == training.epochs:
+        if is_first():
+            tqdm.write("trained before; its checkpoint is written again")
+            history = state["progress"]["history"]
+            write_history(history, metrics)
+            for row in history if on_epoch else ():
+                on_epoch(row)
+            model.load_state_dict(state["progress"]["best_tensors"], strict=False)
+            write(history, state.get("made_by") or legacy.made_by(seed, ended.tags))
+        return
     if stage in ("glancer", "focuser"):
         backbone, section = getattr(model, stage), getattr(recipe.model, stage)
         checkpoint.load_pretrained(backbone, section, key=f"{recipe.name}: model.{stage}")
 
     clips = Clips(data, "train", recipe, augment=True, seed=seed)
     validation = Clips(data, "val", recipe, augment=False, seed=seed)
-    fingerprint = _fingerprint(
-        recipe=recipe.to_dict()["model"],
-        augmentation=recipe.to_dict()["augmentation"],
-        training=training.model_dump(mode="json"),
-        metric=recipe.metric,
-        patch_size=patch_size,
-        data=[clips.digest, validation.digest],
-        init=[checkpoint.sha256(path) for path in init],
-        seed=seed,
-        **({"precision": name_of(dtype)} if dtype != torch.float32 else {}),
-    )
-    resume = output.with_name(f"{output.stem}.resume.pt")
     learn = partial(
         fit,
         STAGES[stage](stage, model, training),
@@ -152,7 +183,7 @@ def train(
         seed=seed,
         device=torch_device,
         resume=resume,
-        fingerprint=fingerprint,
+        state=state,
         checkpoint_minutes=checkpoint_minutes,
         precision=dtype,
         micro_batch=micro_batch,
@@ -160,12 +191,10 @@ def train(
     if not is_first():
         learn(on_epoch=lambda row: None)
         return
-    name = output.stem
     history: list[dict[str, float]] = []
-    metrics = output.with_name(f"{name}.metrics.csv")
     with tracking.run(
         tracking_uri,
-        record=output.with_name(f"{name}.run.json"),
+        record=record,
         name=name,
         **tracking.identity(
             recipe, patch_size, stage, "trial" if trial_of else "training", seed, trial_of
@@ -176,8 +205,8 @@ def train(
             for split, part in (("train", clips), ("val", validation))
         ],
         history=metrics,
-        resume=resume,
-        fingerprint=fingerprint,
+        resume=resume.path,
+        fingerprints=resume.fingerprints,
     ) as run:
 
         def epoch_done(row: dict[str, float]) -> None:
@@ -188,26 +217,18 @@ def train(
                 on_epoch(row)
 
         progress = learn(on_epoch=epoch_done)
-        from adafocus import plots  # here, as matplotlib would hold up the first batch
-
-        plots.training_curves(history, curves, title=name)
+        write(history, resume.made_by)
         run.add_artifacts(curves)
         # What a chain with swept rates cannot tell beforehand.
         rates = training.learning_rates if recipe.swept else {}
         of_chain = {f"{stage}_learning_rate_{part}": rate for part, rate in rates.items()}
         of_chain[f"{stage}_val_{recipe.metric}"] = progress.best
         run.add_figures({f"best_val_{recipe.metric}": progress.best}, {} if trial_of else of_chain)
-        parts = PARTS[stage]
-        tensors = {
-            key: value for key, value in model.state_dict().items() if key.split(".")[0] in parts
-        }
-        checkpoint.write(
-            output, Checkpoint(tensors, recipe, stage, patch_size, tuple(class_names(data)))
-        )
-    previous_state(resume).unlink(missing_ok=True)
+    previous_state(resume.path).unlink(missing_ok=True)
     kept = f"the epoch kept has {recipe.metric} {progress.best:.1f}"
     tqdm.write(f"{output}: {kept}; curves: {curves}")
 
 
-def _fingerprint(**facts: object) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def _tensors(model: AdaFocus, parts: Sequence[str]) -> dict[str, Tensor]:
+    """Weights and buffers of parts of a model."""
+    return {key: value for key, value in model.state_dict().items() if key.split(".")[0] in parts}

@@ -11,14 +11,14 @@ import math
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import NoReturn, Protocol, Self
+from typing import Any, NoReturn, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -154,8 +154,8 @@ def fit(
     metric: Metric,
     seed: int,
     device: torch.device,
-    resume: Path,
-    fingerprint: str,
+    resume: ResumeFile,
+    state: Mapping[str, Any] | None,
     on_epoch: Callable[[dict[str, float]], None],
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     precision: torch.dtype = torch.float32,
@@ -173,8 +173,8 @@ def fit(
         validation: validation batches.
         metric: chooses the best epoch, unless the stage keeps the last; the first of equals wins.
         seed: with the epoch's number, fixes all randomness of an epoch.
-        resume: file of the latest state, taken up if its fingerprint is the same.
-        fingerprint: tells whether a resume file belongs to this run.
+        resume: the file to save states to.
+        state: what was read from it, to go on from.
         on_epoch: is given each epoch's row, those of a resumed run included.
         checkpoint_minutes: the state is saved after so many, and after every epoch.
         precision: in which the backbones compute; all else does in float32.
@@ -202,7 +202,8 @@ def fit(
         scheduler=scheduler,
         device=device,
         seed=seed,
-        resume=ResumeFile(resume, fingerprint),
+        resume=resume,
+        state=state,
         interval=60 * checkpoint_minutes,
         micro_batch=micro_batch,
     )
@@ -278,6 +279,7 @@ class _Run:
         device: torch.device,
         seed: int,
         resume: ResumeFile,
+        state: Mapping[str, Any] | None,
         interval: float,
         micro_batch: MicroBatch,
     ) -> None:
@@ -290,8 +292,7 @@ class _Run:
         self.stop = Stop()
         self.losses = _Losses()
         self.step = distributed.synchronized(_Step(stage))
-        with distributed.first_alone():
-            self.progress = self._resumed()
+        self.progress = self._resumed(state)
         if micro_batch != "auto":
             self.progress.micro_batch = micro_batch
 
@@ -422,8 +423,7 @@ class _Run:
             )
         self.saved = time.monotonic()
 
-    def _resumed(self) -> Progress:
-        state = self.resume.read()
+    def _resumed(self, state: Mapping[str, Any] | None) -> Progress:
         if state is None:
             return Progress()
         self.stage.model.load_state_dict(state["tensors"], strict=False)

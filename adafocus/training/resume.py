@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -22,17 +22,22 @@ class ResumeFile:
 
     Args:
         path: of the latest state, ``*.pt``.
-        fingerprint: tells whether a state belongs to this run.
+        fingerprints: those of states that belong to this run; the first is written.
+        made_by: what states say of the code and the run that made them. Where it holds ``anew``,
+            those that do not say the same are removed.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self.path, self.fingerprint = path, fingerprint
+    def __init__(
+        self, path: Path, fingerprints: Sequence[str], made_by: Mapping[str, Any] | None = None
+    ) -> None:
+        self.path, self.fingerprints, self.made_by = path, fingerprints, dict(made_by or {})
         self.previous = previous_state(path)
 
     def write(self, state: Mapping[str, Any]) -> None:
         """Raises `WriteError` where the disk is full; the state before is then still there."""
         with whole(self.path) as aside:
-            torch.save({"fingerprint": self.fingerprint, **state}, aside)
+            facts = {"fingerprint": self.fingerprints[0], "made_by": self.made_by}
+            torch.save({**facts, **state}, aside)
             if self.path.exists():
                 self.previous.unlink(missing_ok=True)
                 try:
@@ -50,8 +55,16 @@ class ResumeFile:
                 reason = str(error).partition("\n")[0]
                 say(f"{path} is damaged on disk ({reason})")
                 continue
-            if state["fingerprint"] == self.fingerprint:
+            anew = self.made_by.get("anew")
+            if anew is not None and state.get("made_by", {}).get("anew") != anew:
+                say(f"{path} is not of {anew!r}, what is trained anew: removed")
+                self.path.unlink(missing_ok=True)
+                self.previous.unlink(missing_ok=True)
+                break
+            if state["fingerprint"] in self.fingerprints:
                 say(f"going on from {path}")
+                if begun := state.get("made_by", {}).get("anew"):
+                    self.made_by["anew"] = begun
                 if path != self.path:
                     path.replace(self.path)
                 return state

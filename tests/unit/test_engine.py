@@ -16,6 +16,7 @@ from adafocus.plots import training_curves
 from adafocus.signals import Stopped
 from adafocus.training import STAGES
 from adafocus.training.engine import TrainingError, fit, validate, write_history
+from adafocus.training.resume import ResumeFile
 
 CPU = torch.device("cpu")
 VIDEOS = {"train": 6, "val": 4}
@@ -69,6 +70,7 @@ def run(
     model = build(recipe, 32)
     kind = STAGES[stage] if isinstance(stage, str) else stage
     stage = next(name for base in kind.__mro__ for name, known in STAGES.items() if base is known)
+    file = ResumeFile(resume, [fingerprint])
     train = Watched(folder, "train", recipe, augment=True, seed=seed)
     val = Watched(folder, "val", recipe, augment=False, seed=seed)
     try:
@@ -79,8 +81,8 @@ def run(
             metric="mAP",
             seed=seed,
             device=device,
-            resume=resume,
-            fingerprint=fingerprint,
+            resume=file,
+            state=file.read(),
             on_epoch=on_epoch,
             checkpoint_minutes=minutes,
             precision=precision,

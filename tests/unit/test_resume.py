@@ -8,13 +8,12 @@ import torch
 from adafocus.files import WriteError
 from adafocus.training.resume import ResumeFile
 
-CPU = torch.device("cpu")
 STATES = [{"weights": torch.randn(1000), "epoch": epoch} for epoch in (1, 2)]
 
 
 @pytest.fixture
 def file(tmp_path):
-    file = ResumeFile(tmp_path / "a.resume.pt", "this run")
+    file = ResumeFile(tmp_path / "a.resume.pt", ["this run"])
     for state in STATES:
         file.write(state)
     return file
@@ -22,7 +21,7 @@ def file(tmp_path):
 
 def held(file):
     """Which state a file gives."""
-    state = file.read(CPU)
+    state = file.read()
     if state is None:
         return None
     assert torch.equal(state["weights"], STATES[state["epoch"] - 1]["weights"])
@@ -59,7 +58,7 @@ def test_the_state_before_serves_where_the_latest_is_gone(file):
 
 
 def test_a_full_disk_leaves_the_state_before(mount):
-    file = ResumeFile(mount("size=1m") / "a.resume.pt", "this run")
+    file = ResumeFile(mount("size=1m") / "a.resume.pt", ["this run"])
     file.write(STATES[0])
     with pytest.raises(WriteError, match=r"a.resume.pt: the disk is full"):
         file.write({"weights": torch.randn(1_000_000), "epoch": 2})

@@ -196,7 +196,7 @@ def test_a_run_that_goes_on_is_the_same_run(store, tmp_path, facts):
     facts |= {"history": history, "resume": resume, "tags": {}, "parameters": {"seed": 0}}
 
     def go(fingerprint, rows):
-        with tracking.run(store, fingerprint=fingerprint, **facts) as run:
+        with tracking.run(store, fingerprints=[fingerprint], **facts) as run:
             known = history.exists()
             for count in range(1, len(rows) + 1):
                 write_history(rows[:count], history)

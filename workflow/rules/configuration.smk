@@ -1,16 +1,17 @@
 """What the configuration, the recipes and this call's targets ask for."""
 
+import json
 import os
 import shutil
 import signal
 import sys
 from contextlib import contextmanager
 from functools import reduce
-from operator import getitem
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from adafocus import legacy
 from adafocus.data import DataError
 from adafocus.data.disk import check_space
 from adafocus.files import WriteError, check_writable, whole
@@ -39,15 +40,20 @@ def recipe_of(wildcards):
 
 
 def recipe_entries(*names):
-    """Function of the wildcards for `params`: these entries of the data set's recipe.
+    """Function of the wildcards for `params`: these entries of the data set's recipe, as text.
 
-    What depends on them is made again when they change, and not when the rest of the recipe does.
+    What depends on them is made again when they change, and not when the rest of the recipe does,
+    nor when their order does, nor for an entry that says what is the default.
     """
 
     def entries(wildcards):
-        recipe = recipe_of(wildcards).to_dict()
+        given = recipe_of(wildcards).model_dump(mode="json", exclude_defaults=True)
         filled = [name.format_map(dict(wildcards.items())) for name in names]
-        return {name: reduce(getitem, name.split("."), recipe) for name in filled}
+        found = {
+            name: reduce(lambda section, key: section.get(key, {}), name.split("."), given)
+            for name in filled
+        }
+        return json.dumps(found, sort_keys=True)
 
     return entries
 
@@ -237,6 +243,9 @@ if workflow.is_main_process and not on_cluster and settings.device != "cpu":
         workflow.register_resource("gpu", len(gpus))
 
 
+TRAINING = ("train_glancer", "train_focuser", "stage1", "stage2", "stage3")
+
+
 wildcard_constraints:
     dataset=r"[\w-]+",
     patch_size=r"\d+",
@@ -247,7 +256,7 @@ wildcard_constraints:
 
 
 # Before any job: whether results can be written, what the data sets will take, and whether there
-# is room.
+# is room. Of checkpoints that are made again the old ones are kept until then.
 onstart:
     steps = {}
     with one_line_errors():
@@ -257,6 +266,8 @@ onstart:
             steps.setdefault(job.wildcards.dataset, set()).add(job.rule.name)
         if job.rule.name == "frames":
             keep_known(Path(job.output[0]))
+        if job.rule.name in TRAINING:
+            legacy.keep(Path(job.output.checkpoint))
     with one_line_errors():
         for line in check_space(steps, recipes, Path(config["data"])):
             logger.info(line)

@@ -149,5 +149,6 @@ def run_options(snakemake: Any) -> dict[str, Any]:
 
 
 def training_options(snakemake: Any) -> dict[str, Any]:
-    """What training alone is told: how backbones compute and how many videos go through at once."""
-    return {name: snakemake.config[name] for name in ("precision", "micro_batch")}
+    """What training alone is told: how backbones compute, how many videos go through at once, and
+    whether it starts over."""
+    return {name: snakemake.config[name] for name in ("precision", "micro_batch", "anew")}

@@ -1,0 +1,99 @@
+"""Chains that commit 78f3339 has finished are used as they are, whatever was made again before."""
+
+import shutil
+
+import pytest
+import torch
+
+from adafocus import legacy, tracking
+from adafocus.files import sha256
+from adafocus.model import checkpoint
+from adafocus.recipe import load_recipe
+from adafocus.sweeps import with_rates
+from adafocus.training import train
+
+STAGE0 = ("glancer", "focuser")
+BEFORE = {
+    "{}_glancer_stage0": (),
+    "{}_focuser_stage0": (),
+    "{}_16_stage1": ("{}_glancer_stage0", "{}_focuser_stage0"),
+    "{}_16_stage2": ("{}_16_stage1",),
+    "{}_16_stage3": ("{}_16_stage2",),
+}
+SKIPPING = {
+    "{}_16_skip0.04_stage2": ("{}_16_stage2",),
+    "{}_16_skip0.04_stage3": ("{}_16_skip0.04_stage2",),
+}
+CHAINS = {"pets": BEFORE | SKIPPING, "signs": BEFORE}
+
+
+def run(project, name, before, change=lambda recipe: recipe):
+    """A job of the workflow, which has removed what the job makes."""
+    dataset, *_ = name.split("_")
+    stage = next((part for part in STAGE0 if part in name), name.rpartition("_")[2])
+    recipe = load_recipe(project / "config" / "recipes" / f"{dataset}.yaml")
+    folder = project / "results" / "checkpoints"
+    output, curves = folder / f"{name}.safetensors", folder / "curves.svg"
+    legacy.keep(output)
+    output.unlink()
+    train(
+        change(recipe.named("_skip0.04" if "skip" in name else "")),
+        stage,
+        None if stage in STAGE0 else 16,
+        data=project / "data" / dataset,
+        init=[folder / f"{one.format(dataset)}.safetensors" for one in before],
+        output=output,
+        curves=curves,
+        seed=0,
+        device="cpu",
+        threads=1,
+        tracking_uri=f"sqlite:///{project}/results/mlflow.db",
+    )
+    return output
+
+
+def left(project, dataset):
+    """What no run may change, by its digest or content."""
+    results = project / "results"
+    states = {path: sha256(path) for path in results.glob(f"checkpoints/{dataset}_*.resume.pt")}
+    records = {path: path.read_text() for path in results.glob(f"checkpoints/{dataset}_*.run.json")}
+    rows = {path: path.read_text() for path in results.glob(f"checkpoints/{dataset}_*.metrics.csv")}
+    return states | records | rows | {"mlflow.db": sha256(results / "mlflow.db")}
+
+
+@pytest.mark.parametrize("dataset", CHAINS)
+def test_no_epoch_is_trained_anew(finished, dataset, capsys):
+    checkpoints = finished / "results" / "checkpoints"
+    jobs = {name.format(dataset): before for name, before in CHAINS[dataset].items()}
+    old = {name: checkpoint.read(checkpoints / f"{name}.safetensors") for name in jobs}
+    before = left(finished, dataset)
+    assert len(before) == 3 * len(jobs) + 1
+    digests = []
+    for _ in range(2):
+        made = {name: run(finished, name, starts) for name, starts in jobs.items()}
+        said = capsys.readouterr().out
+        assert said.count("trained before") == len(jobs), said
+        assert left(finished, dataset) == before
+        for name, path in made.items():
+            new = checkpoint.read(path)
+            assert checkpoint.digest(new.tensors) == checkpoint.digest(old[name].tensors)
+            assert (new.recipe, new.class_names) == (old[name].recipe, old[name].class_names)
+            assert new.made_by["revision"] == 1 and new.made_by["seed"] == 0
+            assert new.made_by["commit"].startswith("78f3339")
+        assert not list(checkpoints.glob("*.old"))
+        digests.append({name: sha256(path) for name, path in made.items()})
+    assert digests[0] == digests[1], "the same content makes the same bytes"
+
+
+def test_what_changed_is_trained_anew(finished, tmp_path, capsys):
+    """So that the test above can fail."""
+    project = shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    rates = {"classifier": 0.02}
+    path = run(
+        project, "pets_16_stage3", ("pets_16_stage2",), lambda r: with_rates(r, "stage3", rates)
+    )
+    assert "starting over" in capsys.readouterr().out
+    made_by = checkpoint.read(path).made_by
+    assert made_by["commit"] == tracking.git_commit()
+    state = torch.load(path.with_suffix(".resume.pt"), weights_only=True)
+    assert state["made_by"] == made_by
