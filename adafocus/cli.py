@@ -324,6 +324,19 @@ def flops(
         print(f"{part:<12} {value:8.3f} GFLOPs")
 
 
+@app.command()
+def doctor() -> None:
+    """Look at what the work stands on: ffmpeg, GPUs, disks, locks, weights, MLflow's store."""
+    from adafocus.doctor import examine
+
+    fails = 0
+    for finding in examine(Path()):
+        fails += finding.state == "fails"
+        print(f"{finding.state:<5} {finding.text}", flush=True)
+    if fails:
+        raise typer.Exit(1)
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Errors that a person can mend, all of them `ValueError`s, end the program in one line."""

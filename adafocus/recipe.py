@@ -634,6 +634,13 @@ def load_recipes(folder: str | Path) -> dict[str, Recipe]:
     return {path.stem: recipe for path, recipe in recipes.items()}
 
 
+def load_config(folder: Path) -> tuple[Config, dict[str, Recipe]]:
+    """``config.yaml`` of a folder and all recipes in its ``recipes``. Raises `RecipeError`."""
+    recipes = load_recipes(folder / "recipes")
+    path = folder / "config.yaml"
+    return parse_config(_read_yaml(path), recipes, source=str(path)), recipes
+
+
 def parse_config(values: Any, recipes: dict[str, Recipe], source: str) -> Config:
     """Checks a configuration and that its data sets and patch sizes have recipes."""
     config = _validate(Config, values, source)

@@ -30,6 +30,11 @@ def free() -> int:
     return disk.f_bavail * disk.f_frsize
 
 
+def needed(processes: int, batch: int) -> int:
+    """Bytes for so many processes: each has two batches ready, and who takes them holds two."""
+    return (2 * processes + 2) * batch
+
+
 def processes_that_fit(wanted: int, batch: int) -> int:
     """How many processes that load clips there is room for; says so where it is less than wanted.
 
@@ -39,11 +44,10 @@ def processes_that_fit(wanted: int, batch: int) -> int:
     """
     if not FOLDER.is_dir():  # macOS, where it has no end of its own
         return wanted
-    # Each has two batches ready, and who takes them holds two.
     room = free() / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    fit = max(0, min(wanted, int((room / batch - 2) // 2)))
+    fit = max((n for n in range(1, wanted + 1) if needed(n, batch) <= room), default=0)
     if fit < wanted:
-        need = (2 * wanted + 2) * batch
+        need = needed(wanted, batch)
         _say_once(
             f"shared memory: {room / 1e9:.2g} GB are free in {FOLDER}, and {wanted} processes that"
             f" load clips need {need / 1e9:.2g}: {fit or 'none but the one that computes'} load"

@@ -258,6 +258,11 @@ def load_pretrained(network: Backbone, recipe: BackboneRecipe, key: str) -> None
         ) from None
 
 
+def cached_weights(url: str) -> Path:
+    """Where torch keeps a file that torchvision publishes, whether it is there or not."""
+    return Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+
+
 def fetch_weights(url: str) -> Path:
     """A file that torchvision publishes, in torch's cache, to which it is downloaded if need be.
 
@@ -268,7 +273,7 @@ def fetch_weights(url: str) -> Path:
         RuntimeError: where the server sends another file.
         CheckpointError: where another file lies in its place.
     """
-    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    path = cached_weights(url)
     # A name ends in how the digest begins.
     expected = DIGESTS.get(path.name, path.stem.rpartition("-")[2])
     if not path.exists():
