@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import MobileNetV2, ResNet
 from torchvision.models.mobilenetv2 import InvertedResidual
@@ -157,7 +158,7 @@ class FrozenBackbone(Backbone):
     def __init__(self, backbone: Backbone) -> None:
         copy = deepcopy(backbone).requires_grad_(False).eval()
         fold_batch_norms(copy.trunk)
-        trunk = copy.trunk.to(memory_format=torch.channels_last)
+        trunk = fuse(copy.trunk).to(memory_format=torch.channels_last)
         low = backbone.precision != torch.float32
         super().__init__(trunk.to(backbone.precision) if low else trunk, copy.head)
         self.normalize, self.precision = copy.normalize, backbone.precision
@@ -222,6 +223,86 @@ def fold_batch_norms(network: nn.Module) -> None:
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, before, fuse_conv_bn_eval(conv, norm))
                 setattr(module, after, nn.Identity())
+
+
+class FusedConv(nn.Module):
+    """A convolution with its bias and what comes after it, without gradients.
+
+    On a GPU, where maps of early layers are far larger than any cache, each pass over them counts:
+    a bias of its own takes as long as the convolution. Elsewhere it is what it is made of.
+
+    Args:
+        conv: the convolution, with a bias.
+        activation: that follows it; None where nothing does.
+    """
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module | None) -> None:
+        super().__init__()
+        self.conv, self.activation = conv, activation
+        dense = conv.groups == 1
+        self.is_product = dense and conv.kernel_size == (1, 1) and conv.stride == (1, 1)
+        self.with_relu = dense and isinstance(activation, nn.ReLU)
+
+    def forward(self, maps: Tensor, added: Tensor | None = None) -> Tensor:
+        """Maps (N, C, h, w) -> (N, C', h', w'), to which ``added`` comes before the activation."""
+        conv = self.conv
+        if maps.is_cuda and (self.with_relu or (self.is_product and added is None)):
+            if isinstance(conv, ShiftedConv2d):
+                maps = temporal_shift(maps, conv.segments)
+            if self.with_relu:
+                how = (conv.stride, conv.padding, conv.dilation, conv.groups)
+                if added is None:
+                    return torch.cudnn_convolution_relu(maps, conv.weight, conv.bias, *how)
+                return torch.cudnn_convolution_add_relu(
+                    maps, conv.weight, added, 1.0, conv.bias, *how
+                )
+            pixels = functional.linear(maps.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias)
+            made = pixels.permute(0, 3, 1, 2)
+        else:
+            made = conv(maps)
+            if added is not None:
+                made += added
+        return made if self.activation is None else self.activation(made)
+
+
+class FusedBlock(nn.Module):
+    """A residual block of a ResNet whose batch norms are folded."""
+
+    def __init__(self, block: BasicBlock | Bottleneck) -> None:
+        super().__init__()
+        convs = [
+            getattr(block, name) for name in ("conv1", "conv2", "conv3") if hasattr(block, name)
+        ]
+        self.convs = nn.ModuleList(FusedConv(conv, block.relu) for conv in convs)
+        self.downsample = block.downsample and fuse(block.downsample)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        same = maps if self.downsample is None else self.downsample(maps)
+        *first, last = self.convs
+        for conv in first:
+            maps = conv(maps)
+        return last(maps, same)
+
+
+def fuse(network: nn.Sequential) -> nn.Sequential:
+    """The same network, of batch norms folded, whose convolutions are `FusedConv`s."""
+    rest = [
+        (name, part) for name, part in network.named_children() if type(part) is not nn.Identity
+    ]
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    while rest:
+        name, part = rest.pop(0)
+        if isinstance(part, nn.Conv2d):
+            activated = rest and isinstance(rest[0][1], nn.ReLU | nn.ReLU6)
+            part = FusedConv(part, rest.pop(0)[1] if activated else None)
+        elif isinstance(part, BasicBlock | Bottleneck):
+            part = FusedBlock(part)
+        elif isinstance(part, InvertedResidual):
+            part.conv = fuse(part.conv)
+        elif isinstance(part, nn.Sequential):
+            part = fuse(part)
+        parts[name] = part
+    return nn.Sequential(parts)
 
 
 # --- builders ---------------------------------------------------------------------------------
