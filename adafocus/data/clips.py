@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from torchvision.transforms.v2 import functional as F
 
 from adafocus.data import DataError
-from adafocus.data.frames import extract_again
 from adafocus.data.store import Crop, read_frames
 from adafocus.distributed import is_mine, share, size
 from adafocus.draws import Draws, Kind
@@ -173,6 +172,8 @@ class Clips(Dataset[Clip]):
 
     def _restore(self, index: int, error: DataError) -> None:
         """Extracts a video again whose store has been damaged: else it would stop each attempt."""
+        from adafocus.data.frames import extract_again  # here, as it needs ffmpeg
+
         print(f"{error}; extracting the video again", flush=True)
         try:
             extract_again(self.recipe.frames, self.folder, self.videos[index], self.paths[index])
