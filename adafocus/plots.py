@@ -79,7 +79,7 @@ STYLE = {
 
 
 def training_curves(history: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
-    """Loss, learning rates and validation metrics by epoch; in stage 2 reward and entropy too.
+    """Loss, learning rates and validation metrics by epoch; in stage 2 what tells how PPO fares.
 
     Args:
         history: the rows of ``*.metrics.csv``, one per epoch; those of epochs without a validation
@@ -92,6 +92,10 @@ def training_curves(history: Sequence[Mapping[str, float]], path: Path, title: s
         "Learning rate": ("rate", [name for name in columns if name.startswith("learning_rate_")]),
         "Reward": ("gain in probability of the truth", ["reward"]),
         "Entropy of the policy": ("entropy (nats)", ["entropy"]),
+        "Change of the policy": ("KL divergence (nats)", ["approximate_kl"]),
+        "Clipped ratios": ("share of actions", ["clipped_share"]),
+        "Value": ("explained variance", ["explained_variance"]),
+        "Likeliest places": ("distinct cells of the grid", ["distinct_cells"]),
         "Looks": ("share of frames", ["looked"]),
     }
     panels = {name: panel for name, panel in panels.items() if set(panel[1]) <= set(columns)}

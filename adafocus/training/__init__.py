@@ -154,7 +154,8 @@ def train(
             for row in history if on_epoch else ():
                 on_epoch(row)
             model.load_state_dict(state["progress"]["best_tensors"], strict=False)
-            write(history, state.get("made_by") or legacy.made_by(seed, ended.tags))
+            facts = state.get("made_by") or legacy.made_by(seed, ended.tags)
+            write(history, facts | _in_parts(state["progress"].get("micro_batch")))
         return
     if stage in ("glancer", "focuser"):
         backbone, section = getattr(model, stage), getattr(recipe.model, stage)
@@ -217,7 +218,7 @@ def train(
                 on_epoch(row)
 
         progress = learn(on_epoch=epoch_done)
-        write(history, resume.made_by)
+        write(history, resume.made_by | _in_parts(progress.micro_batch))
         run.add_artifacts(curves)
         # What a chain with swept rates cannot tell beforehand.
         rates = training.learning_rates if recipe.swept else {}
@@ -227,6 +228,17 @@ def train(
     previous_state(resume.path).unlink(missing_ok=True)
     kept = f"the epoch kept has {recipe.metric} {progress.best:.1f}"
     tqdm.write(f"{output}: {kept}; curves: {curves}")
+    if history[-1].get("distinct_cells") == 1:
+        tqdm.write(
+            f"{name}: the policy's likeliest place was one and the same in every frame of the last"
+            f" epoch. It has learnt a place, not where to look: more epochs or passes in"
+            f" stages.{stage}, or more videos, may help"
+        )
+
+
+def _in_parts(micro_batch: int | None) -> dict[str, Any]:
+    """What a checkpoint says of videos that went through at a time, if not whole batches did."""
+    return {} if micro_batch is None else {"micro_batch": micro_batch}
 
 
 def _tensors(model: AdaFocus, parts: Sequence[str]) -> dict[str, Tensor]:

@@ -16,6 +16,10 @@ HISTORY = [
         "value_loss": 0.5,
         "entropy": 3.0,
         "reward": 0.1 * epoch,
+        "approximate_kl": 0.01,
+        "clipped_share": 0.1,
+        "explained_variance": 0.2,
+        "distinct_cells": 16.0,
         "val_top1": 50.0,
         "val_top5": 90.0,
         "val_mAP": 60.0,
@@ -51,15 +55,24 @@ def texts(monkeypatch):
     return read
 
 
-def test_stage_2_has_reward_and_entropy(tmp_path, texts):
+def test_stage_2_has_what_tells_how_ppo_fares(tmp_path, texts):
     plots.training_curves(HISTORY, tmp_path / "stage2.svg", "demo_40_stage2")
     said = texts(tmp_path / "stage2.svg")
     for name in ("demo_40_stage2", "epoch", "Reward", "Entropy of the policy", "top-1", "value"):
         assert name in said
+    for name in (
+        "KL divergence (nats)",
+        "Clipped ratios",
+        "explained variance",
+        "Likeliest places",
+    ):
+        assert name in said
 
 
 def test_other_stages_have_neither_and_one_epoch_is_enough(tmp_path, texts):
-    history = [{k: v for k, v in HISTORY[0].items() if k not in ("reward", "entropy")}]
+    history = [
+        {k: v for k, v in HISTORY[0].items() if k.startswith(("epoch", "learn", "loss", "val_"))}
+    ]
     plots.training_curves(history, tmp_path / "stage1.svg", "demo_40_stage1")
     said = texts(tmp_path / "stage1.svg")
     assert "Learning rate" in said

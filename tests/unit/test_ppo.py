@@ -61,6 +61,33 @@ def test_loss_by_hand():
     assert loss.total.item() == pytest.approx(-0.2 + 0.5 * 1.0 - 0.01 * entropy)
 
 
+def test_what_tells_how_ppo_fares_by_hand():
+    decision = Decision(
+        Categorical(probs=torch.tensor([[[0.8, 0.2], [0.55, 0.45]]])), torch.zeros(1, 2)
+    )
+    rollout = ppo.Rollout(
+        maps=torch.empty(0),
+        actions=torch.tensor([[0, 0]]),
+        log_probability=torch.full((1, 2), math.log(0.5)),
+        value=torch.empty(0),
+        reward=torch.empty(0),
+        likeliest=torch.empty(0),
+    )
+    weights = {"clip": 0.2, "value_weight": 0.5, "entropy_weight": 0.01}
+    loss = ppo.loss(decision, rollout, torch.zeros(1, 2), **weights)
+    # Ratios 1.6 and 1.1, of which one is beyond 1.2: r - 1 - log r of each.
+    expected = (0.6 - math.log(1.6) + 0.1 - math.log(1.1)) / 2
+    assert loss.divergence.item() == pytest.approx(expected, abs=1e-6)
+    assert loss.clipped.item() == 0.5
+
+    returns = torch.tensor([[1.0, 2.0, 3.0, 6.0]])
+    assert ppo.explained_variance(returns, returns).item() == pytest.approx(1)
+    assert ppo.explained_variance(torch.ones(1, 4), returns).item() == pytest.approx(0, abs=1e-6)
+    # Errors 1, 1, -1, -1 have the variance 4/3; that of the returns is 14/3.
+    near = returns - torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    assert ppo.explained_variance(near, returns).item() == pytest.approx(1 - 4 / 14, abs=1e-6)
+
+
 def test_reward_by_hand():
     logits = torch.tensor([[[math.log(3), 0.0]]])  # probabilities 3/4, 1/4
     baseline = torch.tensor([[[0.0, 0.0]]])  # 1/2, 1/2

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from noise import noise_batch
+from noise import noise_batch, tiny_recipe
 
 from adafocus.model.adafocus import build
+from adafocus.model.patches import SKIPPED, grid_corners
 from adafocus.recipe import TRAINED_PARTS
 from adafocus.training import STAGES
 from adafocus.training.stage1 import every_step
@@ -72,3 +73,17 @@ def test_dropout_of_a_stage_replaces_the_models(recipe):
     training = recipe.stages.glancer.model_copy(update={"dropout": 0.3})
     STAGES["glancer"]("glancer", model, training)
     assert model.glancer.dropout.p == 0.3
+
+
+def test_stage2_counts_the_places_that_were_ever_the_likeliest():
+    recipe = tiny_recipe("gru")
+    model = build(recipe, 32)
+    stage = STAGES["stage2"]("stage2", model, recipe.stages.stage2)
+    grid, margin = model.policy.grid, model.margin
+    cells = torch.tensor([[0, 5, 5, grid**2 - 1], [5, grid**2, 0, grid**2]])
+    corners = grid_corners(cells, grid, margin).masked_fill((cells == grid**2)[..., None], SKIPPED)
+    counts = stage._cells(corners)
+    assert counts[[0, 5, grid**2 - 1]].tolist() == [2, 3, 1]
+    assert counts.sum() == 6
+    row = stage.figures({"cells": counts, "reward": torch.tensor(0.5)})
+    assert row == {"distinct_cells": 3.0, "reward": 0.5}

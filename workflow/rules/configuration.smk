@@ -39,8 +39,9 @@ def recipe_of(wildcards):
         return recipe.named(wildcards.get("skip", ""))
 
 
-def recipe_entries(*names):
-    """Function of the wildcards for `params`: these entries of the data set's recipe, as text.
+def recipe_entries(*names, of_config=()):
+    """Function of the wildcards for `params`: these entries of the data set's recipe, and of
+    config.yaml, as text.
 
     What depends on them is made again when they change, and not when the rest of the recipe does,
     nor when their order does, nor for an entry that says what is the default.
@@ -52,6 +53,10 @@ def recipe_entries(*names):
         found = {
             name: reduce(lambda section, key: section.get(key, {}), name.split("."), given)
             for name in filled
+        }
+        defaults = type(settings).model_fields
+        found |= {
+            name: config[name] for name in of_config if config[name] != defaults[name].default
         }
         return json.dumps(found, sort_keys=True)
 

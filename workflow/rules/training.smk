@@ -53,7 +53,9 @@ rule train_glancer:
     params:
         stage="glancer",
         seed=config["seed"],
-        recipe=recipe_entries("classes", "metric", "augmentation", "model", "stages.glancer"),
+        recipe=recipe_entries(
+            "classes", "metric", "augmentation", "model", "stages.glancer", of_config=["precision"]
+        ),
     message:
         "{wildcards.dataset}: pretraining the glancer on whole frames (stage 0)"
     script:
@@ -77,7 +79,9 @@ use rule train_glancer as train_focuser with:
     params:
         stage="focuser",
         seed=config["seed"],
-        recipe=recipe_entries("classes", "metric", "augmentation", "model", "stages.focuser"),
+        recipe=recipe_entries(
+            "classes", "metric", "augmentation", "model", "stages.focuser", of_config=["precision"]
+        ),
     message:
         "{wildcards.dataset}: pretraining the focuser on whole frames (stage 0)"
 
@@ -103,7 +107,9 @@ use rule train_glancer as stage1 with:
     params:
         stage="stage1",
         seed=config["seed"],
-        recipe=recipe_entries("classes", "metric", "augmentation", "model", "stages.stage1"),
+        recipe=recipe_entries(
+            "classes", "metric", "augmentation", "model", "stages.stage1", of_config=["precision"]
+        ),
     message:
         "{wildcards.dataset}: training focuser and classifier on random patches of"
         " {wildcards.patch_size} pixels (stage 1)"
@@ -130,7 +136,9 @@ use rule stage1 as stage2 with:
     params:
         stage="stage2",
         seed=config["seed"],
-        recipe=recipe_entries("classes", "metric", "augmentation", "model", "stages.stage2"),
+        recipe=recipe_entries(
+            "classes", "metric", "augmentation", "model", "stages.stage2", of_config=["precision"]
+        ),
     message:
         "{wildcards.dataset}: training the policy that picks patches of"
         " {wildcards.patch_size} pixels (stage 2)"
@@ -157,7 +165,9 @@ use rule stage1 as stage3 with:
     params:
         stage="stage3",
         seed=config["seed"],
-        recipe=recipe_entries("classes", "metric", "augmentation", "model", "stages.stage3"),
+        recipe=recipe_entries(
+            "classes", "metric", "augmentation", "model", "stages.stage3", of_config=["precision"]
+        ),
     message:
         "{wildcards.dataset}: training the classifier on the policy's patches of"
         " {wildcards.patch_size} pixels (stage 3)"
