@@ -67,13 +67,6 @@ def count_frames(path: Path) -> int:
         return stored.count
 
 
-def count_bytes(path: Path) -> int:
-    """Bytes that the frames at ``path``, a store or a folder, take on disk."""
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.iterdir() if _is_frame(file.name))
-    return path.stat().st_size
-
-
 class Writer:
     """Appends frames to a new store."""
 
