@@ -21,7 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,8 @@ from torchvision.io import write_jpeg
 from whole_frames import WholeFrames, gflops
 
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
-from adafocus.device import keep_freed_memory, peak_memory
+from adafocus.device import keep_freed_memory, peak_memory, pick_precision, tune_cudnn
+from adafocus.draws import Draws
 from adafocus.evaluation import flops
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.backbones import Backbone, FrozenBackbone, Normalize
@@ -88,6 +92,7 @@ class Bench:
         if small:
             self.batch = 2
         self.repeats = 1 if small else REPEATS
+        self.low = pick_precision("auto", self.device)
         self.goals = GOALS[device]
         self.rows: list[dict[str, Any]] = []
 
@@ -103,9 +108,12 @@ class Bench:
         values["patch_sizes"], values["published"], values["peers"] = [32], {}, []
         return parse_recipe(values, name), 32
 
-    def model(self, recipe: Recipe, patch_size: int) -> AdaFocus:
+    def model(
+        self, recipe: Recipe, patch_size: int, precision: torch.dtype = torch.float32
+    ) -> AdaFocus:
         torch.manual_seed(0)
         model = build(recipe, patch_size).to(self.device)
+        model.set_precision(precision)
         settle(model.glancer, self.videos(recipe, 1, recipe.model.glance_frames or 1))
         settle(model.focuser, self.videos(recipe, 1, recipe.model.frames))
         return model.eval()
@@ -117,6 +125,10 @@ class Bench:
         noise = torch.randint(256, shape, dtype=torch.uint8, device=self.device)
         return noise.permute(0, 1, 4, 2, 3)
 
+    def floats(self, frames: Tensor) -> Tensor:
+        """Bytes as the opponents get them: normalised, and contiguous in memory."""
+        return Normalize().to(self.device)(frames.contiguous())
+
     def seconds(self, *works: Work) -> list[float]:
         """Median seconds of each of several things, which take turns."""
         return take_turns(list(works), self.repeats, self.now)
@@ -126,8 +138,10 @@ class Bench:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def autocast(self, on: bool = True) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
+    def autocast(self) -> torch.autocast:
+        """For the opponents: low precision wherever PyTorch thinks it safe, as is usual."""
+        low = self.low != torch.float32
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
 
     def add(
         self, key: str, what: str, ours: float, theirs: float, ratio: float, **more: Any
@@ -146,7 +160,7 @@ class Bench:
         model = plain.frozen()
         for key, count in (("prediction", self.batch), ("latency", 1)):
             frames = self.videos(recipe, count, recipe.model.frames)
-            floats = Normalize()(frames.contiguous())
+            floats = self.floats(frames)
             with torch.inference_mode():
                 ours, theirs = self.seconds(
                     lambda frames=frames: model(frames),
@@ -154,9 +168,10 @@ class Bench:
                 )
             what = f"{key}, {count} videos, against step by step"
             self.add(key, what, ours, theirs, theirs / ours)
-        if self.device.type == "cuda":
+        if self.low == torch.bfloat16:
+            model = self.model(recipe, patch_size, self.low).frozen()
             frames = self.videos(recipe, self.batch, recipe.model.frames)
-            floats = Normalize()(frames.contiguous())
+            floats = self.floats(frames)
             with torch.inference_mode(), self.autocast():
                 ours, theirs = self.seconds(
                     lambda: model(frames), lambda: stepwise.walk(plain, floats, sample=False)
@@ -167,15 +182,16 @@ class Bench:
     def whole_frames(self) -> None:
         for name in ("actnet", "sthv1"):
             recipe, patch_size = self.recipe(name)
-            model = self.model(recipe, patch_size).frozen()
+            model = self.model(recipe, patch_size, self.low).frozen()
             whole = WholeFrames(recipe).to(self.device)
+            whole.backbone.precision = self.low
             settle(whole.backbone, self.videos(recipe, 1, whole.frames))
             whole.backbone = FrozenBackbone(whole.backbone)
             shape = recipe.model
             frames = self.videos(recipe, self.batch, shape.frames)
             glance = self.videos(recipe, self.batch, shape.glance_frames or shape.frames)
             seen = self.videos(recipe, self.batch, whole.frames)
-            with torch.inference_mode(), self.autocast(self.device.type == "cuda"):
+            with torch.inference_mode():
                 ours, theirs = self.seconds(
                     lambda m=model, f=frames, g=glance: m(f, g), lambda w=whole, s=seen: w(s)
                 )
@@ -194,7 +210,7 @@ class Bench:
     def parts(self) -> None:
         """What each network alone makes of the machine: where the share of GFLOPs is lost."""
         recipe, patch_size = self.recipe("actnet")
-        model = self.model(recipe, patch_size).frozen()
+        model = self.model(recipe, patch_size, self.low).frozen()
         frames = self.videos(recipe, self.batch, recipe.model.frames)
         patches = frames[..., :patch_size, :patch_size]
         counts = flops.count(recipe, patch_size)["parts"]
@@ -203,7 +219,7 @@ class Bench:
             ("focuser on patches", counts["focuser"], lambda: model.focuser(patches)),
             ("focuser on whole frames", gflops(recipe), lambda: model.focuser(frames)),
         )
-        with torch.inference_mode(), self.autocast(self.device.type == "cuda"):
+        with torch.inference_mode():
             seconds = self.seconds(*(work for *_, work in works))
         for (what, count, _), taken in zip(works, seconds, strict=True):
             rate = count * self.batch / taken
@@ -213,13 +229,14 @@ class Bench:
     def skipping(self) -> None:
         """Whether a skipped frame saves its time: the focuser where 40% of frames are skipped."""
         recipe, patch_size = self.recipe("actnet")
-        model = self.model(recipe.skipping(recipe.skip_costs[0]), patch_size).frozen()
+        skipping = recipe.skipping(recipe.skip_costs[0])
+        model = self.model(skipping, patch_size, self.low).frozen()
         frames = self.videos(recipe, self.batch, recipe.model.frames)
-        corners = model.random_corners(frames)
+        corners = model.random_corners(*frames.shape[:2]).to(self.device)
         some, total = corners.clone(), corners[..., 0].numel()
         skipped = torch.randperm(total, device=self.device)[: round(0.4 * total)]
         some.view(-1, 2)[skipped] = SKIPPED
-        with torch.inference_mode(), self.autocast(self.device.type == "cuda"):
+        with torch.inference_mode():
             ours, theirs = self.seconds(
                 lambda: model.focus(frames, some), lambda: model.focus(frames, corners)
             )
@@ -233,13 +250,13 @@ class Bench:
             print("no C++ compiler: torch.compile is not measured")
             return
         recipe, patch_size = self.recipe("actnet")
-        plain = self.model(recipe, patch_size)
+        plain = self.model(recipe, patch_size, self.low)
         model, compiled = plain.frozen(), plain.frozen()
         for backbone in (compiled.glancer, compiled.focuser):
             for name, part in backbone.trunk.named_children():
                 setattr(backbone.trunk, name, torch.compile(part, options={"freezing": True}))
         frames = self.videos(recipe, self.batch, recipe.model.frames)
-        with torch.no_grad(), self.autocast(self.device.type == "cuda"):
+        with torch.no_grad():
             started = self.now()
             compiled(frames)
             taken = self.now() - started
@@ -250,15 +267,18 @@ class Bench:
     def updates(self) -> None:
         recipe, patch_size = self.recipe("actnet")
         frames = self.videos(recipe, self.batch, recipe.model.frames)
-        floats = Normalize()(frames.contiguous())
+        floats = self.floats(frames)
         index = torch.arange(self.batch, device=self.device)
         labels = torch.eye(recipe.classes, dtype=torch.bool, device=self.device)[index]
-        batch = Batch(frames, frames, labels.float(), labels, index, None)
+        draws = Draws(0, 1, 0, self.batch, slice(0, self.batch))
+        batch = Batch(frames, frames, labels.float(), labels, index, None, draws)
         for number in (2, 1, 3):
             name = f"stage{number}"
             stages = []
             for layout in (torch.channels_last, torch.contiguous_format):
                 model = self.model(recipe, patch_size).to(memory_format=layout)
+                if layout == torch.channels_last:
+                    model.set_precision(self.low)
                 stage = STAGES[name](name, model, recipe.stages[name])
                 stage.train_mode()
                 stages.append((stage, optimizer(stage)))
@@ -268,14 +288,12 @@ class Bench:
                 return stepwise_loss(number, stage, floats, batch.target)
 
             def our_update(stage: Stage = ours, by: torch.optim.Optimizer = our_optimizer) -> None:
-                with self.autocast(self.device.type == "cuda"):
-                    for loss, _ in stage.losses(batch):
-                        step(loss, by)
+                step(stage.loss(stage.prepare(batch))[0], by)
 
             def their_update(
                 loss: Callable[[], Tensor] = losses, by: torch.optim.Optimizer = their_optimizer
             ) -> None:
-                with self.autocast(self.device.type == "cuda"):
+                with self.autocast():
                     step(loss(), by)
 
             seconds = self.seconds(our_update, their_update)
@@ -283,40 +301,52 @@ class Bench:
             self.add(f"stage {number}", what, *seconds, seconds[1] / seconds[0])
 
     def computing(self) -> None:
-        """The share of an epoch of stage 1 in which the GPU computes, data from disk."""
+        """The share of stage 1 in which the GPU computes, data from disk, once each of the loader's
+        processes has made its first batch."""
         recipe, patch_size = self.recipe("actnet")
-        stage = STAGES["stage1"]("stage1", self.model(recipe, patch_size), recipe.stages.stage1)
-        stage.model.to(memory_format=torch.channels_last)
+        model = self.model(recipe, patch_size, self.low).to(memory_format=torch.channels_last)
+        stage = STAGES["stage1"]("stage1", model, recipe.stages.stage1)
         stage.train_mode()
         by = optimizer(stage)
-        batches = 2 if self.small else 8
         workers = 0 if self.small else len(os.sched_getaffinity(0))
+        first, rest = (1, 1) if self.small else (workers, 3 * workers)
         torch.set_num_threads(1 if self.device.type == "cuda" else torch.get_num_threads())
         with tempfile.TemporaryDirectory() as temporary:
-            write_videos(
-                Path(temporary), videos=batches * self.batch, side=64 if self.small else 360
-            )
+            # Each video is read several times; the disk's cache holds them all in any case.
+            written = min(first + rest, 4) * self.batch
+            write_videos(Path(temporary), written, 64 if self.small else 360)
             clips = Clips(Path(temporary), "train", recipe, augment=True, seed=0)
-            sampler = EpochSampler(len(clips), 0)
+            times = -(-(first + rest) * self.batch // written)
+            for rows in (clips.videos, clips.paths, clips.frames, clips.labels):
+                rows *= times
+            sampler = EpochSampler((first + rest) * self.batch, 0)
             batched = loader(clips, self.batch, sampler, workers, self.device)
-            resident = Batch.of(next(iter(batched)), self.device)
+            draws = Draws(0, 1, 0, self.batch, slice(0, self.batch))
 
             def update(batch: Batch) -> None:
-                with self.autocast(self.device.type == "cuda"):
-                    for loss, _ in stage.losses(batch):
-                        step(loss, by)
+                step(stage.loss(stage.prepare(batch))[0], by)
 
-            def epoch() -> None:
-                for items in batched:
-                    update(Batch.of(items, self.device))
+            def epoch() -> tuple[float, Batch]:
+                for number, items in enumerate(batched):
+                    if number == first:
+                        started = self.now()
+                    batch = Batch.of(items, self.device, draws)
+                    update(batch)
+                return self.now() - started, batch
 
-            def compute() -> None:
-                for _ in range(batches):
-                    update(resident)
+            def compute(batch: Batch) -> float:
+                started = self.now()
+                for _ in range(rest):
+                    update(batch)
+                return self.now() - started
 
-            seconds = self.seconds(epoch, compute)
-        what = f"share of a stage-1 epoch in which the device computes, {workers} workers"
-        self.add("computing", what, *seconds, seconds[1] / seconds[0])
+            times = []
+            for _ in range(1 if self.small else 3):
+                taken, batch = epoch()
+                times.append((taken, compute(batch)))
+        taken, computed = (statistics.mean(each) for each in zip(*times[-2:], strict=True))
+        what = f"share of stage 1 in which the device computes, {workers} workers"
+        self.add("computing", what, taken, computed, computed / taken)
 
     def memory(self) -> None:
         """Each in a process of its own."""
@@ -339,7 +369,7 @@ class Bench:
                 model = model.frozen()
                 model(frames)
             else:
-                stepwise.walk(model, Normalize()(frames), sample=False)
+                stepwise.walk(model, self.floats(frames), sample=False)
         return peak_memory(self.device)
 
     def imports(self) -> None:
@@ -453,11 +483,16 @@ def write_videos(folder: Path, videos: int, side: int) -> None:
         for video in range(videos):
             place = folder / f"{video}"
             place.mkdir()
-            for t in range(32):
-                coarse = torch.randint(256, (1, 3, side // 8, side // 6)).float()
-                frame = torch.nn.functional.interpolate(coarse, (side, side * 4 // 3))[0].byte()
-                write_jpeg(frame, str(place / f"{t:06d}.jpg"))
             table.writerow([video, place.name, 32, 0])
+
+    def write(video: int) -> None:
+        for t in range(32):
+            coarse = torch.randint(256, (1, 3, side // 8, side // 6)).float()
+            frame = torch.nn.functional.interpolate(coarse, (side, side * 4 // 3))[0].byte()
+            write_jpeg(frame, str(folder / f"{video}" / f"{t:06d}.jpg"))
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        list(threads.map(write, range(videos)))
 
 
 def table(report: dict[str, Any]) -> str:
@@ -481,8 +516,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="prove that all of it runs")
     parser.add_argument("--peak", choices=("ours", "stepwise"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.device == "cpu":
-        keep_freed_memory()
+    tune_cudnn() if options.device == "cuda" else keep_freed_memory()
     bench = Bench(options.device, options.small)
     if options.peak:
         print(bench.peak(options.peak))
@@ -493,15 +527,25 @@ def main() -> None:
     # Memory first, as a process begins with the peak of the one that it came from.
     measures = [bench.memory, bench.prediction, bench.whole_frames, bench.updates]
     measures += [bench.parts, bench.skipping]
-    measures += [] if options.small else [bench.compiling]
     if options.device == "cuda" or options.small:
         measures.append(bench.computing)
-    for measure in (*measures, bench.imports, bench.job):
-        measure()
+    measures += [] if options.small else [bench.compiling]
+    if find_spec("mlflow") and find_spec("ffmpeg"):
+        measures += [bench.imports, bench.job]
+    else:
+        print("no MLflow or ffmpeg-python: imports and a job's first batch are not measured")
+    for measure in measures:
+        try:
+            measure()
+        except Exception as error:  # a machine lent for minutes must tell all that it can
+            traceback.print_exc()
+            bench.rows.append({"what": f"{measure.__name__} failed: {type(error).__name__}"})
         # What is measured stays, though the time may run out.
         file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         file.with_suffix(".md").write_text(table(report), encoding="utf-8")
     print(table(report))
+    if not all("ours" in row for row in bench.rows):
+        sys.exit("Not all could be measured.")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
-
-# A busy machine must not fail a test.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 # Before torch is imported: threads of several processes on few cores spin against each other.
 for library in ("OMP", "MKL", "OPENBLAS"):

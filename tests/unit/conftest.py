@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from noise import noise_batch, tiny_recipe
 
 from adafocus.data.clips import Batch
 from adafocus.recipe import Recipe
 
 torch.set_num_threads(1)
+# A busy machine must not fail a test.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(params=["gru", "tsm"])
