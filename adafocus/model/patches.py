@@ -27,7 +27,8 @@ def grid_corners(cells: Tensor, grid: int, margin: int) -> Tensor:
 
 def unit_corners(positions: Tensor, margin: int) -> Tensor:
     """Corners of positions (y, x) in [0, 1], 1 being the last that fits: int64, same shape."""
-    return (positions * margin).floor().long()
+    # A position that is not a number must still be one within the frame: the loss tells of it.
+    return (positions * margin).floor().long().clamp(0, margin)
 
 
 def centred_corners(centres: Tensor, frame_size: int, patch_size: int) -> Tensor:

@@ -211,14 +211,16 @@ def test_every_pass_of_ppo_computes_on_the_weights_of_the_pass_before(recipe):
 
 
 @torch.inference_mode()
-def test_a_frozen_model_predicts_what_the_plain_one_does(any_size, monkeypatch):
+def test_a_frozen_model_predicts_what_the_plain_one_does(any_size):
     recipe, patch_size = any_size
     model = start(recipe, patch_size, "stage3").model.eval()
     batch = few_videos(recipe)
     # Not in TensorFloat-32, in which sums in another order differ by a thousandth.
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    kept = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
     plain = model(batch.frames, batch.glance)
     frozen = model.frozen()(batch.frames, batch.glance)
+    torch.backends.cudnn.conv.fp32_precision = kept
     assert torch.equal(frozen.corners, plain.corners)
     assert torch.allclose(frozen.logits, plain.logits, rtol=1e-3, atol=1e-3)
 
