@@ -53,6 +53,13 @@ MEASURED = (
 )
 
 
+class Even(Draws):
+    """Fake tensors cannot be drawn from an exponential distribution by a generator."""
+
+    def exponential(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.ones((self.videos, *shape))[self.rows]
+
+
 class Step(NamedTuple):
     """A training step of a stage.
 
@@ -89,7 +96,7 @@ class Step(NamedTuple):
         glance = videos(shape.glance_frames) if shape.glance_frames else frames
         labels = torch.zeros((count, self.recipe.classes), dtype=torch.bool, device=device)
         index = torch.zeros(count, dtype=torch.int64, device=device)
-        draws = Draws(0, 1, 0, count, slice(0, count))
+        draws = Even(0, 1, 0, count, slice(0, count))
         return Batch(frames, glance, labels.float(), labels, index, None, draws)
 
     def run(self, stage: Stage, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
