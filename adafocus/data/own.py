@@ -20,6 +20,8 @@ from adafocus.recipe import Recipe, parse_recipe
 
 VAL_SHARE = 0.2
 """Videos of each class that become validation videos where no split is given."""
+BATCH = 64
+"""Videos of a batch, as in the paper, where there are enough."""
 PROBED = 8
 """Videos whose length is looked at, evenly spread."""
 
@@ -66,8 +68,9 @@ def new_dataset(
         table.writerows((video, split, ";".join(names)) for video, split, names in listed)
     with whole(path) as aside:
         written = recipe.model_dump(mode="json", exclude_unset=True)
-        comment = "# Own videos, at the paper's settings; every entry may be changed.\n"
-        aside.write_text(comment + yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
+        aside.write_text(
+            _comment(recipe) + yaml.safe_dump(written, sort_keys=False), encoding="utf-8"
+        )
     return recipe, path
 
 
@@ -169,10 +172,16 @@ def _values(
     if seconds:
         rate = sum(len(times.times) for times in timelines) / seconds
         known = {"seconds": round(seconds / len(probed), 3), "rate": round(rate, 3)}
-    # Small sets still need some updates per epoch.
-    batch = max(2, min(64, counts["train"] // 8))
-    stage = {"batch_size": batch}
+    # Small sets still need some updates per epoch; smaller batches want smaller steps.
+    batch = max(2, min(BATCH, counts["train"] // 8))
+
+    def sgd(epochs: int, **rates: float) -> dict[str, Any]:
+        scaled = {part: float(f"{rate * batch / BATCH:.3g}") for part, rate in rates.items()}
+        return {"epochs": epochs, "batch_size": batch, "learning_rates": scaled}
+
     adam = {"optimizer": "adam", "schedule": "constant", "weight_decay": 0.0}
+    # The returns are standardized over the batch: the more videos, the better.
+    adam["batch_size"] = max(2, min(BATCH, counts["train"]))
     return {
         "name": name,
         "title": name,
@@ -195,14 +204,23 @@ def _values(
             "focuser": {"name": "resnet", "depth": 50, "pretrained": "imagenet"},
         },
         "stages": {
-            "glancer": {"epochs": 15, **stage, "learning_rates": {"glancer": 0.01}},
-            "focuser": {"epochs": 15, **stage, "learning_rates": {"focuser": 0.01}},
-            "stage1": {
-                "epochs": 50,
-                **stage,
-                "learning_rates": {"focuser": 0.0005, "classifier": 0.05},
-            },
-            "stage2": {"epochs": 50, **stage, **adam, "learning_rates": {"policy": 0.0003}},
-            "stage3": {"epochs": 10, **stage, "learning_rates": {"classifier": 0.005}},
+            "glancer": sgd(15, glancer=0.01),
+            "focuser": sgd(15, focuser=0.01),
+            "stage1": sgd(50, focuser=0.0005, classifier=0.05),
+            "stage2": {"epochs": 50, **adam, "learning_rates": {"policy": 0.0003}},
+            "stage3": sgd(10, classifier=0.005),
         },
     }
+
+
+def _comment(recipe: Recipe) -> str:
+    """What stands above the recipe's entries."""
+    lines = ["Own videos, at the paper's settings; every entry may be changed."]
+    batch, rollout = (recipe.stages[stage].batch_size for stage in ("stage1", "stage2"))
+    if batch < BATCH:
+        lines += [
+            f"Batches have {batch} videos, not the paper's {BATCH}, so that few make some updates.",
+            f"SGD's rates are scaled with them, by {batch}/{BATCH}. Stage 2, whose returns are",
+            f"standardized over the batch, takes {rollout} videos, at Adam's rate in the paper.",
+        ]
+    return "".join(f"# {line}\n" for line in lines)

@@ -275,6 +275,19 @@ def test_a_loss_that_is_not_finite_names_the_videos_and_spares_the_last_state(fo
         assert all(tensor.isfinite().all() for tensor in state["tensors"].values())
 
 
+@pytest.mark.parametrize("family", ["gru", "tsm"])
+def test_a_policy_that_is_not_a_number_names_the_videos(folder, tmp_path, family):
+    recipe = tiny_recipe(family)
+
+    class Spoilt(STAGES["stage2"]):
+        def train_mode(self):
+            super().train_mode()
+            torch.nn.init.constant_(self.model.policy.actor.bias, torch.nan)
+
+    with pytest.raises(TrainingError, match=r"stage2: the loss is not finite .* train\d, train\d"):
+        run(recipe, Spoilt, folder, tmp_path / "r.pt")
+
+
 @pytest.mark.gpu
 def test_a_gpu_tells_of_its_memory_and_of_losses_that_are_not_finite(folder, tmp_path):
     if not torch.cuda.is_available():

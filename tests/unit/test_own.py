@@ -69,6 +69,23 @@ def test_folders_with_splits(make, tmp_path, videos):
     fetch(recipe, tmp_path / "data", workers=1)  # as it is
 
 
+def test_smaller_batches_have_smaller_rates(make, tmp_path, videos):
+    names = [f"train/cat/{i}.mp4" for i in range(39)] + ["val/cat/v.mp4", "train/dog/39.mp4"]
+    probed = sorted(names)[:: len(names) // 8]
+    probe(videos, *probed)
+    touch(videos, *names)
+    recipe, path = make()
+    stages = recipe.stages
+    # An eighth of 40 videos instead of 64: 0.01 · 5/64.
+    assert stages.glancer.batch_size == stages.stage1.batch_size == stages.stage3.batch_size == 5
+    assert stages.glancer.learning_rates == {"glancer": 0.000781}
+    assert stages.stage1.learning_rates == {"focuser": 3.91e-5, "classifier": 0.00391}
+    assert stages.stage2.batch_size == 40
+    assert stages.stage2.learning_rates == {"policy": 0.0003}
+    said = path.read_text()
+    assert "# Batches have 5 videos, not the paper's 64" in said and "by 5/64" in said
+
+
 def test_a_split_is_drawn_from_every_class(make, tmp_path, videos):
     probe(videos, *(f"{name}/{i}.mp4" for name in ("cat", "dog") for i in range(5)))
     make()

@@ -82,15 +82,16 @@ def test_less_is_spent_for_little(demo):
 
 @torch.inference_mode()
 def top1_in_bf16(folder, name):
-    """What a GPU computes in, here on the CPU."""
+    """What the backbones compute in where a GPU trains, here on the CPU."""
     file = folder / "results" / "checkpoints" / f"{name}.safetensors"
-    model, recipe = checkpoint.load(file).frozen(), checkpoint.read(file).recipe
+    model, recipe = checkpoint.load(file), checkpoint.read(file).recipe
+    model.set_precision(torch.bfloat16)
+    model = model.frozen()
     clips = Clips(folder / "data" / "demo", "val", recipe, augment=False, seed=0)
     sampler, device = EpochSampler(len(clips), 0, shuffle=False), torch.device("cpu")
     logits, labels = [], []
     for items in loader(clips, 50, sampler, workers=0, device=device):
-        with torch.autocast("cpu", torch.bfloat16):
-            logits.append(model(Batch.of(items, device).frames).logits[:, -1])
+        logits.append(model(Batch.of(items, device).frames).logits[:, -1])
         labels.append(items["labels"])
     return accuracy(torch.cat(logits), torch.cat(labels))["top1"]
 
