@@ -304,7 +304,18 @@ class ModelRecipe(Section):
         others = {"glancer", "focuser", "classifier", "policy"} - set(DRAWN_PARTS[stage])
         return {name: entry for name, entry in given.items() if name not in others}
 
+    def shaped_by(self, stage: str) -> dict[str, Any]:
+        """Those of them that decide the shapes of its tensors and of what they are used on."""
+        return {
+            name: {k: v for k, v in entry.items() if k not in SHAPELESS}
+            if isinstance(entry, dict)
+            else entry
+            for name, entry in self.needed_by(stage).items()
+        }
 
+
+SHAPELESS = {"pretrained", "std", "dropout"}
+"""Entries of the model's parts that only matter while they are trained."""
 DRAWN_PARTS = {
     "glancer": ("glancer",),
     "focuser": ("glancer", "focuser"),
@@ -707,7 +718,7 @@ def fit(made_by: Recipe, recipe: Recipe, stage: str) -> list[tuple[str, Any, Any
     return [
         ("data set", made_by.name, recipe.name),
         ("number of classes", made_by.classes, recipe.classes),
-        ("model", made_by.model.needed_by(stage), recipe.model.needed_by(stage)),
+        ("model", made_by.model.shaped_by(stage), recipe.model.shaped_by(stage)),
         *([("skip cost", made_by.skip_cost, recipe.skip_cost)] if has_policy else []),
     ]
 

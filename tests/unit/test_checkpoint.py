@@ -3,7 +3,7 @@ import random
 
 import pytest
 import torch
-from noise import tiny_recipe
+from noise import tiny_recipe, write_checkpoint
 from safetensors.torch import save_file
 from torchvision.models import resnet18
 
@@ -12,7 +12,7 @@ from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.backbones import backbone
 from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError
-from adafocus.recipe import BackboneRecipe
+from adafocus.recipe import BackboneRecipe, parse_recipe
 
 NAMES = ("a", "b, c", 'd "e"', "ü", "f")
 
@@ -111,6 +111,22 @@ def test_a_checkpoint_of_another_recipe_does_not_fit(recipe, tmp_path):
     model = recipe.model.model_copy(update={"glance_size": 64})
     with pytest.raises(CheckpointError, match="another model"):
         checkpoint.check_fit(read, tmp_path, recipe.model_copy(update={"model": model}), 32)
+
+
+def test_a_checkpoint_fits_whatever_its_parts_were_trained_by(tmp_path):
+    """A recipe may give another dropout, say, than when a file of the authors was imported."""
+    recipe = tiny_recipe("tsm")
+    path = write_checkpoint(tmp_path / "a.safetensors", recipe, "stage3", 32)
+    values = recipe.to_dict()
+    values["model"]["classifier"]["dropout"] = 0.8
+    values["model"]["policy"]["std"] = 0.1
+    values["model"]["focuser"]["pretrained"] = "imagenet"
+    other = parse_recipe(values, "other.yaml")
+    checkpoint.check_fit(checkpoint.read(path), path, other, 32)
+    values["model"]["policy"]["hidden"] += 1
+    with pytest.raises(CheckpointError, match="another model"):
+        other = parse_recipe(values, "other.yaml")
+        checkpoint.check_fit(checkpoint.read(path), path, other, 32)
 
 
 def test_a_folder_with_one_checkpoint_is_that_checkpoint(recipe, tmp_path):
