@@ -523,6 +523,20 @@ class Recipe(Section):
             )
         return patch_size
 
+    def published_beside(self, patch_size: int, accuracy: float) -> dict[str, Any] | None:
+        """The paper's figure for the finished plain model in the data set's metric, and an accuracy
+        minus it in percent points; None where none is published."""
+        published = self.published.get(patch_size)
+        figure = getattr(published, self.metric, None)
+        if published is None or figure is None:
+            return None
+        return {
+            "figure": figure,
+            "gflops": published.gflops,
+            "verified": published.verified,
+            "difference": accuracy - figure,
+        }
+
     @property
     def skip_cost(self) -> float | None:
         """What a look costs the policy; None where it may not skip frames."""

@@ -102,17 +102,25 @@ class ResultError(ValueError):
     """A result that cannot be summarised; the message is one line that names the file."""
 
 
-def write_summary(results: Sequence[Path], stem: Path) -> None:
+def write_summary(
+    results: Sequence[Path], stem: Path, recipes: Mapping[str, Recipe] | None = None
+) -> None:
     """Writes ``stem`` plus ``.csv``, ``.md``, ``.html`` and ``.svg`` from results of `evaluate`.
 
     The page holds the tables of the Markdown and one of what was run.
+
+    Args:
+        results: files of results.
+        stem: of the files to write.
+        recipes: those of now by data set, for titles and published figures; a data set without one
+            has those of the time of its result.
 
     Raises:
         ResultError: where there is no result, or a file is not one.
     """
     if not results:
         raise ResultError("no results to summarise; make one: snakemake --cores all demo")
-    rows = sorted((_row(path) for path in results), key=_order)
+    rows = sorted((_row(path, recipes or {}) for path in results), key=_order)
     figures = {row["dataset"]: published_figures(row.pop("recipe")) for row in rows}
     beside = _beside(rows, figures)
     remove_abandoned(stem.parent)
@@ -130,23 +138,31 @@ def _order(row: dict[str, Any]) -> tuple[str, int, float, int, float]:
     return row["dataset"], row["patch_size"], skip_cost, row["stage"], budget
 
 
-def _row(path: Path) -> dict[str, Any]:
+def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
     """The figures of one result in the data set's own metric, None where there is none."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         metric = result["metric"]
         baselines = {name: scores[metric] for name, scores in result["baselines"].items()}
-        published = result["published"] or {}
-        recipe = parse_recipe(result["recipe"], source=f"{path}: recipe")
+        made_with = parse_recipe(result["recipe"], source=f"{path}: recipe")
+        recipe = recipes.get(result["dataset"], made_with)
+        # Of another metric a figure would say nothing.
+        if recipe.metric != metric:
+            recipe = made_with
         random, oracle = baselines["random"], baselines.get("oracle")
         accuracy = result["metrics"][metric]
+        # Results of earlier versions know nothing of these.
+        skip_cost, budget = result.get("skip_cost"), result.get("budget")
+        published: dict[str, Any] = {}
+        plain = (skip_cost, budget, result.get("precision", "fp32")) == (None, None, "fp32")
+        if result["stage"] == 3 and plain:
+            published = recipe.published_beside(result["patch_size"], accuracy) or {}
         return {
             "dataset": result["dataset"],
             "title": recipe.title,
             "patch_size": int(result["patch_size"]),
-            # Results of earlier versions know nothing of these.
-            "skip_cost": result.get("skip_cost"),
-            "budget": result.get("budget"),
+            "skip_cost": skip_cost,
+            "budget": budget,
             "stage": int(result["stage"]),
             "metric": metric,
             "adafocus": accuracy,
@@ -163,7 +179,7 @@ def _row(path: Path) -> dict[str, Any]:
             "difference": published.get("difference"),
             "videos": result["videos"],
             "seed": result["seed"],
-            "rates": "of sweeps" if recipe.swept else "of the recipe",
+            "rates": "of sweeps" if made_with.swept else "of the recipe",
             "device": result["device"],
             "torch": result["versions"]["torch"],
             "git_commit": result["git_commit"],

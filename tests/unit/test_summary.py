@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adafocus.evaluation.summary import ResultError, write_summary
-from adafocus.recipe import load_recipe
+from adafocus.recipe import load_recipe, parse_recipe
 
 RECIPES = Path(__file__).parents[2] / "config" / "recipes"
 
@@ -141,6 +141,25 @@ def test_figures_that_could_not_be_checked_are_marked(summarise, published, tmp_
     [row] = published()
     assert row["published"] == "83.4*"
     assert "could not be checked" in (tmp_path / "summary.md").read_text()
+
+
+def test_titles_and_published_figures_are_of_the_recipe_of_now(summarise, published, tmp_path):
+    summarise(result("actnet", 128, 3, 74.45, metric="mAP"))
+    now = load_recipe(RECIPES / "actnet.yaml").to_dict() | {"title": "Corrected", "peers": []}
+    now["published"] = {128: {"mAP": 75.5, "gflops": 26.0}}
+    recipes = {"actnet": parse_recipe(now, "now")}
+    write_summary([tmp_path / "0.json"], tmp_path / "summary", recipes)
+    [row] = published()
+    assert (row["published"], row["difference"], row["GFLOPs published"]) == (
+        "75.5",
+        "-1.0",
+        "26.0",
+    )
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        [record] = csv.DictReader(file)
+    assert (record["title"], record["published"]) == ("Corrected", "75.5")
+    assert float(record["difference"]) == pytest.approx(-1.05)
+    assert "Corrected" in (tmp_path / "summary.html").read_text()
 
 
 def test_a_data_set_of_ones_own_has_no_published_figures(summarise, tmp_path):

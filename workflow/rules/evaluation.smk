@@ -164,6 +164,7 @@ rule summary:
         gpu=0,
     params:
         made_before=lambda wildcards: results_made_before(),
+        recipes=lambda wildcards: shown_of_recipes(),
     message:
         "gathering all results in results/summary.md"
     script:
