@@ -32,6 +32,9 @@ PrecisionOption = Annotated[
     PrecisionName,
     typer.Option(help="In which backbones compute; auto is bf16 on GPUs that are made for it."),
 ]
+Anew = Annotated[
+    str | None, typer.Option(help="Any word; what was not begun under the same one starts over.")
+]
 Budget = Annotated[
     float | None,
     typer.Option(min=0, help="GFLOPs per video: leave those early that are sure; GRU family."),
@@ -80,10 +83,7 @@ def train(
     micro_batch: Annotated[
         str, typer.Option(help="Videos of a batch to take at a time; auto: as many as fit.")
     ] = "auto",
-    anew: Annotated[
-        str | None,
-        typer.Option(help="Any word; what was not begun under the same one starts over."),
-    ] = None,
+    anew: Anew = None,
 ) -> None:
     """Train one stage."""
     with one_line_errors():
@@ -137,6 +137,7 @@ def evaluate(
     threads: Threads = 8,
     tracking_uri: TrackingUri = DEFAULT_STORE,
     precision: PrecisionOption = PrecisionName.fp32,
+    anew: Anew = None,
 ) -> None:
     """Measure a checkpoint and its baselines on the validation videos."""
     with one_line_errors():
@@ -154,6 +155,7 @@ def evaluate(
                 threads=threads,
                 tracking_uri=tracking_uri,
                 budget=budget,
+                anew=anew,
                 precision=precision.value,
             )
 

@@ -112,6 +112,23 @@ def remove_abandoned(*parents: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def keep(path: Path) -> None:
+    """Keeps a file aside before Snakemake removes it, for the job that makes it again."""
+    if not path.exists():
+        return
+    aside = kept(path)
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(path, aside)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, aside)
+
+
+def kept(path: Path) -> Path:
+    """Where `keep` has put what was at ``path``."""
+    return path.with_name(f".{path.name}.old")
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal digest of a file."""
     with path.open("rb") as file:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -93,6 +91,17 @@ def fingerprints(
     ]
 
 
+def had_these_frames(record: Path, recipe: Recipe) -> bool:
+    """Whether a run of revision 1 saw frames as the recipe has them extracted now, by its record:
+    its fingerprint does not tell."""
+    try:
+        before = json.loads(record.read_text("utf-8"))["recipe"]["frames"]
+    except (OSError, ValueError, KeyError):
+        return True
+    now = recipe.model_dump(mode="json")["frames"]
+    return all(before.get(name) == now[name] for name in ("height", "quality", "rate"))
+
+
 def made_by(seed: int, tags: Mapping[str, str]) -> dict[str, Any]:
     """What a state of revision 1 would say of the code that made it, by its run's tags."""
     return {"commit": tags.get("git_commit"), "revision": REVISION, "seed": seed}
@@ -110,31 +119,10 @@ def digests(path: Path) -> Iterator[str]:
         yield before
 
 
-# --- files whose place is taken ----------------------------------------------------------------
-
-
 def is_old(path: Path) -> bool:
     """Whether revision 1 wrote the checkpoint at ``path``: it did not say so itself."""
     metadata = _metadata(path)
     return "recipe" in metadata and "made_by" not in metadata
-
-
-def keep(path: Path) -> None:
-    """Keeps a checkpoint of revision 1, or one that took the place of such a one, aside before
-    Snakemake removes it, for the job that makes it again to look at."""
-    if not path.exists() or not (is_old(path) or "formerly" in _metadata(path)):
-        return
-    aside = kept(path)
-    aside.unlink(missing_ok=True)
-    try:
-        os.link(path, aside)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, aside)
-
-
-def kept(path: Path) -> Path:
-    """Where `keep` has put what was at ``path``."""
-    return path.with_name(f"{path.name}.old")
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -193,6 +193,23 @@ def digest_of(folder: Path, split: str) -> str:
     return sha256(_read_split(folder, split)).hexdigest()
 
 
+def digest_of_sizes(folder: Path, *splits: str) -> str | None:
+    """SHA-256 of the sizes of the videos that split tables name, as ``videos.csv`` lists them:
+    another video under the same name has another. None where it lists none."""
+    try:
+        with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
+            sizes = {row["video"]: row["size"] for row in csv.DictReader(file)}
+    except (OSError, KeyError):
+        return None
+    used = (
+        row["video"]
+        for split in splits
+        for row in csv.DictReader(StringIO(_read_split(folder, split).decode(), newline=""))
+    )
+    listed = "".join(f"{video},{sizes.get(video)}\n" for video in sorted(used))
+    return sha256(listed.encode()).hexdigest()
+
+
 def _read_split(folder: Path, split: str) -> bytes:
     table = folder / "splits" / f"{split}.csv"
     try:

@@ -30,13 +30,13 @@ from adafocus.device import (
     pick_precision,
     share_threads,
 )
-from adafocus.distributed import gather_to_first, is_first, is_mine
+from adafocus.distributed import gather_to_first, is_first, is_mine, most
 from adafocus.draws import Draws
-from adafocus.evaluation import flops
+from adafocus.evaluation import again, flops
 from adafocus.evaluation.exits import calibrate
 from adafocus.evaluation.metrics import accuracy, accuracy_by_class
 from adafocus.evaluation.predictions import Predictions
-from adafocus.files import remove_abandoned, sha256, whole
+from adafocus.files import kept, remove_abandoned, sha256, whole
 from adafocus.meter import Meter
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.checkpoint import assemble, read
@@ -44,8 +44,11 @@ from adafocus.model.classifier import Glimpse
 from adafocus.model.exits import ConditionalExit, classify_visits, visiting_order
 from adafocus.model.patches import SKIPPED, centred_corners
 from adafocus.plots import SheetClip, confusion_matrix, contact_sheet, patch_maps, step_curve
-from adafocus.recipe import Precision, Recipe
+from adafocus.recipe import Precision
 
+SCHEMA = 2
+"""Of the result: raised with what it tells, of which nothing is ever taken away. The first had no
+number."""
 DRAWS = 5
 """Random patches are drawn so many times; their accuracy is the mean."""
 SHEET_CLIPS = 6
@@ -64,6 +67,7 @@ def evaluate(
     tracking_uri: str,
     budget: float | None = None,
     precision: Precision = "fp32",
+    anew: str | None = None,
 ) -> dict[str, Any]:
     """Evaluates a stage 1, 2 or 3 checkpoint on the validation videos and writes the result.
 
@@ -79,6 +83,9 @@ def evaluate(
     size and after a warm-up: glance, choice of patches, focus and classification, but neither
     loading nor decoding. ``data_wait_share`` and ``peak_memory_gb`` are of the whole pass, with its
     baselines.
+
+    Where a result is there of which nothing has changed, it is not measured again, but its figures
+    are drawn.
 
     Args:
         checkpoint: the file, which carries its recipe.
@@ -98,6 +105,7 @@ def evaluate(
             there, unless the checkpoint's `Calibration` is.
         precision: in which the backbones compute, see `pick_precision`; published figures are
             compared with in fp32 alone.
+        anew: any word; what was not measured under the same one is measured again.
 
     Returns:
         What ``output`` holds; nothing where another process is the first (`distributed.joined`).
@@ -119,7 +127,31 @@ def evaluate(
     sampler = EpochSampler(len(clips), seed, shuffle=False)
     batch_size = recipe.stages[stage].batch_size
     digest = sha256(checkpoint)
-    name = output.stem
+    name, beside = output.stem, output.with_suffix(".predictions.npz")
+    dtype = name_of(model.precision)
+    device_name = _device_name(torch_device)
+    fingerprint = again.fingerprint(
+        source, data, budget, seed=seed, precision=dtype, device=device_name
+    )
+    before = None
+    if is_first():
+        before = again.measured_before(output, beside, fingerprint, source, anew)
+    if any(most(before is not None)):
+        if before is None:
+            return {}
+        result, predictions = before
+        compared = result["published"] and recipe.published_beside(
+            patch_size, result["metrics"][recipe.metric]
+        )
+        result |= {
+            "published": compared,
+            "checkpoint": {"path": str(checkpoint), "sha256": digest},
+            "made_by": dict(source.made_by),
+            "recipe": recipe.to_dict(),
+        }
+        _leave(result, predictions, clips, output, plots, learned=model.policy is not None)
+        tqdm.write(f"{output}: measured before; its figures are drawn again")
+        return result
 
     batches = loader(clips, batch_size, sampler, workers, torch_device)
     exits = None
@@ -159,6 +191,7 @@ def evaluate(
         per_step = scores["random"] if model.policy is None else chosen
         baselines = {place: steps[-1] for place, steps in scores.items()}
         result = {
+            "schema": SCHEMA,
             "dataset": recipe.name,
             "patch_size": patch_size,
             "stage": int(stage.removeprefix("stage")),
@@ -180,17 +213,23 @@ def evaluate(
                 if name <= stage
             },
             "swept": recipe.swept and recipe.swept.model_dump(mode="json"),
-            "published": None
-            if budget or model.precision != torch.float32
-            else _published(recipe, patch_size, stage, per_step[-1]),
+            "published": recipe.published_beside(patch_size, per_step[-1][recipe.metric])
+            if stage == "stage3"
+            and recipe.skip_cost is None
+            and budget is None
+            and model.precision == torch.float32
+            else None,
             "videos": len(clips),
             "classes_left_out_of_mAP": int((~measured.labels.any(0)).sum()),
             "seed": seed,
             "git_commit": tracking.git_commit(),
             "checkpoint": {"path": str(checkpoint), "sha256": digest},
+            "made_by": dict(source.made_by),
+            "fingerprint": fingerprint,
+            "anew": anew,
             "mlflow_run_id": run.id,
-            "device": _device_name(torch_device),
-            "precision": name_of(model.precision),
+            "device": device_name,
+            "precision": dtype,
             "threads": threads,
             "versions": {
                 "python": platform.python_version(),
@@ -202,11 +241,8 @@ def evaluate(
         }
 
         predictions = _predictions(clips, measured, source.class_names, recipe.metric)
-        kept = output.with_suffix(".predictions.npz")
-        predictions.write(kept)
-        drawn = _draw(result, predictions, clips, plots, name, learned=model.policy is not None)
-        with whole(output) as aside:
-            aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        learned = model.policy is not None
+        drawn = _leave(result, predictions, clips, output, plots, learned)
 
         logged = {
             **result["metrics"],
@@ -227,7 +263,7 @@ def evaluate(
             run.add_model(checkpoint, digest)
         else:
             run.add_figures(logged, {f"{stage}_{k}": v for k, v in result["metrics"].items()})
-        run.add_artifacts(output, kept, *drawn)
+        run.add_artifacts(output, beside, *drawn)
     found = f"{recipe.metric} {result['metrics'][recipe.metric]:.1f}"
     tqdm.write(f"{output}: {found} at {gflops:.3g} GFLOPs per video; figures: {plots}")
     return result
@@ -404,6 +440,25 @@ def _predictions(
     )
 
 
+def _leave(
+    result: dict[str, Any],
+    predictions: Predictions,
+    clips: Clips,
+    output: Path,
+    plots: Path,
+    learned: bool,
+) -> list[Path]:
+    """Writes a result, its predictions and figures; returns the figures' paths."""
+    beside = output.with_suffix(".predictions.npz")
+    predictions.write(beside)
+    drawn = _draw(result, predictions, clips, plots, output.stem, learned)
+    with whole(output) as aside:
+        aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    for path in (output, beside):
+        kept(path).unlink(missing_ok=True)
+    return drawn
+
+
 def _draw(
     result: dict[str, Any],
     predictions: Predictions,
@@ -457,22 +512,6 @@ def _sheet_clip(
         right=bool(predictions.right[video]),
         probability=float(predictions.probability[video]),
     )
-
-
-def _published(
-    recipe: Recipe, patch_size: int, stage: str, metrics: dict[str, float]
-) -> dict[str, Any] | None:
-    """The paper's figure for the finished plain model, and ours minus it in percent points."""
-    published = recipe.published.get(patch_size)
-    figure = getattr(published, recipe.metric, None)
-    if stage != "stage3" or recipe.skip_cost is not None or figure is None:
-        return None
-    return {
-        "figure": figure,
-        "gflops": published.gflops,
-        "verified": published.verified,
-        "difference": metrics[recipe.metric] - figure,
-    }
 
 
 def _device_name(device: torch.device) -> str:

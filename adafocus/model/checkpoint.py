@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from adafocus import legacy
-from adafocus.files import sha256, whole
+from adafocus.files import kept, sha256, whole
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, backbone
 from adafocus.recipe import RecipeError, fit, parse_recipe
@@ -103,13 +103,13 @@ def replace(path: Path, checkpoint: Checkpoint) -> None:
     the same tensors, its digest at revision 1 goes on being known, see `adafocus.legacy`."""
     tensors = {name: tensor.detach().cpu() for name, tensor in checkpoint.tensors.items()}
     formerly = None
-    for old in filter(Path.exists, (legacy.kept(path), path)):
+    for old in filter(Path.exists, (kept(path), path)):
         with suppress(CheckpointError):
             before = read(old)
             if formerly is None and digest(before.tensors) == digest(tensors):
                 formerly = sha256(old) if legacy.is_old(old) else before.formerly
     write(path, dataclasses.replace(checkpoint, formerly=formerly))
-    legacy.kept(path).unlink(missing_ok=True)
+    kept(path).unlink(missing_ok=True)
 
 
 def read(path: Path) -> Checkpoint:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from adafocus import legacy, tracking
-from adafocus.data.clips import Clips, EpochSampler, class_names, digest_of, loader
+from adafocus.data.clips import Clips, EpochSampler, class_names, digest_of, digest_of_sizes, loader
 from adafocus.device import name_of, pick_device, pick_precision, share_threads
 from adafocus.distributed import first_alone, is_first
 from adafocus.files import remove_abandoned
@@ -117,6 +117,8 @@ def train(
     learns_to_skip = stage == "stage2" and recipe.skip_cost is not None
     parts = STARTS_FROM["stage3" if learns_to_skip else stage]
     checkpoint.fill(model, sources, parts)
+    name = output.stem
+    record, metrics = (output.with_name(f"{name}.{kind}") for kind in ("run.json", "metrics.csv"))
     resume = ResumeFile(
         output.with_name(f"{output.stem}.resume.pt"),
         accepted(
@@ -125,8 +127,10 @@ def train(
             patch_size,
             seed=seed,
             data=[digest_of(data, split) for split in ("train", "val")],
+            sizes=digest_of_sizes(data, "train", "val"),
             start=_tensors(model, parts),
             init=init,
+            record=record,
             precision=name_of(dtype),
         ),
         made_by(seed, anew) | {"precision": name_of(dtype)},
@@ -143,8 +147,6 @@ def train(
         tensors, names = _tensors(model, PARTS[stage]), tuple(class_names(data))
         checkpoint.replace(output, Checkpoint(tensors, recipe, stage, patch_size, names, facts))
 
-    name = output.stem
-    record, metrics = (output.with_name(f"{name}.{kind}") for kind in ("run.json", "metrics.csv"))
     ended = tracking.finished(record, resume.fingerprints)
     if ended and state and state["progress"]["epoch"] == training.epochs:
         if is_first():

@@ -38,8 +38,10 @@ def accepted(
     *,
     seed: int,
     data: Sequence[str],
+    sizes: str | None,
     start: Mapping[str, Tensor],
     init: Sequence[Path],
+    record: Path,
     precision: str = "fp32",
 ) -> list[str]:
     """The fingerprints of states that a run may go on from; the first is its own.
@@ -53,8 +55,11 @@ def accepted(
         patch_size: in pixels; None for stage 0.
         seed: of the run.
         data: digests of the split tables.
+        sizes: digest of the videos' sizes; None where older listings do not tell them, and states
+            that were begun then are accepted ever after.
         start: tensors that the stage takes from the checkpoints before.
         init: those checkpoints.
+        record: what the run before has left of itself, see `adafocus.tracking.Record`.
         precision: in which the backbones compute. Revision 1 did not say it.
 
     Raises:
@@ -69,10 +74,20 @@ def accepted(
         "start": digest(start) if start else None,
         "precision": None if precision == "fp32" else precision,
     }
-    found = [_digest(facts | {"revision": one}) for one in (REVISION, *sorted(TAKEN_OVER))]
-    if 1 in {REVISION, *TAKEN_OVER}:
+    found = [
+        _digest(facts | {"revision": revision, "sizes": known})
+        for revision in (REVISION, *sorted(TAKEN_OVER))
+        for known in (sizes, None)
+    ]
+    if 1 in {REVISION, *TAKEN_OVER} and legacy.had_these_frames(record, recipe):
         found += legacy.fingerprints(recipe, stage, patch_size, seed=seed, data=data, init=init)
-    return found
+    return list(dict.fromkeys(found))
+
+
+def frames_of(recipe: Recipe) -> dict[str, Any]:
+    """The entries that decide how frames look, where they are not the defaults."""
+    given = recipe.frames.model_dump(mode="json", exclude_defaults=True)
+    return {name: given[name] for name in ("height", "quality", "rate") if name in given}
 
 
 def _entries(recipe: Recipe, stage: str) -> dict[str, Any]:
@@ -88,6 +103,7 @@ def _entries(recipe: Recipe, stage: str) -> dict[str, Any]:
         "classes": recipe.classes,
         "metric": recipe.metric,
         "model": model,
+        "frames": frames_of(recipe),
         "augmentation": given.get("augmentation"),
         "training": given["stages"][stage],
     }

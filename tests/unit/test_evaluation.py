@@ -24,6 +24,7 @@ from adafocus.draws import Draws
 from adafocus.evaluation.metrics import accuracy
 from adafocus.evaluation.predictions import Predictions
 from adafocus.evaluation.run import DRAWS
+from adafocus.files import keep
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError, load, write
 from adafocus.model.patches import centred_corners
@@ -74,7 +75,7 @@ def evaluated(folder, tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
 
     @cache
-    def evaluate(family, stage, seed=0):
+    def evaluate(family, stage, seed=0, anew=None):
         torch.manual_seed(1)
         recipe = recipe_of(family)
         model = build(recipe, PATCH)
@@ -102,6 +103,7 @@ def evaluated(folder, tmp_path_factory):
             device="cpu",
             threads=1,
             tracking_uri=store,
+            anew=anew,
         )
         return SimpleNamespace(
             result=returned,
@@ -191,6 +193,7 @@ def test_what_made_it(evaluated, folder):
     assert (result["metric"], result["videos"], result["seed"]) == ("top1", VIDEOS, 0)
     assert result["versions"]["torch"] == torch.__version__
     assert "git_commit" in result
+    assert (result["schema"], result["made_by"]) == (2, {})
     assert result["device"].endswith("CPU")
     assert result["gflops_per_video"] > 0
     assert result["videos_per_second"] > 0
@@ -291,11 +294,37 @@ def test_the_finished_model_is_in_mlflow(evaluated, folder, monkeypatch):
 
 
 def test_a_seed_repeats_and_another_draws_other_patches(evaluated):
-    first = evaluated("gru", "stage1").result
+    done = evaluated("gru", "stage1")
+    first = done.result
+    done.output.unlink()
     again = evaluated.__wrapped__("gru", "stage1").result
     other = evaluated("gru", "stage1", seed=1).result
     assert again["metrics_per_step"] == first["metrics_per_step"]
     assert other["metrics_per_step"] != first["metrics_per_step"]
+
+
+def test_what_has_not_changed_is_not_measured_again(evaluated, folder, capsys):
+    """Neither where Snakemake has removed it before; its figures are drawn."""
+    done = evaluated("gru", "stage3")
+    for path in (done.output, done.predictions):
+        keep(path)
+        path.unlink()
+    done.sheet.unlink()
+    again = evaluated.__wrapped__("gru", "stage3")
+    # Such as its speed, which would be another.
+    assert again.result == done.result == json.loads(done.output.read_text())
+    assert done.sheet.exists() and done.predictions.exists()
+    assert not list(done.output.parent.glob(".*.old"))
+
+    measured = evaluated.__wrapped__("gru", "stage3", anew="mended").result
+    assert measured["anew"] == "mended"
+    assert measured["videos_per_second"] != done.result["videos_per_second"]
+    assert evaluated.__wrapped__("gru", "stage3", anew="mended").result == measured
+    with (folder / "splits" / "val.csv").open("a") as table:
+        table.write("\n")
+    changed = evaluated.__wrapped__("gru", "stage3").result
+    assert changed["fingerprint"] != measured["fingerprint"]
+    assert changed["videos_per_second"] != measured["videos_per_second"]
 
 
 def test_a_stage_0_checkpoint_is_no_model(folder, tmp_path):

@@ -1,15 +1,19 @@
 """One stage from its checkpoints to its checkpoint, on noise."""
 
 import csv
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from mlflow import MlflowClient
 from noise import CLASSES, skipping_recipe, tiny_recipe, write_checkpoint, write_noise
 
+from adafocus.data.clips import digest_of_sizes
 from adafocus.model import checkpoint
 from adafocus.model.checkpoint import CheckpointError
-from adafocus.training import STARTS_FROM, train
+from adafocus.recipe import parse_recipe
+from adafocus.training import STARTS_FROM, fingerprint, train
 
 RECIPE = tiny_recipe("gru")
 
@@ -23,7 +27,7 @@ def write(path, stage, patch_size):
     return write_checkpoint(path, RECIPE, stage, patch_size)
 
 
-def run(stage, init, data, folder, patch_size=32, recipe=RECIPE):
+def run(stage, init, data, folder, patch_size=32, recipe=RECIPE, **options):
     output = folder / f"{stage}.safetensors"
     train(
         recipe,
@@ -37,6 +41,7 @@ def run(stage, init, data, folder, patch_size=32, recipe=RECIPE):
         device="cpu",
         threads=1,
         tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
+        **options,
     )
     return checkpoint.read(output)
 
@@ -135,3 +140,166 @@ def test_a_checkpoint_of_another_patch_size_is_an_error(data, tmp_path):
     init = write(tmp_path / "c.safetensors", "stage2", 48)
     with pytest.raises(CheckpointError, match="another patch size than the recipe's: 48, not 32"):
         run("stage3", [init], data, tmp_path)
+
+
+# --- what is trained anew -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A folder with a glancer's finished training."""
+    folder = tmp_path_factory.mktemp("trained")
+    run("glancer", [], data, folder, None)
+    return folder
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """Likewise, to be changed."""
+    return shutil.copytree(trained, tmp_path / "copy")
+
+
+def changed(**sections):
+    """The recipe with sections changed key by key."""
+    values = RECIPE.to_dict()
+    for name, change in sections.items():
+        values[name] = values[name] | change if isinstance(change, dict) else change
+    return parse_recipe(values, "changed")
+
+
+def fingerprints(recipe=RECIPE, stage="glancer", **facts):
+    known = {"seed": 0, "data": ["a", "b"], "sizes": None, "start": {}, "init": []}
+    known |= {"record": Path("none.run.json"), "precision": "fp32"}
+    return fingerprint.accepted(recipe, stage, None, **known | facts)
+
+
+GLANCER = RECIPE.to_dict()["stages"]["glancer"]
+HINTS = changed(
+    title="Another",
+    videos={"missing": 0.5, "seconds": 3.0},
+    skip_costs=[0.25],
+    patch_sizes=[32],
+    frames={"time_limit": 5, "shards": 2},
+)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        HINTS,
+        changed(stages={"glancer": dict(reversed(GLANCER.items()))}),
+        changed(model={"policy": {"channels": 2}, "focuser": {"name": "resnet", "depth": 18}}),
+    ],
+    ids=["hints", "order", "what other stages train"],
+)
+def test_what_does_not_decide_the_weights_is_the_same_run(recipe):
+    own, *_ = fingerprints(recipe)
+    assert own == fingerprints()[0]
+
+
+WEIGHT = {"glancer.weight": torch.ones(2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "facts"),
+    [
+        (changed(stages={"glancer": GLANCER | {"momentum": 0.8}}), {}),
+        (changed(model={"glancer": {"name": "resnet", "depth": 18}}), {}),
+        (changed(augmentation={"flip": False}), {}),
+        (changed(metric="mAP"), {}),
+        (changed(frames={"height": 100}), {}),
+        (RECIPE, {"stage": "focuser"}),
+        (RECIPE, {"seed": 1}),
+        (RECIPE, {"data": ["a", "c"]}),
+        (RECIPE, {"sizes": "c"}),
+        (RECIPE, {"precision": "bf16"}),
+        (RECIPE, {"start": WEIGHT}),
+    ],
+)
+def test_what_decides_the_weights_is_another_run(recipe, facts):
+    own, *_ = fingerprints(recipe, **facts)
+    assert own not in fingerprints()
+
+
+def test_the_start_is_its_tensors():
+    own, *_ = fingerprints(start=WEIGHT)
+    assert own in fingerprints(start={"glancer.weight": torch.ones(2, 2)})
+    for other in (torch.zeros(2, 2), torch.ones(4), torch.ones(2, 2, dtype=torch.int32)):
+        assert own not in fingerprints(start={"glancer.weight": other})
+    assert own not in fingerprints(start={"focuser.weight": torch.ones(2, 2)})
+
+
+def test_a_run_from_before_sizes_were_listed_is_accepted(tmp_path):
+    (tmp_path / "splits").mkdir()
+    for split in ("train", "val"):
+        table = f"video,path,frames,labels\n{split},x,6,0\n"
+        (tmp_path / "splits" / f"{split}.csv").write_text(table)
+    listing, splits = tmp_path / "videos.csv", ("train", "val")
+    assert digest_of_sizes(tmp_path, *splits) is None
+    listing.write_text("video,path,error\ntrain,x,\nval,x,\n")
+    assert digest_of_sizes(tmp_path, *splits) is None
+    found = []
+    for size in (1, 2):
+        rows = f"other,x,,{size},0\nval,x,,5,{size}\ntrain,x,,{size},0\n"
+        listing.write_text(f"video,path,error,size,time\n{rows}")
+        found.append(digest_of_sizes(tmp_path, *splits))
+        assert digest_of_sizes(tmp_path, "val") == digest_of_sizes(tmp_path, "val")
+        assert fingerprints()[0] in fingerprints(sizes=found[-1])
+    assert found[0] != found[1]
+    assert fingerprints(sizes=found[0])[0] not in fingerprints(sizes=found[1])
+
+
+def test_a_finished_run_only_has_its_checkpoint_written_again(trained, data, capsys):
+    whole = (trained / "glancer.safetensors").read_bytes()
+    (trained / "glancer.safetensors").unlink()
+    made = run("glancer", [], data, trained, None, HINTS)
+    said = capsys.readouterr().out
+    assert "trained before" in said and "starting over" not in said
+    assert made.recipe == HINTS
+    # The recipe of before again, and so the same bytes as at first.
+    run("glancer", [], data, trained, None)
+    assert (trained / "glancer.safetensors").read_bytes() == whole
+
+
+def test_code_that_was_mended_trains_anew_once(copied, data, capsys):
+    for said in ("removed", "trained before"):
+        made = run("glancer", [], data, copied, None, anew="mended")
+        assert said in capsys.readouterr().out
+    assert made.made_by["anew"] == "mended"
+
+    # Cut off after the first epoch, the same call goes on, and so does one without the word.
+    def cut(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("glancer", [], data, copied, None, anew="again", on_epoch=cut)
+    assert "removed" in capsys.readouterr().out
+    for anew in (None, "again"):
+        run("glancer", [], data, copied, None, anew=anew)
+        said = capsys.readouterr().out
+        assert "going on" in said and "removed" not in said
+    store = MlflowClient(f"sqlite:///{copied / 'mlflow.db'}")
+    [experiment] = store.search_experiments(filter_string="name = 'tiny'")
+    runs = store.search_runs([experiment.experiment_id], "tags.kind = 'training'")
+    assert len(runs) == 3, "one for each time that it was trained"
+
+
+def test_only_a_revision_that_is_taken_over_is_accepted(monkeypatch):
+    revision, before = fingerprint.REVISION, fingerprints()[0]
+    monkeypatch.setattr(fingerprint, "REVISION", revision + 1)
+    monkeypatch.setattr(fingerprint, "TAKEN_OVER", frozenset({revision}))
+    assert before in fingerprints()[1:]
+    monkeypatch.setattr(fingerprint, "TAKEN_OVER", frozenset())
+    assert before not in fingerprints()
+
+
+def test_a_finished_run_waits_for_nothing(trained, data, capsys, monkeypatch):
+    """Neither for videos nor for MLflow's store, which are not there."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    aside = data / "elsewhere"
+    (data / "videos").rename(aside)
+    try:
+        run("glancer", [], data, trained, None)
+    finally:
+        aside.rename(data / "videos")
+    assert "trained before" in capsys.readouterr().out

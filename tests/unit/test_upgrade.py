@@ -5,10 +5,10 @@ import shutil
 import pytest
 import torch
 
-from adafocus import legacy, tracking
-from adafocus.files import sha256
+from adafocus import tracking
+from adafocus.files import keep, sha256
 from adafocus.model import checkpoint
-from adafocus.recipe import load_recipe
+from adafocus.recipe import Frames, load_recipe
 from adafocus.sweeps import with_rates
 from adafocus.training import train
 
@@ -34,7 +34,7 @@ def run(project, name, before, change=lambda recipe: recipe):
     recipe = load_recipe(project / "config" / "recipes" / f"{dataset}.yaml")
     folder = project / "results" / "checkpoints"
     output, curves = folder / f"{name}.safetensors", folder / "curves.svg"
-    legacy.keep(output)
+    keep(output)
     output.unlink()
     train(
         change(recipe.named("_skip0.04" if "skip" in name else "")),
@@ -80,9 +80,17 @@ def test_no_epoch_is_trained_anew(finished, dataset, capsys):
             assert (new.recipe, new.class_names) == (old[name].recipe, old[name].class_names)
             assert new.made_by["revision"] == 1 and new.made_by["seed"] == 0
             assert new.made_by["commit"].startswith("78f3339")
-        assert not list(checkpoints.glob("*.old"))
+        assert not list(checkpoints.glob(".*.old"))
         digests.append({name: sha256(path) for name, path in made.items()})
     assert digests[0] == digests[1], "the same content makes the same bytes"
+
+
+def test_frames_of_another_height_train_anew(finished, tmp_path, capsys):
+    """Fingerprints of then do not tell it."""
+    project = shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    taller = Frames(height=64)
+    run(project, "pets_glancer_stage0", (), lambda r: r.model_copy(update={"frames": taller}))
+    assert "starting over" in capsys.readouterr().out
 
 
 def test_what_changed_is_trained_anew(finished, tmp_path, capsys):

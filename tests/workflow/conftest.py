@@ -78,6 +78,12 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="module")
+def finished_project(finished: Path) -> Project:
+    """What an earlier version has finished."""
+    return Project(finished)
+
+
+@pytest.fixture(scope="module")
 def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A folder without any configuration yet, for the tests of one file together."""
     return Project(tmp_path_factory.mktemp("tiny"))

@@ -327,6 +327,30 @@ def test_a_changed_rate_runs_its_stage_and_what_follows(chain):
     assert planned == {"stage3": 1, "evaluate": 1, "summary": 1, "all": 1}
 
 
+def test_the_order_of_entries_and_what_is_the_default_run_nothing(chain):
+    file = chain.folder / "config" / "recipes" / "digits.yaml"
+    before = file.read_text()
+    recipe = yaml.safe_load(before)
+    stage = recipe["stages"]["stage1"]
+    stage["learning_rates"] = dict(sorted(stage["learning_rates"].items(), reverse=True))
+    recipe["stages"]["stage1"] = stage | {"momentum": 0.9, "clip_gradient": None}
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    try:
+        assert "Nothing to be done" in chain.snakemake().stderr
+    finally:
+        file.write_text(before)
+
+
+def test_what_is_only_shown_runs_the_summary_alone(chain):
+    for entry, value in (("title", "Corrected"), ("peers", [{"name": "X", "gflops": 1.0}])):
+        before = DIGITS.get(entry, [])
+        chain.edit("recipes/digits.yaml", entry, value=value)
+        try:
+            assert chain.planned() == {"summary": 1, "all": 1}
+        finally:
+            chain.edit("recipes/digits.yaml", entry, value=before)
+
+
 def test_another_patch_size_shares_the_data_and_both_backbones(chain):
     assert chain.planned("results/digits_24_stage3.json") == {
         "stage1": 1,

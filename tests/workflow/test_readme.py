@@ -45,6 +45,8 @@ ELSEWHERE = {
     " --output both.safetensors": "unit/test_distributed.py, with two torchruns on the CPU",
     "snakemake --cores all results/curves/demo.csv": "test_chain.py and test_demo.py, with fewer"
     " models",
+    "snakemake --cores all --forcerun stage2 --config anew=monday --"
+    " results/demo_28_stage3.json": "test_later_version.py, from stage 3 on",
     "make chaos": "test_chain.py, with fewer kills",
     "createdb mlflow": "integration/test_tracking_server.py, with a PostgreSQL of its own",
     "mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri postgresql:///mlflow"

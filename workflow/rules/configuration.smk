@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -11,10 +12,9 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from adafocus import legacy
 from adafocus.data import DataError
 from adafocus.data.disk import check_space
-from adafocus.files import WriteError, check_writable, whole
+from adafocus.files import WriteError, check_writable, keep, whole
 from adafocus.gpus import visible_gpus, why_no_gpu
 from adafocus.locks import enter
 from adafocus.recipe import RecipeError, find_recipe, load_recipes, parse_config
@@ -39,26 +39,31 @@ def recipe_of(wildcards):
         return recipe.named(wildcards.get("skip", ""))
 
 
+def recipe_text(recipe, names, **others):
+    """Entries of a recipe, and others, in a form that neither their order changes nor an entry that
+    says what is the default anyhow."""
+    given = recipe.model_dump(mode="json", exclude_defaults=True)
+    found = {
+        name: reduce(lambda section, key: section.get(key, {}), name.split("."), given)
+        for name in names
+    }
+    return json.dumps(found | others, sort_keys=True)
+
+
 def recipe_entries(*names, of_config=()):
     """Function of the wildcards for `params`: these entries of the data set's recipe, and of
     config.yaml, as text.
 
-    What depends on them is made again when they change, and not when the rest of the recipe does,
-    nor when their order does, nor for an entry that says what is the default.
+    What depends on them is made again when they change, and not when the rest of the recipe does.
     """
 
     def entries(wildcards):
-        given = recipe_of(wildcards).model_dump(mode="json", exclude_defaults=True)
         filled = [name.format_map(dict(wildcards.items())) for name in names]
-        found = {
-            name: reduce(lambda section, key: section.get(key, {}), name.split("."), given)
-            for name in filled
-        }
         defaults = type(settings).model_fields
-        found |= {
+        others = {
             name: config[name] for name in of_config if config[name] != defaults[name].default
         }
-        return json.dumps(found, sort_keys=True)
+        return recipe_text(recipe_of(wildcards), filled, **others)
 
     return entries
 
@@ -186,6 +191,16 @@ def keep_known(manifest):
             shutil.copyfile(manifest, aside)
 
 
+def shown_of_recipes():
+    """What the summary shows of the recipes of now, by data set."""
+    results = [Path(path).name for path in (*results_asked_for(), *results_made_before())]
+    return {
+        name: recipe_text(recipe, ("title", "metric", "published", "peers"))
+        for name, recipe in sorted(recipes.items())
+        if any(re.match(rf"{name}_\d+(_skip[\d.]+)?_stage\d", result) for result in results)
+    }
+
+
 def unlock_if_alone():
     """Removes Snakemake's locks where the runs that set them were killed.
 
@@ -248,7 +263,13 @@ if workflow.is_main_process and not on_cluster and settings.device != "cpu":
         workflow.register_resource("gpu", len(gpus))
 
 
-TRAINING = ("train_glancer", "train_focuser", "stage1", "stage2", "stage3")
+# What jobs look at that make it again: where nothing has changed for them, they end at once.
+KEPT = {
+    **dict.fromkeys(
+        ("train_glancer", "train_focuser", "stage1", "stage2", "stage3"), ["checkpoint"]
+    ),
+    "evaluate": ["result", "predictions"],
+}
 
 
 wildcard_constraints:
@@ -261,7 +282,7 @@ wildcard_constraints:
 
 
 # Before any job: whether results can be written, what the data sets will take, and whether there
-# is room. Of checkpoints that are made again the old ones are kept until then.
+# is room. What is made again is kept until then.
 onstart:
     steps = {}
     with one_line_errors():
@@ -271,8 +292,8 @@ onstart:
             steps.setdefault(job.wildcards.dataset, set()).add(job.rule.name)
         if job.rule.name == "frames":
             keep_known(Path(job.output[0]))
-        if job.rule.name in TRAINING:
-            legacy.keep(Path(job.output.checkpoint))
+        for name in KEPT.get(job.rule.name, ()):
+            keep(Path(job.output[name]))
     with one_line_errors():
         for line in check_space(steps, recipes, Path(config["data"])):
             logger.info(line)

@@ -10,6 +10,7 @@ with job(snakemake) as lock:
         "data": data_of(snakemake),
         "output": Path(snakemake.output.result),
         "plots": Path(snakemake.output.sheet).parent,
+        "anew": snakemake.config["anew"],
         **run_options(snakemake),
     }
     if snakemake.resources.get("gpu", 0) > 1:

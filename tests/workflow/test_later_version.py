@@ -1,0 +1,60 @@
+"""Chains that commit 78f3339 has finished, under the workflow of now."""
+
+import sqlite3
+from contextlib import closing
+
+import pandas as pd
+import pytest
+
+from adafocus.files import sha256
+
+pytestmark = pytest.mark.slow
+CHAIN = ("pets_glancer_stage0", "pets_focuser_stage0", "pets_16_stage1", "pets_16_stage2")
+CHAIN = (*CHAIN, "pets_16_stage3")
+
+
+def stores(project):
+    found = project.folder.glob("data/*/frames/**/*.zip")
+    return {path: (path.stat().st_mtime_ns, sha256(path)) for path in found}
+
+
+def states(project):
+    return {path: sha256(path) for path in project.folder.glob("results/checkpoints/*.resume.pt")}
+
+
+def runs(project):
+    with closing(sqlite3.connect(project.folder / "results" / "mlflow.db")) as store:
+        return sorted(name for (name,) in store.execute("select name from runs"))
+
+
+def log(project, name):
+    return (project.folder / "results" / "logs" / f"{name}.log").read_text()
+
+
+def test_jobs_run_again_but_train_and_extract_nothing(finished_project):
+    project = finished_project
+    before = stores(project), states(project)
+    assert len(before[0]) == 18 and len(before[1]) == 12
+    runs_before = runs(project)
+    targets = ["results/pets_16_stage3.json", "data/digits/splits/train.csv"]
+    run = project.snakemake("--forceall", *targets)
+    assert run.returncode == 0, run.stderr
+    assert (stores(project), states(project)) == before
+    assert runs(project) == sorted([*runs_before, "pets_16_stage3_evaluation"])
+    for name in CHAIN:
+        assert "trained before" in log(project, name)
+        took = pd.read_csv(project.folder / f"results/benchmarks/{name}.tsv", sep="\t")["s"].item()
+        assert took < 60, "seconds, on a busy machine"
+    assert "Nothing to be done" in project.snakemake(*targets).stderr
+
+
+def test_a_stage_is_trained_anew_where_that_is_asked_for(finished_project):
+    project = finished_project
+    before = states(project)
+    anew = ["--forcerun", "stage3", "--config", "anew=monday", "--", "results/pets_16_stage3.json"]
+    for said in ("not of 'monday'", "trained before"):
+        run = project.snakemake(*anew)
+        assert run.returncode == 0, run.stderr
+        assert said in log(project, "pets_16_stage3")
+    changed = {path.name for path, digest in states(project).items() if digest != before[path]}
+    assert changed == {"pets_16_stage3.resume.pt"}
