@@ -22,6 +22,7 @@ from adafocus.model.adafocus import AdaFocus, build
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
 from adafocus.training import STAGES, ppo
 from adafocus.training.engine import Stage, TrainingError, fit
+from adafocus.training.resume import ResumeFile
 
 pytestmark = [
     pytest.mark.gpu,
@@ -117,14 +118,15 @@ def train(
         rows.append(row)
         on_epoch(row)
 
+    resume = ResumeFile(folder / "resume.pt", ["same"])
     fit(
         stage,
         *batches,
         metric="top1",
         seed=3,
         device=GPU,
-        resume=folder / "resume.pt",
-        fingerprint="same",
+        resume=resume,
+        state=resume.read(),
         on_epoch=note,
         precision=precision,
     )
