@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from shutil import rmtree
+from threading import Event, Thread
+from typing import Any
 
+import psutil
 from tqdm import tqdm
 
 from adafocus.data import DataError
@@ -18,6 +23,9 @@ from adafocus.recipe import Recipe, YoutubeSource
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 5
+"""Seconds that running downloads have to stop, before they are left to end with the process."""
+
 
 def fetch_videos(
     recipe: Recipe, source: YoutubeSource, cuts: dict[str, Cut], folder: Path, workers: int
@@ -25,7 +33,7 @@ def fetch_videos(
     """Brings all of ``cuts`` to ``folder/videos`` that are not there, ``workers`` at a time.
 
     A video appears under its name when it is whole; what came of one that was cut off is used by
-    the next call.
+    the next call. An error, or a signal that raises one, stops those that run and starts no other.
 
     Returns:
         Why a video could not be had, by its name.
@@ -40,22 +48,16 @@ def fetch_videos(
     wanted = {name: cut for name, cut in cuts.items() if name not in there}
     allowed = recipe.videos.missing * len(cuts)
     reasons: dict[str, str] = {}
-    download = _downloader(recipe, source)
     with (
-        ThreadPoolExecutor(workers) as pool,
+        _downloads(_downloader(recipe, source), wanted, folder, workers) as results,
         tqdm(total=len(cuts), initial=len(cuts) - len(wanted), unit="video") as progress,
     ):
-        tasks = {
-            pool.submit(download, cut, folder / "incoming" / name, videos): name
-            for name, cut in wanted.items()
-        }
-        for task in as_completed(tasks):
+        for name, reason in results:
             progress.update()
-            if reason := task.result():
-                reasons[tasks[task]] = reason
+            if reason:
+                reasons[name] = reason
                 progress.set_postfix(missing=len(reasons))
             if len(reasons) > allowed:
-                pool.shutdown(wait=False, cancel_futures=True)
                 name, reason = next(iter(reasons.items()))
                 raise DataError(
                     f"{videos}: {len(reasons)} of {len(cuts)} videos could not be had so far, more"
@@ -66,12 +68,69 @@ def fetch_videos(
     return reasons
 
 
-def _downloader(recipe: Recipe, source: YoutubeSource) -> Callable[[Cut, Path, Path], str]:
-    """What downloads a cut by way of a folder to work in, named as the video, to the folder of
-    videos, and returns why it could not be had."""
+Downloader = Callable[[Cut, Path, Path, Event], str]
+"""What downloads a cut by way of a folder to work in, named as the video, to the folder of videos,
+unless the event is set meanwhile; returns why it could not be had."""
+
+
+@contextmanager
+def _downloads(
+    download: Downloader, wanted: dict[str, Cut], folder: Path, workers: int
+) -> Iterator[Iterator[tuple[str, str]]]:
+    """Yields what came of each download, its name and why it could not be had, as they come.
+
+    Threads of an executor would all be waited for at the end, however long a server lets them.
+    """
+    waiting: SimpleQueue[tuple[str, Cut]] = SimpleQueue()
+    done: SimpleQueue[tuple[str, str | Exception]] = SimpleQueue()
+    stop = Event()
+    for item in wanted.items():
+        waiting.put(item)
+
+    def work() -> None:
+        with suppress(Empty):
+            while not stop.is_set():
+                name, cut = waiting.get_nowait()
+                try:
+                    reason = download(cut, folder / "incoming" / name, folder / "videos", stop)
+                except Exception as error:
+                    done.put((name, error))
+                else:
+                    done.put((name, reason))
+
+    def results() -> Iterator[tuple[str, str]]:
+        for _ in wanted:
+            name, reason = done.get()
+            if isinstance(reason, Exception):
+                raise reason
+            yield name, reason
+
+    threads = [Thread(target=work, daemon=True) for _ in range(min(workers, len(wanted)))]
+    for thread in threads:
+        thread.start()
+    try:
+        yield results()
+    finally:
+        stop.set()
+        deadline = time.monotonic() + PATIENCE
+        while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
+            _kill_those_that_write_to(folder / "incoming")
+            time.sleep(0.05)
+
+
+def _kill_those_that_write_to(folder: Path) -> None:
+    """Kills this process's children, ffmpeg for yt-dlp, whose arguments name the folder."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(str(folder) in argument for argument in child.cmdline()):
+                child.kill()
+
+
+def _downloader(recipe: Recipe, source: YoutubeSource) -> Downloader:
+    """Raises `DataError` where yt-dlp is not installed."""
     try:
         from yt_dlp import YoutubeDL
-        from yt_dlp.utils import YoutubeDLError, download_range_func
+        from yt_dlp.utils import DownloadCancelled, YoutubeDLError, download_range_func
     except ImportError:
         raise DataError(
             "yt-dlp is not installed; run `pip install yt-dlp`, or put the videos in place"
@@ -92,7 +151,11 @@ def _downloader(recipe: Recipe, source: YoutubeSource) -> Callable[[Cut, Path, P
         "cachedir": False,
     }
 
-    def download(cut: Cut, incoming: Path, videos: Path) -> str:
+    def download(cut: Cut, incoming: Path, videos: Path, stop: Event) -> str:
+        def watch(_: dict[str, Any]) -> None:
+            if stop.is_set():
+                raise DownloadCancelled("stopped")
+
         cutting = {}
         if cut.start is not None:
             cutting = {
@@ -101,7 +164,7 @@ def _downloader(recipe: Recipe, source: YoutubeSource) -> Callable[[Cut, Path, P
             }
         template = {"paths": {"home": str(incoming)}, "outtmpl": {"default": "video.%(ext)s"}}
         try:
-            with YoutubeDL(options | cutting | template) as client:
+            with YoutubeDL(options | cutting | template | {"progress_hooks": [watch]}) as client:
                 client.download([source.url.format(id=cut.id)])
         except YoutubeDLError as error:
             reason = str(error).removeprefix("ERROR: ").partition("\n")[0]

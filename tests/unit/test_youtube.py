@@ -2,10 +2,15 @@
 
 import csv
 import json
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Thread
 
+import psutil
 import pytest
 from miniature import make_recipe, make_video
 
@@ -106,3 +111,94 @@ def test_annotations_have_to_be_there(data):
     (data / "annotations" / "a.json").unlink()
     with pytest.raises(DataError, match=r"annotations/a\.json not found.*http://example\.org"):
         fetch(recipe_of("http://127.0.0.1:9/{id}", missing=0), data, workers=1)
+
+
+@pytest.mark.parametrize("kind", ["whole", "pieces"])
+def test_a_signal_stops_what_runs_and_starts_no_other(site, data, kind):
+    """Two downloads of five hang when it comes, in pieces within ffmpeg; one is done."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.do_GET()
+
+        def do_GET(self):
+            id = self.path.strip("/").removesuffix(".mp4")
+            asked.append(id)
+            video = (data.parent / "site" / f"{IDS[0]}.mp4").read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Type", "video/mp4")
+            self.send_header("Content-Length", len(video) if id == IDS[0] else 10 * len(video))
+            self.end_headers()
+            if self.command == "GET":
+                with suppress(OSError):
+                    self.wfile.write(video if id == IDS[0] else video[: len(video) // 2])
+                    while id != IDS[0] and not over.wait(0.1):
+                        self.wfile.write(bytes(1))
+
+        def log_message(self, *_):
+            pass
+
+    over = Event()
+    ids = (*IDS[:3], "DDDDDDDDDDD", "EEEEEEEEEEE")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/{{id}}.mp4"
+        if kind == "whole":
+            entry = {"subset": "training", "annotations": [{"label": "Archery"}]}
+            text = json.dumps({"database": dict.fromkeys(ids, entry)})
+            (data / "annotations" / "a.json").write_text(text)
+            recipe = recipe_of(address, missing=0)
+            first = data / "videos" / f"v_{IDS[0]}.mp4"
+        else:
+            header = "label,youtube_id,time_start,time_end,split\n"
+            rows = "".join(f"run,{id},0,2,train\n" for id in ids)
+            (data / "annotations" / "train.csv").write_text(header + rows)
+            (data / "annotations" / "val.csv").write_text(header)
+            (data / "annotations" / "classes.txt").write_text("run\n")
+            files = {"train": "train.csv", "val": "val.csv", "classes": "classes.txt"}
+            recipe = recipe_of(address, 0, format="kinetics", **files)
+            first = data / "videos" / f"{IDS[0]}_000000_000002.mp4"
+        log = data.parent / "log"
+        with log.open("w") as file:
+            command = [sys.executable, "-c", FETCH, recipe.write(data.parent), data]
+            process = subprocess.Popen(command, stderr=file)
+        while not first.exists() or len({*asked}) < 3:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        time.sleep(1)
+        if kind == "pieces":
+            assert writing_to(data / "incoming")
+        process.terminate()
+        started = time.monotonic()
+        assert process.wait(timeout=60) == 143, log.read_text()
+        assert time.monotonic() - started < 10
+        over.set()
+        server.shutdown()
+    assert set(asked) == set(ids[:3])
+    assert not writing_to(data / "incoming")
+    assert [path.name for path in (data / "videos").iterdir()] == [first.name]
+    assert not (data / "videos.csv").exists()
+
+
+# As the workflow's script calls it, see workflow/scripts/job.py.
+FETCH = """
+import signal, sys
+from pathlib import Path
+from adafocus.data.sources import fetch
+from adafocus.recipe import load_recipe
+def stop(number, _):
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, stop)
+fetch(load_recipe(sys.argv[1]), Path(sys.argv[2]), workers=2)
+"""
+
+
+def writing_to(folder):
+    """Processes whose arguments name the folder."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if "ffmpeg" in process.name() and str(folder) in " ".join(process.cmdline()):
+                found.append(process)
+    return found
