@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from adafocus.data import DataError
-from adafocus.recipe import Recipe
+from adafocus.recipe import ArchiveSource, ManualSource, Recipe
 
 BYTES_PER_PIXEL = 0.056
 """Of a frame at the best quality, 2: ActivityNet's 14,950 videos, 117 seconds long on average, take
@@ -22,6 +22,23 @@ def estimate(recipe: Recipe) -> tuple[float, float]:
     count = (videos.train + videos.val) * (videos.seconds or 0) * (frames.rate or videos.rate)
     pixels = frames.height**2 * ASPECT
     return (videos.gigabytes or 0) * 1e9, count * pixels * BYTES_PER_PIXEL * 2 / frames.quality
+
+
+def _videos_to_come(recipe: Recipe, folder: Path) -> float:
+    """Bytes that downloading and unpacking will yet take.
+
+    Archives that a person gave stay beside what is unpacked of them, which takes no less. What is
+    downloaded goes, one archive after the other.
+    """
+    source = recipe.source
+    archived = isinstance(source, ArchiveSource | ManualSource)
+    if archived and (folder / "videos").exists():
+        return 0
+    whole, _ = estimate(recipe)
+    if isinstance(source, ManualSource):
+        given = [path for name in source.archives for path in (folder / "archives").glob(name)]
+        whole = max(whole, sum(path.stat().st_size for path in given))
+    return whole - _size(folder, "videos", "incoming")
 
 
 def check_space(steps: dict[str, set[str]], recipes: dict[str, Recipe], data: Path) -> list[str]:
@@ -41,12 +58,11 @@ def check_space(steps: dict[str, set[str]], recipes: dict[str, Recipe], data: Pa
     free: dict[int, int] = {}
     for name, ahead in sorted(steps.items()):
         folder = data / name
-        videos, frames = estimate(recipes[name])
         coming = {}
         if "download" in ahead:
-            coming["videos"] = videos - _size(folder, "videos", "archives", "incoming")
+            coming["videos"] = _videos_to_come(recipes[name], folder)
         if "frames" in ahead:
-            coming["frames"] = frames - _size(folder, "frames")
+            coming["frames"] = estimate(recipes[name])[1] - _size(folder, "frames")
         coming = {what: size for what, size in coming.items() if size > 0}
         if not coming:
             continue

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import shutil
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, BinaryIO, NamedTuple, Self
 
 import requests
 from requests.exceptions import ChunkedEncodingError
 from tqdm import tqdm
 
 from adafocus.data import DataError
-from adafocus.files import publish
+from adafocus.files import is_full, publish
 
 ATTEMPTS = 6
 """Tries of one download in a run; each waits twice as long as the one before."""
 TIMEOUT = (15, 60)
 """Seconds to wait for a connection, and for the next bytes."""
 CHUNK = 1 << 20
+UNFINISHED = ".unfinished"
+"""What a file is called while it is unpacked."""
+DIGITS = 12
+"""Of the number of members in a journal."""
 
 
 class _Interrupted(Exception):
@@ -102,35 +109,81 @@ def _go_on(url: str, part: Path) -> None:
 # --- archives ---------------------------------------------------------------------------------
 
 
+class _Member(NamedTuple):
+    """A file in an archive."""
+
+    name: str
+    """Relative to the folder that it is unpacked to, which it cannot leave."""
+    size: int
+    time: float | None
+    """When it was changed last, if the archive tells."""
+    open: Callable[[], IO[bytes] | None]
+
+
 def unpack(
-    parts: Sequence[Path], folder: Path, on_member: Callable[[str], None], strip: int = 0
+    parts: Sequence[Path],
+    folder: Path,
+    on_member: Callable[[str], None],
+    strip: int = 0,
+    journal: Path | None = None,
 ) -> None:
     """Unpacks a ZIP, or a TAR of any compression in one or several parts, into ``folder``.
 
-    Parts are read one after the other as one stream, so that they need not be joined on disk.
+    Parts are read one after the other as one stream, so that they need not be joined on disk. A
+    file appears under its name when it is whole.
 
     Args:
         on_member: is told the name of each file.
         strip: leading folders to take off every name; what has no more than these is left out.
+        journal: file that keeps how many members are done. After a kill, the next call with the
+            same archive and folder goes on from there.
 
     Raises:
-        DataError: where the archive is broken, or a member, link or device would lie outside.
+        DataError: where the archive is broken, a member, link or device would lie outside, or the
+            disk is full.
     """
     names = ", ".join(path.name for path in parts)
+    read = _read_zip if len(parts) == 1 and zipfile.is_zipfile(parts[0]) else _read_tar
     try:
-        if len(parts) == 1 and zipfile.is_zipfile(parts[0]):
-            _unpack_zip(parts[0], folder, on_member, strip)
-        else:
-            _unpack_tar(parts, folder, on_member, strip)
+        with _Journal(journal) as done:
+            for number, member in enumerate(read(parts, folder, strip)):
+                target = folder / member.name
+                # The journal may be on the disk and a file not yet, where the power failed.
+                if number >= done.members or not _is_whole(target, member.size):
+                    _write(member, target, folder / UNFINISHED)
+                done.count(number + 1)
+                on_member(member.name)
     except tarfile.FilterError as error:
         raise DataError(f"{names}: {error}; the archive is not to be trusted") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        if is_full(error):
+            raise DataError(
+                f"{folder}: the disk is full; what is unpacked stays: make room, and the same"
+                " command goes on from there"
+            ) from None
         raise DataError(f"{names}: cannot be unpacked ({error}); download it again") from None
+    finally:
+        (folder / UNFINISHED).unlink(missing_ok=True)
 
 
-def _unpack_tar(
-    parts: Sequence[Path], folder: Path, on_member: Callable[[str], None], strip: int
-) -> None:
+def _is_whole(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _write(member: _Member, target: Path, unfinished: Path) -> None:
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    with member.open() as packed, unfinished.open("wb") as file:
+        shutil.copyfileobj(packed, file, CHUNK)
+        if file.tell() != member.size:
+            raise EOFError(f"{member.name} ends early")
+    if member.time is not None:
+        os.utime(unfinished, (member.time, member.time))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.replace(target)
+
+
+def _read_tar(parts: Sequence[Path], folder: Path, strip: int) -> Iterator[_Member]:
+    """Yields the files of a TAR, and makes its folders and links."""
     with (
         io.BufferedReader(_Joined(parts), CHUNK) as stream,
         tarfile.open(fileobj=stream, mode="r|*") as archive,
@@ -138,9 +191,14 @@ def _unpack_tar(
         for member in archive:
             if name := _stripped(member.name, strip):
                 member.name = name
+                safe = tarfile.data_filter(member, str(folder))
+                if safe.isfile():
+                    content = partial(archive.extractfile, member)
+                    yield _Member(safe.name, member.size, member.mtime, content)
+                    continue
+                if not safe.isdir():
+                    (folder / safe.name).unlink(missing_ok=True)
                 archive.extract(member, folder, filter="data")
-                if member.isfile():
-                    on_member(name)
 
 
 def _stripped(name: str, strip: int) -> str:
@@ -150,22 +208,44 @@ def _stripped(name: str, strip: int) -> str:
     return "/".join([part for part in name.split("/") if part not in ("", ".")][strip:])
 
 
-def _unpack_zip(path: Path, folder: Path, on_member: Callable[[str], None], strip: int) -> None:
-    with zipfile.ZipFile(path) as archive:
+def _read_zip(parts: Sequence[Path], folder: Path, strip: int) -> Iterator[_Member]:
+    """Yields the files of a ZIP, links as files too."""
+    with zipfile.ZipFile(parts[0]) as archive:
         for member in archive.infolist():
-            directory = member.is_dir()
-            member.filename = _stripped(member.filename, strip)
-            if not member.filename:
-                continue
-            inside = PurePosixPath(member.filename.replace("\\", "/"))
+            name = _stripped(member.filename, strip)
+            inside = PurePosixPath(name.replace("\\", "/"))
             if inside.is_absolute() or ".." in inside.parts:
                 raise DataError(
-                    f"{path.name}: {member.filename!r} would be outside the destination; the"
+                    f"{parts[0].name}: {name!r} would be outside the destination; the"
                     " archive is not to be trusted"
                 )
-            if not directory:
-                archive.extract(member, folder)
-                on_member(member.filename)
+            if name and not member.is_dir():
+                yield _Member(name, member.file_size, None, partial(archive.open, member))
+
+
+class _Journal:
+    """How many members of an archive are unpacked, kept in a file if there is a path for it."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.members = 0
+
+    def __enter__(self) -> Self:
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            self.members = int(os.pread(self.file, DIGITS, 0) or 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.path:
+            os.close(self.file)
+
+    def count(self, members: int) -> None:
+        """Keeps that the first ``members`` are done, perhaps of more."""
+        if self.path and members > self.members:
+            os.pwrite(self.file, b"%0*d" % (DIGITS, members), 0)
+            self.members = members
 
 
 class _Joined(io.RawIOBase):

@@ -58,8 +58,28 @@ def test_all_data_sets_on_a_disk_are_added_up(tmp_path, free):
 
 def test_what_is_there_already_does_not_come(tmp_path, free):
     free(1000)
-    frames = tmp_path / "sthv2" / "frames" / "1.zip"
-    frames.parent.mkdir(parents=True)
-    with frames.open("wb") as file:
-        file.truncate(50 * 10**9)  # a hole: the disk holds nothing of it
+    hole(tmp_path / "sthv2" / "frames" / "1.zip", 50)
     assert "and 3 GB of frames" in check_space({"sthv2": BOTH}, RECIPES, tmp_path)[0]
+
+
+def hole(path, gigabytes):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(gigabytes * 10**9)  # the disk holds nothing of it
+
+
+def test_archives_that_a_person_gave_are_not_the_videos(tmp_path, free):
+    """They stay beside what is unpacked of them, which takes no less."""
+    free(1000)
+    download = {"sthv2": {"download"}}
+    hole(tmp_path / "sthv2" / "archives" / "20bn-something-something-v2-00", 18)
+    assert "about 20 GB of videos" in check_space(download, RECIPES, tmp_path)[0]
+    hole(tmp_path / "sthv2" / "archives" / "20bn-something-something-v2-01", 12)
+    assert "about 30 GB of videos" in check_space(download, RECIPES, tmp_path)[0]
+    free(29)
+    with pytest.raises(DataError, match="free 1 GB"):
+        check_space(download, RECIPES, tmp_path)
+    hole(tmp_path / "sthv2" / "incoming" / "1.webm", 25)
+    assert "about 5 GB of videos" in check_space(download, RECIPES, tmp_path)[0]
+    hole(tmp_path / "sthv2" / "videos" / "1.webm", 1)
+    assert check_space(download, RECIPES, tmp_path) == [], "all is unpacked"

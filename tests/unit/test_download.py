@@ -235,3 +235,52 @@ def test_a_zip_makes_no_links(tmp_path):
         archive.writestr(link, "/etc")
     unpack([tmp_path / "a.zip"], tmp_path / "out", lambda name: None)
     assert not (tmp_path / "out" / "link").is_symlink()
+
+
+MEMBERS = [(f"x/{number}.webm", f"{number}".encode() * 1000) for number in range(5)]
+
+
+def zipped(path, *members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("pack", [tar, zipped])
+def test_unpacking_goes_on_after_a_stop(tmp_path, pack):
+    """Of a name that comes twice, the last is what stays, as if there had been no stop."""
+    members = [("x/0.webm", b"0" * 999), *MEMBERS]
+    archive = pack(tmp_path / "archive", *members)
+    folder, journal = tmp_path / "out", tmp_path / "state" / "journal"
+
+    def stop(name):
+        if name == "x/2.webm":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        unpack([archive], folder, stop, journal=journal)
+    assert sorted(path.name for path in (folder / "x").iterdir()) == ["0.webm", "1.webm", "2.webm"]
+    before = {path: path.stat().st_ino for path in (folder / "x").iterdir()}
+    (folder / "x" / "1.webm").write_bytes(b"1")  # as a power cut leaves it
+    told = []
+    unpack([archive], folder, told.append, journal=journal)
+    assert told == [name for name, _ in members]
+    assert {path.name: path.read_bytes() for path in (folder / "x").iterdir()} == {
+        name.removeprefix("x/"): content for name, content in MEMBERS
+    }
+    assert (folder / "x" / "2.webm").stat().st_ino == before[folder / "x" / "2.webm"]
+    assert [path.name for path in folder.iterdir()] == ["x"]
+
+
+def test_links_are_made_again_after_a_stop(tmp_path):
+    links = (
+        ("soft", {"type": tarfile.SYMTYPE, "linkname": "good"}),
+        ("hard", {"type": tarfile.LNKTYPE, "linkname": "good"}),
+    )
+    archive = tar(tmp_path / "a.tar", ("good", b"1"), *links)
+    for _ in range(2):
+        unpack([archive], tmp_path / "out", lambda name: None, journal=tmp_path / "journal")
+        for name in ("good", "soft", "hard"):
+            assert (tmp_path / "out" / name).read_bytes() == b"1"
