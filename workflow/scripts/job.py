@@ -12,8 +12,10 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from platform import node
+from typing import Any, TextIO
 
 import psutil
 
@@ -29,9 +31,10 @@ def job(snakemake: Any, output: Path | None = None) -> Iterator[Lock]:
     """Holds the lock of the job's output, and its GPUs, and sends what it prints to the job's log.
 
     It waits for another process that writes the same output, such as a job of a Snakemake that was
-    killed; if that did the same work, the script ends here. An error is one line on the terminal
-    and a traceback in the log. A signal that asks the job to end ends it as an error would, so that
-    nothing is left half done.
+    killed; if that did the same work, the script ends here. The log also keeps what the attempts
+    printed since the last that ended well. An error is one line on the terminal and a traceback in
+    the log. A signal that asks the job to end ends it as an error would, so that nothing is left
+    half done.
 
     Args:
         output: what is locked, if not the first output.
@@ -47,13 +50,14 @@ def job(snakemake: Any, output: Path | None = None) -> Iterator[Lock]:
         if lock.done_by and all(Path(path).exists() for path in snakemake.output):
             print(f"{lock.output}: {lock.done_by} has made it", file=terminal)
             sys.exit()
-        with log.open("w") as file:
+        with _open(log) as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         with ExitStack() as stack:
             if snakemake.resources.get("gpu"):
                 stack.enter_context(claim_gpus(snakemake.resources.gpu))
             yield lock
+        _close(log)
     except Stopped as stopped:
         print(f"{stopped.message} (log: {log})", file=terminal)
         raise
@@ -76,6 +80,38 @@ def _work(snakemake: Any) -> str:
         [(path, os.stat(path).st_mtime_ns) for path in snakemake.input],
     )
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+ATTEMPT = "=== attempt "
+"""How the first line of an attempt begins in a log."""
+
+
+def _open(log: Path) -> TextIO:
+    """Opens a log for another attempt, behind those before that did not end well.
+
+    Snakemake removes a log before each attempt; its second name keeps it.
+    """
+    with suppress(OSError):  # the file system may have no hard links
+        _kept(log).touch()
+        log.unlink(missing_ok=True)
+        os.link(_kept(log), log)
+    number = log.read_text(errors="replace").count(ATTEMPT) + 1 if log.exists() else 1
+    file = log.open("a")
+    file.write(f"{ATTEMPT}{number}, {datetime.now():%Y-%m-%d %H:%M:%S}, on {node()}\n")
+    file.flush()
+    return file
+
+
+def _close(log: Path) -> None:
+    """Ends a log well: the next attempt is another job's."""
+    with suppress(OSError):
+        if not log.exists():  # a Snakemake whose job waits for this one removed it
+            os.link(_kept(log), log)
+        _kept(log).unlink()
+
+
+def _kept(log: Path) -> Path:
+    return log.with_name(f".{log.name}")
 
 
 def _stop(number: int, _: object) -> None:
@@ -111,7 +147,8 @@ def launch(snakemake: Any, lock: Lock, command: str, *arguments: object, **optio
                     for child in psutil.Process(process.pid).children():
                         child.send_signal(signal.SIGUSR1)
             time.sleep(0.5)
-    said = Path(snakemake.log[0]).read_text(errors="replace").splitlines()
+    logged = Path(snakemake.log[0]).read_text(errors="replace")
+    said = logged.rpartition(ATTEMPT)[2].splitlines()
     if stop.number:
         saved = [line for line in said if " came: saved " in line]
         raise Stopped(stop.number, (saved or [f"{signal.Signals(stop.number).name} came"])[-1])
