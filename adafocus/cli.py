@@ -184,8 +184,7 @@ def predict(
 
         from adafocus import predict
         from adafocus.data import DataError
-        from adafocus.data.sources import find_videos
-        from adafocus.data.store import holds_frames
+        from adafocus.data.listing import find_videos, holds_frames
         from adafocus.files import whole
 
         files = []

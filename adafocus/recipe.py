@@ -623,6 +623,8 @@ class Config(Section):
     anew: Annotated[str, BeforeValidator(str)] | None = None
     """Any word: what the jobs of a call train, or sweep, is trained from its start, unless that was
     begun under the same word."""
+    scan_videos: bool = True
+    """Whether planning looks if videos were added, replaced or taken out."""
     tracking_uri: str = "sqlite:///results/mlflow.db"
     """MLflow's store; the environment's MLFLOW_TRACKING_URI overrides it."""
     pretrained: dict[str, str] = {}

@@ -7,6 +7,7 @@ video listed twice or a label that there is not, is found in one place.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from adafocus.data import DataError
 from adafocus.recipe import (
     ActivityNetFiles,
     FcvidFiles,
+    FolderSource,
     ListedFiles,
     Recipe,
     SplitFiles,
@@ -103,13 +105,31 @@ def read_cuts(recipe: Recipe, folder: Path) -> dict[str, Cut]:
     return cuts
 
 
+def annotation_files(recipe: Recipe, folder: Path) -> list[Path]:
+    """The files that a data set's annotations are read from; one's own CSV stays where it is."""
+    if isinstance(recipe.source, FolderSource):
+        return [Path(recipe.source.labels)]
+    return [folder / "annotations" / name for name in recipe.annotations.files]
+
+
+def digest_annotations(recipe: Recipe, folder: Path) -> dict[str, str]:
+    """SHA-256 of each annotation file that is there, by its name in the recipe."""
+    named = zip(recipe.annotations.files, annotation_files(recipe, folder), strict=False)
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in named if path.exists()
+    }
+
+
 def _entries(recipe: Recipe, folder: Path) -> list[Entry]:
-    given = recipe.annotations
-    return list(PARSERS[given.format](given, folder / "annotations"))
+    given, folder = recipe.annotations, folder / "annotations"
+    if isinstance(recipe.source, FolderSource):
+        labels = Path(recipe.source.labels)
+        given, folder = given.model_copy(update={"file": labels.name}), labels.parent
+    return list(PARSERS[given.format](given, folder))
 
 
 def _files(recipe: Recipe, folder: Path) -> str:
-    return ", ".join(str(folder / "annotations" / name) for name in recipe.annotations.files)
+    return ", ".join(map(str, annotation_files(recipe, folder)))
 
 
 # --- classes ----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from adafocus.data import DataError
 from adafocus.data.ffmpeg import Output, open_video, pour, read_timeline, write_timeline
 from adafocus.data.jpeg import Pictures
+from adafocus.data.listing import Stamp
 from adafocus.data.store import (
     count_frames,
     is_sound,
@@ -265,7 +266,8 @@ def _fill_each(settings: Frames, videos: list[Video]) -> dict[str, str]:
 def _fill_stores(settings: Frames, videos: list[Video]) -> None:
     """Makes the videos' stores, all or none.
 
-    A store's comment tells the settings, the video's duration and what ffmpeg complained about.
+    A store's comment tells the settings, the video's duration, what ffmpeg complained about and the
+    video's `Stamp`, a line each.
     """
     decoding = {"hwaccel": settings.hardware} if settings.hardware else {}
     outputs: list[Output] = []
@@ -273,13 +275,14 @@ def _fill_stores(settings: Frames, videos: list[Video]) -> None:
         begun = []
         for video in videos:
             store = stack.enter_context(write_store(video.path))
+            stamp = " ".join(Stamp.of(video.source))
             if video.source.is_dir():
                 for picture in read_pictures(video.source):
                     store.append(picture)
-                store.comment("\n".join((video.made_with(settings), "", "")))
+                store.comment("\n".join((video.made_with(settings), "", "", stamp)))
                 continue
             pictures, timeline = Pictures(store.append), bytearray()
-            begun.append((video, store, pictures, timeline))
+            begun.append((video, store, pictures, timeline, stamp))
             source = open_video(video.source, **decoding)
             sampled = source.filter("fps", settings.rate) if settings.rate else source
             scaled = sampled.filter("scale", -1, f"min({settings.height},ih)")
@@ -293,30 +296,34 @@ def _fill_stores(settings: Frames, videos: list[Video]) -> None:
         complaint = pour(outputs, settings.time_limit * len(begun))
         if complaint and len(begun) > 1:
             raise DataError(f"of which video is not known: {complaint}")
-        for video, store, pictures, timeline in begun:
+        for video, store, pictures, timeline, stamp in begun:
             pictures.close()
-            duration = read_timeline(timeline, video.source).end
-            store.comment("\n".join((video.made_with(settings), f"{duration:.3f}", complaint)))
+            duration = f"{read_timeline(timeline, video.source).end:.3f}"
+            store.comment("\n".join((video.made_with(settings), duration, complaint, stamp)))
 
 
 def _is_current(settings: Frames, video: Video, known: Extracted | None) -> bool:
     """Whether a video's frames need not be made, as they are there and whole.
 
-    What a store holds is read where the store is not as it was when the manifest was written.
+    What a store holds is read where the store is not as it was when the manifest was written. One
+    by an older version does not tell the video's stamp: there, a newer video is another.
     """
     store = video.path
     if store == video.source:
         return True
     try:
         made = store.stat().st_mtime_ns
-        made_with = read_comment(store).partition("\n")[0]
-    except (OSError, BadZipFile):
+        made_with, _, _, *stamp = read_comment(store).split("\n")
+    except (OSError, BadZipFile, ValueError):
         return False
-    try:
+    wanted = {video.made_with(settings)}
+    if not video.source.exists():  # deleted when its frames were there
+        wanted.add(PACKED)
+        replaced = False
+    elif stamp:
+        replaced = stamp != [" ".join(Stamp.of(video.source))]
+    else:
         replaced = video.source.stat().st_mtime_ns > made
-        wanted = {video.made_with(settings)}
-    except FileNotFoundError:  # deleted when its frames were there
-        replaced, wanted = False, {video.made_with(settings), PACKED}
     if replaced or made_with not in wanted:
         return False
     if known is None or known.is_of(store) or is_sound(store):

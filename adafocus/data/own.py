@@ -13,7 +13,7 @@ import yaml
 from adafocus.data import DataError
 from adafocus.data.annotations import SPLITS, read_table
 from adafocus.data.ffmpeg import timeline
-from adafocus.data.sources import name_videos
+from adafocus.data.listing import name_videos
 from adafocus.data.store import count_frames
 from adafocus.files import whole
 from adafocus.recipe import Recipe, parse_recipe

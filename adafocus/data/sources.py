@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,11 +13,10 @@ from adafocus.data import DataError
 from adafocus.data.annotations import read_cuts
 from adafocus.data.digits import write_videos
 from adafocus.data.download import download, unpack
-from adafocus.data.store import holds_frames
+from adafocus.data.listing import Stamp, write_listing
 from adafocus.data.youtube import fetch_videos
-from adafocus.files import publish, remove_abandoned, whole
+from adafocus.files import publish, remove_abandoned
 from adafocus.recipe import (
-    AnnotationFiles,
     ArchiveSource,
     FolderSource,
     GenerateSource,
@@ -30,9 +29,9 @@ from adafocus.recipe import (
 def fetch(recipe: Recipe, folder: Path, workers: int) -> None:
     """Brings ``folder`` to hold ``videos/``, ``annotations/`` and ``videos.csv``.
 
-    ``videos.csv`` lists each video's name and its path relative to ``folder``, or why it could not
-    be had. A video is a file, or a folder of JPEG files; its name is its path under ``videos/``,
-    without a file's suffix. Raises `DataError` that lists what only a person can bring.
+    A video is a file, or a folder of JPEG files; its name is its path under ``videos/``, without a
+    file's suffix, see `write_listing`. One's own videos and labels stay where they are. Raises
+    `DataError` that lists what only a person can bring.
     """
     remove_abandoned(folder, folder / "annotations")
     missing: dict[str, str] = {}
@@ -48,16 +47,16 @@ def fetch(recipe: Recipe, folder: Path, workers: int) -> None:
         case ArchiveSource():
             _download(recipe.source, folder)
         case FolderSource():
-            _bring(recipe.source, recipe.annotations, folder)
+            _link(recipe.source, folder)
         case GenerateSource():
             write_videos(recipe.source, folder, workers)
-    _write_listing(folder, missing)
+    write_listing(folder, missing)
 
 
-def _bring(source: FolderSource, annotations: AnnotationFiles, folder: Path) -> None:
-    """Links to the videos and copies their labels."""
-    videos, labels = Path(source.videos).absolute(), Path(source.labels)
-    for path in (videos, labels):
+def _link(source: FolderSource, folder: Path) -> None:
+    """Links to the videos."""
+    videos = Path(source.videos).absolute()
+    for path in (videos, Path(source.labels)):
         if not path.exists():
             raise DataError(f"{path}: not found; the recipe names it under source")
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,9 +65,6 @@ def _bring(source: FolderSource, annotations: AnnotationFiles, folder: Path) -> 
         raise DataError(f"{link}: is in the way of a link to {videos}; move it away")
     link.unlink(missing_ok=True)
     link.symlink_to(videos)
-    for name in annotations.files:
-        with whole(folder / "annotations" / name) as aside:
-            shutil.copyfile(labels, aside)
 
 
 def _given_archives(source: ManualSource, folder: Path) -> dict[str, list[Path]]:
@@ -102,19 +98,19 @@ def _download(source: ArchiveSource, folder: Path) -> None:
         download(file.url, folder / "annotations" / name, file.sha256)
     if (folder / "videos").exists():
         return
-    archives, incoming = folder / "archives", folder / "incoming"
-    for number, archive in enumerate(source.archives):
-        unpacked = archives / f"{number}.unpacked"
-        if unpacked.exists():
-            continue
-        parts = [archives / f"{number}-{part}" for part in range(len(archive))]
-        for path, part in zip(parts, archive, strict=True):
-            download(part.url, path, part.sha256)
-        _unpack_one(parts, incoming, source.strip)
-        unpacked.touch()
-        for path in parts:
-            path.unlink()
-    publish(incoming, folder / "videos")
+    archives = folder / "archives"
+    with _unpacking(folder, source.model_dump_json(include={"archives", "strip"})) as unpack_one:
+        for number, archive in enumerate(source.archives):
+            unpacked = archives / f"{number}.unpacked"
+            if unpacked.exists():
+                continue
+            parts = [archives / f"{number}-{part}" for part in range(len(archive))]
+            for path, part in zip(parts, archive, strict=True):
+                download(part.url, path, part.sha256)
+            unpack_one(parts, source.strip)
+            unpacked.touch()
+            for path in parts:
+                path.unlink()
     shutil.rmtree(archives)
 
 
@@ -122,48 +118,37 @@ def _unpack(archives: dict[str, list[Path]], strip: int, folder: Path) -> None:
     """Unpacks archives, which stay, to ``videos/``, unless that was done before."""
     if (folder / "videos").exists():
         return
-    with whole(folder / "videos") as videos:
+    given = [f"{path.name} {Stamp.of(path)}" for parts in archives.values() for path in parts]
+    with _unpacking(folder, "\n".join([f"strip {strip}", *given])) as unpack_one:
         for parts in archives.values():
-            _unpack_one(parts, videos, strip)
+            unpack_one(parts, strip)
 
 
-def _unpack_one(parts: Sequence[Path], folder: Path, strip: int) -> None:
-    with tqdm(desc=f"unpacking {parts[0].name}", unit="file") as progress:
-        unpack(parts, folder, lambda name: progress.update(), strip)
+@contextmanager
+def _unpacking(folder: Path, archives: str) -> Iterator[Callable[[list[Path], int], None]]:
+    """Yields what unpacks an archive, given as its parts, for ``videos/``, which appears after the
+    block.
 
-
-def _write_listing(folder: Path, missing: dict[str, str]) -> None:
-    videos = name_videos(folder / "videos")
-    with whole(folder / "videos.csv") as unfinished, unfinished.open("w", newline="") as file:
-        listing = csv.writer(file, lineterminator="\n")
-        listing.writerow(("video", "path", "error"))
-        listing.writerows((name, path.relative_to(folder), "") for name, path in videos.items())
-        listing.writerows((name, "", reason) for name, reason in sorted(missing.items()))
-
-
-def name_videos(folder: Path) -> dict[str, Path]:
-    """Every video under a folder by its name, sorted by name.
-
-    A name is the path from the folder, without a file's suffix. Raises `DataError` where there is
-    no video, or two have one name.
+    After a kill the next call goes on from what is unpacked, unless ``archives``, which says what
+    they are, is another.
     """
-    videos: dict[str, Path] = {}
-    for path in find_videos(folder):
-        named = path if path.is_dir() else path.with_suffix("")
-        other = videos.setdefault(named.relative_to(folder).as_posix(), path)
-        if other != path:
-            raise DataError(f"{path}: has the same name as {other}; remove one of them")
-    if not videos:
-        raise DataError(f"{folder}: holds no video; put the videos there")
-    return dict(sorted(videos.items()))
+    incoming, state = folder / "incoming", folder / "unpacked"
+    of, done = state / "archives", list((folder / "archives").glob("*.unpacked"))
+    # What an older version began has no state.
+    if of.read_text() != archives if of.exists() else not done:
+        shutil.rmtree(incoming, ignore_errors=True)
+        shutil.rmtree(state, ignore_errors=True)
+        for unpacked in done:
+            unpacked.unlink()
+    for path in (incoming, state):
+        path.mkdir(parents=True, exist_ok=True)
+    of.write_text(archives)
 
+    def unpack_one(parts: list[Path], strip: int) -> None:
+        with tqdm(desc=f"unpacking {parts[0].name}", unit="file") as progress:
+            journal = state / f"{parts[0].name}.members"
+            unpack(parts, incoming, lambda name: progress.update(), strip, journal)
 
-def find_videos(folder: Path) -> Iterator[Path]:
-    """Every video under a folder: files that are not hidden, and folders of JPEG files."""
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir() and not holds_frames(path):
-            yield from find_videos(path)
-        else:
-            yield path
+    yield unpack_one
+    publish(incoming, folder / "videos")
+    shutil.rmtree(state)

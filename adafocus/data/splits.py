@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adafocus.data import DataError
-from adafocus.data.annotations import SPLITS, read_annotations
+from adafocus.data.annotations import (
+    SPLITS,
+    annotation_files,
+    digest_annotations,
+    read_annotations,
+)
 from adafocus.files import remove_abandoned, whole
 from adafocus.recipe import Recipe
 
@@ -21,14 +26,15 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
     The tables have the columns ``video, path, frames, labels``: ``path`` relative to ``folder``,
     ``labels`` joined by ``;``. A video without frames is left out and listed in the report with
     the reason. ``train_split.txt`` and ``val_split.txt`` say the same in the authors' form,
-    ``video,frames,label[,label...]``. Raises `DataError` where a split ends empty, or more of its
-    videos are missing than the recipe allows.
+    ``video,frames,label[,label...]``. The report also holds the digests of the annotation files.
+    Raises `DataError` where a split ends empty, or more of its videos are missing than the recipe
+    allows.
     """
+    report: dict[str, Any] = {"annotations": digest_annotations(recipe, folder)}
     annotated, classes = read_annotations(recipe, folder)
     table = annotated.merge(_read_manifests(recipe, folder), on="video", how="left")
     table["error"] = table["error"].fillna("is not among the videos")
 
-    report: dict[str, Any] = {}
     remove_abandoned(folder)
     with whole(folder / "splits") as splits:
         splits.mkdir()
@@ -56,6 +62,28 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
             }
         (splits / "classes.txt").write_text("".join(f"{name}\n" for name in classes), "utf-8")
         (splits / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
+def changes(recipe: Recipe, folder: Path) -> str:
+    """How a data set's annotations differ from those that its splits were made of, in one line;
+    empty where they do not, or where there are no splits.
+
+    Splits by older versions do not tell their digests: there, what was edited later differs.
+    """
+    path = folder / "splits" / "report.json"
+    if not path.exists():
+        return ""
+    before = json.loads(path.read_text("utf-8")).get("annotations")
+    if before is None:
+        made = path.stat().st_mtime
+        files = [file for file in annotation_files(recipe, folder) if file.exists()]
+        changed = [file.name for file in files if file.stat().st_mtime > made]
+    else:
+        now = digest_annotations(recipe, folder)
+        changed = [name for name in now if now[name] != before.get(name)]
+    return (
+        f"annotations changed since the splits were made: {', '.join(changed)}" if changed else ""
+    )
 
 
 def _read_manifests(recipe: Recipe, folder: Path) -> pd.DataFrame:

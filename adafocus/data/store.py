@@ -23,6 +23,7 @@ from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
 
 from adafocus.data import DataError
+from adafocus.data.listing import is_frame
 from adafocus.files import whole
 
 Crop = tuple[int, int, int, int]
@@ -116,11 +117,6 @@ def read_comment(path: Path) -> str:
     """The comment that a store was written with."""
     with path.open("rb") as file:
         return _end_of_zip(file)[-1].decode(errors="replace")
-
-
-def holds_frames(folder: Path) -> bool:
-    """Whether a folder is a video, that is, directly holds JPEG files."""
-    return any(_is_frame(file.name) for file in folder.iterdir())
 
 
 class _Stored(NamedTuple):
@@ -223,11 +219,7 @@ def _end_of_zip(file: BinaryIO) -> tuple[int, int, int, bytes]:
 
 
 def _frame_names(names: Iterable[str]) -> list[str]:
-    return sorted(filter(_is_frame, names), key=_natural)
-
-
-def _is_frame(name: str) -> bool:
-    return name.lower().endswith((".jpg", ".jpeg")) and not name.startswith(".")
+    return sorted(filter(is_frame, names), key=_natural)
 
 
 def _natural(name: str) -> list[str | int]:

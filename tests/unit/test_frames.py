@@ -16,8 +16,9 @@ from miniature import make_recipe, make_video
 
 from adafocus.data.ffmpeg import ffmpeg_path
 from adafocus.data.frames import FOLDERS, extract
+from adafocus.data.listing import holds_frames
 from adafocus.data.sources import fetch
-from adafocus.data.store import count_frames, holds_frames, read_comment, read_frames
+from adafocus.data.store import count_frames, read_comment, read_frames
 from adafocus.files import WriteError
 
 MANUAL = {"kind": "manual", "homepage": "http://example.org"}
@@ -207,12 +208,36 @@ def test_what_is_done_is_left_alone(tmp_path, listing):
 
     video.unlink()
     make_video(video, frames=5)
-    os.utime(video, ns=(store.stat().st_mtime_ns + 10**9,) * 2)
+    os.utime(video, ns=(store.stat().st_mtime_ns + 10**12,) * 2)
     assert listing(height=20)["a"]["frames"] == "5"
+    first = store.stat().st_mtime_ns
+    listing(height=20)
+    assert store.stat().st_mtime_ns == first, "a video from the future is extracted once"
+
+    video.unlink()
+    make_video(video, frames=4)
+    os.utime(video, ns=(0, 0))
+    assert listing(height=20)["a"]["frames"] == "4", "one that is older is another"
 
     store.write_bytes(store.read_bytes()[:100])
+    assert listing(height=20)["a"]["frames"] == "4"
+
+
+def test_a_store_that_does_not_tell_which_video_it_is_of_is_as_good(tmp_path, listing):
+    video = make_video(tmp_path / "videos" / "a.mp4", frames=3)
+    listing()
+    store = tmp_path / "frames" / "a.zip"
+    comment = read_comment(store)
+    with ZipFile(store, "a") as archive:
+        archive.comment = comment.rpartition("\n")[0].encode()
+    first = store.stat().st_mtime_ns
     os.utime(video, ns=(0, 0))
-    assert listing(height=20)["a"]["frames"] == "5"
+    listing()
+    assert store.stat().st_mtime_ns == first
+    os.utime(video, ns=(first + 10**9,) * 2)
+    listing()
+    assert store.stat().st_mtime_ns != first
+    assert read_comment(store).split("\n")[:3] == comment.split("\n")[:3]
 
 
 def test_a_store_is_read_where_it_is_not_as_it_was(tmp_path, listing, capfd):
@@ -320,6 +345,7 @@ def test_each_picture_is_looked_at_once(tmp_path, listing, pack):
     folders = {name: tmp_path / "videos" / name for name in ("cut", "odd", "rotten", "sound")}
     for folder in folders.values():
         make_pictures(folder, 4)
+        os.utime(folder, (0, 0))
     picture = folders["cut"] / "00003.jpg"
     picture.write_bytes(picture.read_bytes()[:-20])
     make_pictures(tmp_path / "others", 3, "64x46")

@@ -1,8 +1,12 @@
 """Bringing videos and annotations to their folder."""
 
+import csv
 import hashlib
 import io
+import os
+import shutil
 import subprocess
+import sys
 import tarfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -36,13 +40,17 @@ def folder(tmp_path):
 
 
 def test_listing(manual, folder):
+    for path in folder.rglob("videos/*"):
+        os.utime(path, (0, 86_400.5))
+    (folder / "videos" / "class one" / "c.mp4").write_text("c")
+    os.utime(folder / "videos" / "class one" / "c.mp4", (0, 2))
     fetch(manual, folder, workers=1)
     assert (folder / "videos.csv").read_text().splitlines() == [
-        "video,path,error",
-        "10,videos/10,",
-        "a.b,videos/a.b.webm,",
-        "b,videos/b.mp4,",
-        "class one/c,videos/class one/c.mp4,",
+        "video,path,error,size,time",
+        "10,videos/10,,,86400",
+        "a.b,videos/a.b.webm,,0,86400",
+        "b,videos/b.mp4,,0,86400",
+        "class one/c,videos/class one/c.mp4,,1,2",
     ]
 
 
@@ -85,7 +93,12 @@ def site(tmp_path):
     return folder
 
 
-LISTING = ["video,path,error", "1,videos/1.webm,", "2,videos/2.webm,"]
+LISTED = {"1": "videos/1.webm", "2": "videos/2.webm"}
+
+
+def listed(folder):
+    with (folder / "videos.csv").open(newline="") as file:
+        return {row["video"]: row["path"] for row in csv.DictReader(file)}
 
 
 def test_archives_are_downloaded_and_unpacked(site, tmp_path):
@@ -107,7 +120,7 @@ def test_archives_are_downloaded_and_unpacked(site, tmp_path):
         )
         fetch(recipe, tmp_path / "data", workers=1)
         server.shutdown()
-    assert (tmp_path / "data" / "videos.csv").read_text().splitlines() == LISTING
+    assert listed(tmp_path / "data") == LISTED
     assert (tmp_path / "data" / "annotations" / "val.txt").read_text() == "val.txt"
     names = sorted(path.name for path in (tmp_path / "data").iterdir())
     assert names == ["annotations", "videos", "videos.csv"]  # an archive goes once it is unpacked
@@ -147,7 +160,7 @@ def test_archives_come_and_go_one_by_one(site, tmp_path):
         late.rename(site / "2.tar")
         fetch(recipe, data, workers=1)
         server.shutdown()
-    assert (data / "videos.csv").read_text().splitlines() == LISTING
+    assert listed(data) == LISTED
     assert asked.count("/1.tar") == 1
 
 
@@ -173,10 +186,65 @@ def test_archives_that_a_person_puts_there(site, tmp_path):
         fetch(recipe, data, workers=1)
     (site / "part-01").rename(data / "archives" / "part-01")
     fetch(recipe, data, workers=1)
-    assert (data / "videos.csv").read_text().splitlines() == LISTING
+    assert listed(data) == LISTED
     for part in (data / "archives").iterdir():
         part.unlink()
     fetch(recipe, data, workers=1)  # unpacked before
+
+
+def test_unpacking_that_is_killed_goes_on(tmp_path):
+    """Until an archive is another than before: then nothing of the first is left."""
+    data = tmp_path / "data"
+    for name in ANNOTATIONS:
+        (data / "annotations").mkdir(parents=True, exist_ok=True)
+        (data / "annotations" / name).touch()
+    (data / "archives").mkdir()
+    pack(data / "archives" / "all.tar", range(3000))
+    recipe = make_recipe(
+        source={"kind": "manual", "homepage": "http://example.org", "archives": ["all.tar"]}
+    )
+    script = "import sys, pathlib; from adafocus.data.sources import fetch; from adafocus.recipe"
+    script += " import load_recipe; fetch(load_recipe(sys.argv[1]), pathlib.Path(sys.argv[2]), 1)"
+    command = [sys.executable, "-c", script, recipe.write(tmp_path), data]
+    incoming = data / "incoming"
+
+    def kill_halfway():
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while not (incoming / "100.webm").exists():
+            assert process.poll() is None
+        process.kill()
+        process.wait()
+        return {path.name: path.stat().st_ino for path in incoming.glob("*.webm")}
+
+    first = kill_halfway()
+    assert 100 < len(first) < 3000
+    assert not (data / "videos").exists()
+    fetch(recipe, data, workers=1)
+    unpacked = {path.name: path.stat() for path in (data / "videos").iterdir()}
+    assert len(unpacked) == len(listed(data)) == 3000
+    assert all(found.st_size == 5000 for found in unpacked.values())
+    *done, _ = sorted(first, key=lambda name: int(name.split(".")[0]))  # of the last it is not sure
+    assert all(unpacked[name].st_ino == first[name] for name in done)
+    assert sorted(path.name for path in data.iterdir()) == [
+        "annotations",
+        "archives",
+        "videos",
+        "videos.csv",
+    ]
+
+    shutil.rmtree(data / "videos")
+    kill_halfway()
+    pack(data / "archives" / "all.tar", range(50, 55))
+    fetch(recipe, data, workers=1)
+    assert len(listed(data)) == 5
+
+
+def pack(path, numbers):
+    with tarfile.open(path, "w") as archive:
+        for number in numbers:
+            info = tarfile.TarInfo(f"{number}.webm")
+            info.size = 5000
+            archive.addfile(info, io.BytesIO(bytes(5000)))
 
 
 def test_an_archive_that_breaks_off_leaves_no_videos(site, tmp_path):
@@ -189,7 +257,7 @@ def test_an_archive_that_breaks_off_leaves_no_videos(site, tmp_path):
     source = {"kind": "manual", "homepage": "http://example.org", "archives": ["part-00"]}
     with pytest.raises(DataError, match="part-00: cannot be unpacked"):
         fetch(make_recipe(source=source), data, workers=1)
-    assert sorted(path.name for path in data.iterdir()) == ["annotations", "archives"]
+    assert not (data / "videos").exists()
 
 
 def test_two_videos_of_one_name(manual, folder):
@@ -215,8 +283,11 @@ def test_generated_videos_replace_older_ones(folder):
 
 
 def test_failed_generation_leaves_nothing(tmp_path, monkeypatch):
-    done = subprocess.CompletedProcess([], 1, b"", b"[libx264 @ 0x1f] no memory\nmore words\n")
-    monkeypatch.setattr(subprocess, "run", lambda *args, **options: done)
+    def fail(*_, stderr, **__):
+        stderr.write(b"[libx264 @ 0x1f] no memory\nmore words\n")
+        return subprocess.CompletedProcess([], 1)
+
+    monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(DataError, match="^no memory$"):
         fetch(make_recipe(), tmp_path, workers=2)
     assert list(tmp_path.iterdir()) == []

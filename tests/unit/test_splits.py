@@ -1,5 +1,6 @@
 """Annotations joined with what was extracted."""
 
+import hashlib
 import json
 
 import pytest
@@ -56,7 +57,11 @@ def test_tables_hold_what_was_extracted(recipe, folder):
 
 def test_report(recipe, folder):
     write_splits(recipe, folder)
-    assert json.loads((folder / "splits" / "report.json").read_text("utf-8")) == {
+    report = json.loads((folder / "splits" / "report.json").read_text("utf-8"))
+    digests = report.pop("annotations")
+    assert digests.keys() == {"train.txt", "val.txt", "classes.txt"}
+    assert digests["val.txt"] == hashlib.sha256(b"z,1,1\n").hexdigest()
+    assert report == {
         "train": {
             "published": 5,
             "listed": 5,

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -351,6 +353,25 @@ def test_what_is_only_shown_runs_the_summary_alone(chain):
             chain.edit("recipes/digits.yaml", entry, value=before)
 
 
+@pytest.mark.parametrize("name", ["digits", "given"])
+def test_a_label_that_is_fixed_trains_again_what_depends_on_it(chain, name):
+    """Whether `download` made the annotations or a person brought them."""
+    labels = chain.folder / "data" / name / "annotations"
+    labels /= "train.txt" if name == "digits" else "train_videofolder.txt"
+    before, times = labels.read_text(), labels.stat()
+    first, *others = before.splitlines()
+    labels.write_text("\n".join([first[:-1] + str((int(first[-1]) + 1) % 10), *others]) + "\n")
+    try:
+        planned = chain.planned(f"results/{name}_16_stage3.json")
+    finally:
+        labels.write_text(before)
+        (chain.folder / "data" / name / "changed" / "annotations").unlink()
+        os.utime(labels, ns=(times.st_atime_ns, times.st_mtime_ns))
+    stages = ("train_glancer", "train_focuser", "stage1", "stage2", "stage3")
+    assert planned == dict.fromkeys(("splits", *stages, "evaluate"), 1)
+    assert chain.planned(f"results/{name}_16_stage3.json") == {}
+
+
 def test_another_patch_size_shares_the_data_and_both_backbones(chain):
     assert chain.planned("results/digits_24_stage3.json") == {
         "stage1": 1,
@@ -465,3 +486,10 @@ def test_a_failed_job_is_one_line_that_names_its_log(chain):
     assert "results/logs/given_download.log" in line
     log = (chain.folder / "results" / "logs" / "given_download.log").read_text()
     assert "DataError" in log
+
+    run = chain.snakemake("--retries", "1", "--", "data/given/videos.csv")
+    assert run.returncode == 1
+    log = (chain.folder / "results" / "logs" / "given_download.log").read_text()
+    attempts = re.findall(r"^=== attempt (\d), \d{4}-\d\d-\d\d \d\d:\d\d:\d\d, on ", log, re.M)
+    assert attempts == ["1", "2", "3"], "all since the last that ended well"
+    assert log.count("category.txt not found") >= 3

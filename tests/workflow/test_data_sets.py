@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import tarfile
 from functools import partial
@@ -202,6 +203,15 @@ def test_what_is_missing_is_reported_with_its_reason(data, name, video, reason):
     assert sum(report["classes"].values()) == (2 if name == "actnet" else 1)
 
 
+# What follows edits the data, each test another data set's.
+
+
+def test_nothing_is_done_twice(data, tiny_project):
+    run = tiny_project.snakemake(*(f"data/{name}/splits/train.csv" for name in DATA_SETS))
+    assert "Nothing to be done" in run.stderr
+    assert not list(data.glob("*/changed"))
+
+
 def test_what_was_extracted_is_known_when_its_job_runs_again(tiny_project, data):
     """Though Snakemake removes what told it. And a recipe may ask that folders become stores."""
     rotten, sound = (data / "actnet" / "frames" / f"{name}.zip" for name in ("v_--aA", "v_bB-b"))
@@ -218,3 +228,53 @@ def test_what_was_extracted_is_known_when_its_job_runs_again(tiny_project, data)
     with (data / "sthv1" / "splits" / "train.csv").open(newline="") as file:
         assert [row["path"] for row in csv.DictReader(file)] == ["frames/7.zip", "frames/8.zip"]
     assert count_frames(data / "sthv1" / "frames" / "8.zip") == 4
+
+
+EDITS = {
+    "actnet": ("activity_net.v1-3.min.json", "Archery", "Bowling"),
+    "minik": ("minik_classInd.txt", "yoga\n", "juggling\n"),
+    "sthv1": ("something-something-v1-train.csv", "8;Holding, x", "8;Taking one of many"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_edited_annotations_make_the_splits_anew_and_extract_nothing(data, tiny_project, name):
+    """Here by a file that is older than the splits, as one that lay ready."""
+    target = f"data/{name}/splits/train.csv"
+    file, before, after = EDITS[name]
+    path = data / name / "annotations" / file
+    old = path.read_text()
+    path.write_text(old.replace(before, after))
+    os.utime(path, (0, 0))
+    assert tiny_project.planned(target) == {"splits": 1}
+    run = tiny_project.snakemake("--dry-run", target)
+    assert f"{name}: annotations changed since the splits were made: {file}" in run.stdout
+    path.write_text(old)
+    if name == "minik":  # a list that grows may name videos that are not there yet
+        (data / name / "annotations" / "val.csv").open("a").write("yoga,ccccccccccc,1,3,val\n")
+        assert tiny_project.planned(target) == {"download": 1, "frames": 2, "splits": 1}
+
+
+def test_videos_added_replaced_and_taken_out(data, tiny_project):
+    """Only what is new is extracted, and after that nothing more is to be done."""
+    folder, target = data / "fcvid", "data/fcvid/splits/train.csv"
+    stores = {path: path.stat().st_mtime_ns for path in folder.rglob("frames/**/*.zip")}
+    assert len(stores) == 3
+    anew = {"download": 1, "frames": 1, "splits": 1}
+    make_video(folder / "videos" / "art" / "d.mp4", 7)
+    tiny_project.edit("config.yaml", "scan_videos", value=False)
+    assert tiny_project.planned(target) == {}
+    tiny_project.edit("config.yaml", "scan_videos", value=True)
+    assert tiny_project.planned(target) == anew
+    make_video(folder / "videos" / "art" / "b.mp4", 9, "64x48", "-y")
+    os.utime(folder / "videos" / "art" / "b.mp4", (0, 0))
+    (folder / "videos" / "art" / "a 1.mp4").unlink()
+    run = tiny_project.snakemake(target)
+    assert run.returncode == 0, run.stdout + run.stderr
+    changed = "1 added (videos/art/d.mp4), 1 replaced (videos/art/b.mp4), 1 taken out (videos/art/a"
+    assert changed in run.stderr
+    with (folder / "splits" / "train.csv").open(newline="") as file:
+        assert [(row["video"], row["frames"]) for row in csv.DictReader(file)] == [("art/b", "9")]
+    now = {path: path.stat().st_mtime_ns for path in folder.rglob("frames/**/*.zip")}
+    assert {path.name for path in now if now[path] != stores.get(path)} == {"b.zip", "d.zip"}
+    assert tiny_project.planned(target) == {}

@@ -49,3 +49,9 @@ def test_ones_own_videos_train(tiny_project):
     result = json.loads((folder / target).read_text())
     assert result["videos"] == 2
     assert (folder / "data/pets/splits/classes.txt").read_text() == "sleeping cat\nwalking dog\n"
+
+    labels = recipes / "pets.csv"
+    labels.write_text(labels.read_text().replace("walking dog", "running dog"))
+    planned = tiny_project.planned(target)
+    assert planned["splits"] == planned["stage1"] == planned["evaluate"] == 1
+    assert not {"download", "frames"} & planned.keys(), "no video changed"

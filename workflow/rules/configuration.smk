@@ -7,12 +7,13 @@ import shutil
 import signal
 import sys
 from contextlib import contextmanager
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from adafocus.data import DataError
+from adafocus.data import DataError, listing, splits
+from adafocus.data.annotations import annotation_files
 from adafocus.data.disk import check_space
 from adafocus.files import WriteError, check_writable, keep, whole
 from adafocus.gpus import visible_gpus, why_no_gpu
@@ -68,6 +69,20 @@ def recipe_entries(*names, of_config=()):
     return entries
 
 
+def sources_of(wildcards):
+    """For `params`: where the data set comes from, written as commit 78f3339 did, whose chains are
+    not to bring their videos again: defaults stand there too, but those of later entries."""
+    known = {"annotations", "archives", "classes", "positions", "seed", "separator", "strip", "url"}
+
+    def written(section):
+        given = section.model_dump(mode="json", exclude_defaults=True)
+        entries = section.model_dump(mode="json").items()
+        return {name: value for name, value in entries if name in given or name in known}
+
+    recipe = recipe_of(wildcards)
+    return {"source": written(recipe.source), "annotations": written(recipe.annotations)}
+
+
 def manifests_of(wildcards):
     """What each shard of the frame extraction leaves."""
     shards = range(recipe_of(wildcards).frames.shards)
@@ -79,6 +94,42 @@ def splits_of(wildcards):
     names = ("train.csv", "val.csv", "classes.txt")
     folder = f"{config['data']}/{recipe_of(wildcards).name}/splits"
     return [f"{folder}/{name}" for name in names]
+
+
+@cache
+def mark_changes(dataset):
+    """Leaves a file that is newer than what was made of a data set's videos, or of its annotations,
+    where these have changed since; returns the folder of such files.
+
+    Snakemake alone sees no file that took another's place and is older, and no folder's content. It
+    has not looked into this folder when it asks what a job needs.
+    """
+    recipe, folder = recipes[dataset], Path(config["data"], dataset)
+    looks = {"annotations": splits.changes}
+    if settings.scan_videos:
+        looks["videos"] = listing.changes
+    for what, changes in looks.items() if workflow.is_main_process else ():
+        with one_line_errors():
+            if told := changes(recipe, folder):
+                logger.info(f"{dataset}: {told}")
+                with whole(folder / "changed" / what) as mark:
+                    mark.write_text(f"{told}\n", encoding="utf-8")
+    return folder / "changed"
+
+
+def changed_videos(wildcards):
+    """What makes a listing of videos out of date: nothing before they ever changed."""
+    mark = mark_changes(recipe_of(wildcards).name) / "videos"
+    return [str(mark)] if mark.exists() else []
+
+
+def changed_annotations(wildcards):
+    """What makes splits out of date beside the manifests: the annotations, once a person has edited
+    them. Before that they may be yet to come, by `download`."""
+    recipe = recipe_of(wildcards)
+    mark = mark_changes(recipe.name) / "annotations"
+    files = [mark, *annotation_files(recipe, Path(config["data"], recipe.name))]
+    return [str(file) for file in files if file.exists()] if mark.exists() else []
 
 
 def checkpoints_of(*names):

@@ -3,6 +3,8 @@ data = f"{config['data']}/{{dataset}}"
 
 
 rule download:
+    input:
+        changed_videos,
     output:
         f"{data}/videos.csv",
     log:
@@ -17,7 +19,7 @@ rule download:
         runtime=2880,
         gpu=0,
     params:
-        recipe=recipe_entries("source", "annotations"),
+        recipe=sources_of,
     message:
         "{wildcards.dataset}: getting the videos and their annotations"
     script:
@@ -51,6 +53,7 @@ rule frames:
 rule splits:
     input:
         manifests_of,
+        changed_annotations,
     output:
         train=f"{data}/splits/train.csv",
         val=f"{data}/splits/val.csv",

@@ -1,0 +1,144 @@
+"""The listing of a data set's videos, and whether it is still true of the folder."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from stat import S_ISDIR
+from typing import NamedTuple
+
+from adafocus.data import DataError
+from adafocus.data.annotations import annotation_files, read_cuts
+from adafocus.files import whole
+from adafocus.recipe import Recipe, YoutubeSource
+
+
+class Stamp(NamedTuple):
+    """What tells a video from another that took its name and place, as text."""
+
+    size: str
+    """In bytes; empty for a folder of JPEG files, whose own size tells nothing."""
+    time: str
+    """When it was changed last, in whole seconds, as that is what every way to copy it keeps."""
+
+    @classmethod
+    def of(cls, path: Path | os.DirEntry[str]) -> Stamp:
+        """The stamp of a video, empty where it cannot be looked at, as a link to nothing."""
+        try:
+            found = path.stat()
+        except OSError:
+            return cls("", "")
+        size = "" if S_ISDIR(found.st_mode) else str(found.st_size)
+        return cls(size, str(int(found.st_mtime)))
+
+
+def write_listing(folder: Path, missing: dict[str, str]) -> None:
+    """Writes ``videos.csv``: ``video,path,error,size,time``.
+
+    It lists the name of every video under ``videos/``, its path relative to ``folder`` and its
+    `Stamp`, or why it could not be had, which ``missing`` tells by the name.
+    """
+    videos = name_videos(folder / "videos")
+    with (
+        whole(folder / "videos.csv") as unfinished,
+        unfinished.open("w", newline="", encoding="utf-8") as file,
+    ):
+        listing = csv.writer(file, lineterminator="\n")
+        listing.writerow(("video", "path", "error", *Stamp._fields))
+        for name, path in videos.items():
+            listing.writerow((name, path.relative_to(folder), "", *Stamp.of(path)))
+        listing.writerows((name, "", reason, "", "") for name, reason in sorted(missing.items()))
+
+
+def changes(recipe: Recipe, folder: Path) -> str:
+    """How a data set's videos differ from ``videos.csv``, in one line; empty where they do not.
+
+    A video differs by its size or time. Listings by older versions hold neither, so that only added
+    and removed videos differ from them. A folder that is empty or gone is no change: its disk may
+    not be mounted, or the videos were deleted when all frames were there.
+    """
+    try:
+        with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
+            _, *rows = csv.reader(file)
+    except OSError:
+        return ""
+    listed = {path: Stamp(*stamp) if stamp else None for _, path, _, *stamp in rows if path}
+    told = []
+    if isinstance(recipe.source, YoutubeSource):
+        names = {name for name, *_ in rows}
+        told = _told("to download", [name for name in _wanted(recipe, folder) if name not in names])
+    found = dict(_scan(folder / "videos", "videos", listed))
+    if found:
+        replaced = [path for path, now in found.items() if listed.get(path, now) not in (now, None)]
+        told += _told("added", [path for path in found if path not in listed])
+        told += _told("replaced", replaced)
+        told += _told("taken out", [path for path in listed if path not in found])
+    return f"videos changed since they were listed: {', '.join(told)}" if told else ""
+
+
+def _told(what: str, names: list[str]) -> list[str]:
+    return [f"{len(names)} {what} ({names[0]})"] if names else []
+
+
+def _wanted(recipe: Recipe, folder: Path) -> Collection[str]:
+    """Videos that the annotations list, where those are there."""
+    there = all(path.exists() for path in annotation_files(recipe, folder))
+    return read_cuts(recipe, folder) if there else ()
+
+
+def _scan(folder: Path, name: str, listed: Collection[str]) -> Iterator[tuple[str, Stamp]]:
+    """Every video under a folder as `find_videos` finds them, but by names that start with
+    ``name``: a folder that is listed as a video is not opened again."""
+    try:
+        entries = os.scandir(folder)
+    except OSError:
+        return
+    with entries:
+        for entry in entries:
+            path = f"{name}/{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir() and path not in listed and not holds_frames(Path(entry.path)):
+                yield from _scan(Path(entry.path), path, listed)
+            else:
+                yield path, Stamp.of(entry)
+
+
+def name_videos(folder: Path) -> dict[str, Path]:
+    """Every video under a folder by its name, sorted by name.
+
+    A name is the path from the folder, without a file's suffix. Raises `DataError` where there is
+    no video, or two have one name.
+    """
+    videos: dict[str, Path] = {}
+    for path in find_videos(folder):
+        named = path if path.is_dir() else path.with_suffix("")
+        other = videos.setdefault(named.relative_to(folder).as_posix(), path)
+        if other != path:
+            raise DataError(f"{path}: has the same name as {other}; remove one of them")
+    if not videos:
+        raise DataError(f"{folder}: holds no video; put the videos there")
+    return dict(sorted(videos.items()))
+
+
+def holds_frames(folder: Path) -> bool:
+    """Whether a folder is a video, that is, directly holds JPEG files."""
+    return any(is_frame(file.name) for file in folder.iterdir())
+
+
+def is_frame(name: str) -> bool:
+    """Whether a file in a folder of JPEG files is a frame, by its name."""
+    return name.lower().endswith((".jpg", ".jpeg")) and not name.startswith(".")
+
+
+def find_videos(folder: Path) -> Iterator[Path]:
+    """Every video under a folder: files that are not hidden, and folders of JPEG files."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not holds_frames(path):
+            yield from find_videos(path)
+        else:
+            yield path
