@@ -15,7 +15,7 @@ class Process(NamedTuple):
     """A process by what tells it from all others, on this machine and on others."""
 
     host: str
-    system: str
+    boot: str
     """Digest of the machine's start and of the container: where a number means one process."""
     pid: int
     start: int
@@ -25,23 +25,23 @@ class Process(NamedTuple):
     def this(cls) -> Self:
         pid = os.getpid()
         host = re.sub(r"[^\w-]", "-", platform.node())[:32] or "unnamed"
-        return cls(host, _system(), pid, _start(pid))
+        return cls(host, _boot(), pid, _start(pid))
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
         """The process that `__str__` gave as text, None where it is no such text."""
         if not (found := re.fullmatch(r"([\w-]+)\.([0-9a-f]+)\.(\d+)\.(\d+)", text)):
             return None
-        host, system, pid, start = found.groups()
-        return cls(host, system, int(pid), int(start))
+        host, boot, pid, start = found.groups()
+        return cls(host, boot, int(pid), int(start))
 
     def __str__(self) -> str:
-        return f"{self.host}.{self.system}.{self.pid}.{self.start}"
+        return f"{self.host}.{self.boot}.{self.pid}.{self.start}"
 
     @property
     def is_here(self) -> bool:
         """Whether it runs, or ran, where this process does, so that `is_gone` can tell."""
-        return self.system == _system()
+        return self.boot == _boot()
 
     def is_gone(self) -> bool:
         """Whether it has surely ended; of other machines' processes nothing is sure."""
@@ -57,7 +57,7 @@ class Process(NamedTuple):
 
 
 @cache
-def _system() -> str:
+def _boot() -> str:
     facts = [platform.node()]
     for path, read in (
         ("/proc/sys/kernel/random/boot_id", Path.read_text),
