@@ -3,7 +3,7 @@
 # make bench   measure speed and memory against other ways, a table in benchmarks/results
 # make chaos   kill a small chain at 30 random moments, and see that it ends the same (KILLS=100)
 # make report  write results/report.html: all results on disk as one page
-# make ui      open the runs in MLflow
+# make ui      open the runs in MLflow; with AUTH=1 for those alone who have the password
 # make audit   ask pip-audit for known holes in the packages that are pinned
 # make lint    put the code in form
 
@@ -56,7 +56,8 @@ report: $(BIN)/installed
 
 ui: $(BIN)/installed
 	store=$${MLFLOW_TRACKING_URI:-$$($(BIN)/python -c "$$STORE")}; \
-	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri "$$store"
+	$(BIN)/$(if $(AUTH),python -m adafocus.login,mlflow) ui --host 127.0.0.1 \
+		--backend-store-uri "$$store"
 
 # In an environment of its own, which cannot move a pin.
 audit: $(BIN)/installed

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,23 @@ def check_writable(folder: Path) -> None:
     if not os.access(there, os.W_OK | os.X_OK):
         reason = OSError(errno.EROFS, "read-only, or another person's")
         raise WriteError(_unwritable(folder, reason))
+
+
+def make_private(folder: Path) -> None:
+    """Makes a folder in which nobody else can write; one of a name that others can guess may be
+    another person's, or a link.
+
+    Raises:
+        WriteError: where it is.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    if not ours or found.st_mode & 0o022:
+        raise WriteError(
+            f"{folder}: is another person's, or others can write to it: remove it, or name another"
+            " folder for temporary files in TMPDIR"
+        )
 
 
 def remove_abandoned(*parents: Path) -> None:

@@ -27,6 +27,8 @@ DRIVER = Path("/proc/driver/nvidia/version")
 LIBRARY = "libcuda.so.1"
 PATIENCE = 60
 """Seconds that CUDA may take to answer."""
+TELL_EVERY = 60
+"""Seconds between two lines of a job that waits for a GPU."""
 
 
 class Gpus(NamedTuple):
@@ -90,13 +92,16 @@ def claim_gpus(count: int) -> Iterator[list[str]]:
 
     Enter it before CUDA is initialised. The locks are files in the system's temporary folder, one
     per GPU and user; the system drops them when the process ends, however it ends. Raises
-    `ValueError` where there are fewer GPUs than asked for.
+    `ValueError` where there are fewer GPUs than asked for, or the folder is another person's.
     """
+    from adafocus.files import make_private  # here, as the other process below has no package
+
     gpus = visible_gpus()
     if len(gpus) < count:
         raise ValueError(f"the job needs {count} GPU(s), but {len(gpus)} can be seen here")
     folder = Path(tempfile.gettempdir()) / f"adafocus-{getpass.getuser()}"
-    folder.mkdir(exist_ok=True)
+    make_private(folder)
+    tell_at = time.monotonic() + TELL_EVERY
     while True:
         with ExitStack() as locks:
             claimed: list[str] = []
@@ -111,6 +116,9 @@ def claim_gpus(count: int) -> Iterator[list[str]]:
                 os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
                 yield claimed
                 return
+        if time.monotonic() >= tell_at:
+            tell_at += TELL_EVERY
+            print(f"waiting until {count} of {len(gpus)} GPU(s) are free of other jobs", flush=True)
         time.sleep(1)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adafocus.files import ASIDE, WriteError, remove_abandoned, whole
+from adafocus.files import ASIDE, WriteError, make_private, remove_abandoned, whole
 from adafocus.processes import Process
 
 WRITE_AND_WAIT = """
@@ -116,6 +116,22 @@ def test_what_a_process_made_whose_number_has_another_by_now_is_swept(tmp_path):
     (tmp_path / f".a.txt.{Process.this()}.k2x_9q{ASIDE}").mkdir()
     remove_abandoned(tmp_path)
     assert names(tmp_path) == [f".a.txt.{Process.this()}.k2x_9q{ASIDE}"]
+
+
+def test_a_folder_that_is_not_ones_own_is_refused(tmp_path):
+    own, open_to_all, link, anothers = (tmp_path / name for name in "abcd")
+    make_private(own)
+    make_private(own)
+    assert own.stat().st_mode & 0o777 == 0o700
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    link.symlink_to(own)
+    anothers.mkdir()
+    if os.getuid() == 0:
+        os.chown(anothers, 12345, 12345)
+    for folder in (open_to_all, link, *[anothers] * (os.getuid() == 0)):
+        with pytest.raises(WriteError, match="is another person's, or others can write to it"):
+            make_private(folder)
 
 
 NOISE = torch.randn(1_000_000)
