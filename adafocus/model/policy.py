@@ -153,7 +153,9 @@ class GaussianPolicy(nn.Module):
         """(B, T, C, h, w) -> one step; actions are float (B, 1, 2)."""
         state, _ = self.gru(self.encoder(maps.flatten(1, 2)).unsqueeze(1))
         mean = self.actor(state).float().sigmoid()
-        gaussian = Independent(Normal(mean, self.std, validate_args=False), 1, validate_args=False)
+        # A deviation that is a number would be sent to the GPU, for which it would wait.
+        normal = Normal(mean, torch.full_like(mean, self.std), validate_args=False)
+        gaussian = Independent(normal, 1, validate_args=False)
         return Decision(gaussian, self.critic(state).squeeze(-1).float())
 
     def sample(self, actions: Independent, draws: Draws) -> Tensor:

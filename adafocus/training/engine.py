@@ -146,6 +146,9 @@ class Progress:
     """Videos that went through at a time, where a whole batch did not fit into memory."""
 
 
+@name_what_fills_memory(
+    "let fewer videos go through at a time, by micro_batch in config/config.yaml (--micro-batch)"
+)
 def fit(
     stage: Stage,
     clips: DataLoader,
@@ -213,10 +216,6 @@ def fit(
     epochs = stage.training.epochs
     with (
         run.stop,
-        name_what_fills_memory(
-            "let fewer videos go through at a time, by micro_batch in config/config.yaml"
-            " (--micro-batch)"
-        ),
         tqdm(
             total=epochs * len(clips),
             initial=progress.epoch * len(clips) + progress.begun.batches,
