@@ -31,6 +31,11 @@ def log(project, name):
     return (project.folder / "results" / "logs" / f"{name}.log").read_text()
 
 
+def test_videos_are_not_brought_again(finished_project):
+    targets = [f"data/{name}/splits/train.csv" for name in ("digits", "pets", "signs")]
+    assert finished_project.planned(*targets) == {"frames": 4, "splits": 3}
+
+
 def test_jobs_run_again_but_train_and_extract_nothing(finished_project):
     project = finished_project
     before = stores(project), states(project)
@@ -46,6 +51,13 @@ def test_jobs_run_again_but_train_and_extract_nothing(finished_project):
         took = pd.read_csv(project.folder / f"results/benchmarks/{name}.tsv", sep="\t")["s"].item()
         assert took < 60, "seconds, on a busy machine"
     assert "Nothing to be done" in project.snakemake(*targets).stderr
+
+    labels = project.folder / "config" / "recipes" / "pets.csv"
+    before = labels.read_text()
+    labels.write_text(before.replace("dog/0,train,dog", "dog/0,train,cat"))
+    assert project.planned("data/pets/splits/train.csv") == {"splits": 1}
+    labels.write_text(before)
+    (project.folder / "data" / "pets" / "changed" / "annotations").unlink()
 
 
 def test_a_stage_is_trained_anew_where_that_is_asked_for(finished_project):

@@ -315,26 +315,3 @@ def test_reading_the_workflow_does_not_load_torch(project):
     command = [sys.executable, "-c", code, "--dry-run", "--directory", project.folder]
     command += ["--snakefile", project.snakefile, "results/actnet_128_stage3.json"]
     subprocess.run(command, check=True, capture_output=True, env=os.environ)
-
-
-def test_what_commit_78f3339_finished_is_not_brought_or_extracted_again(project, finished):
-    """Made videos, own ones and folders of JPEG files."""
-    project = type(project)(finished)
-    targets = [f"data/{name}/splits/train.csv" for name in ("digits", "pets", "signs")]
-    assert project.planned(*targets) == {"frames": 4, "splits": 3}
-
-    def made():
-        stores = finished.glob("data/*/frames/**/*.zip")
-        return {path: path.stat().st_mtime_ns for path in (*stores, *finished.glob("data/*/*.csv"))}
-
-    before = made()
-    assert len(before) > 10
-    tables = {target: (finished / target).read_text() for target in targets}
-    run = project.snakemake(*targets)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert made() == before
-    assert {target: (finished / target).read_text() for target in targets} == tables
-    assert project.planned(*targets) == {}
-    labels = finished / "config" / "recipes" / "pets.csv"
-    labels.write_text(labels.read_text().replace("dog/0,train,dog", "dog/0,train,cat"))
-    assert project.planned(*targets) == {"splits": 1}
