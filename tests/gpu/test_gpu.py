@@ -7,6 +7,7 @@ or Snakemake: `benchmarks/gpu.sh` begins with it.
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from adafocus.device import tune_cudnn
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
 from adafocus.training import STAGES, ppo
-from adafocus.training.engine import Stage, TrainingError, fit
+from adafocus.training.engine import Progress, Stage, TrainingError, fit
 from adafocus.training.resume import ResumeFile
 
 pytestmark = [
@@ -98,39 +99,41 @@ def train(
     recipe: Recipe,
     name: str,
     folder: Path,
-    on_epoch=lambda row: None,
-    change=None,
-    precision=torch.bfloat16,
-):
-    """Trains a stage for its two epochs of four batches; returns it and its rows."""
+    *,
+    patch_size: int = 32,
+    precision: torch.dtype = torch.bfloat16,
+    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+    change: Callable[[AdaFocus], None] = lambda model: None,
+) -> tuple[AdaFocus, Progress]:
+    """Trains a stage of a model that ``change`` may change before."""
     tune_cudnn()
     torch.manual_seed(3)
-    model = build(recipe, 32)
-    if change:
-        change(model)
-    stage, rows = STAGES[name](name, model, recipe.stages[name]), []
+    model = build(recipe, patch_size)
+    change(model)
+    training = recipe.stages[name]
     parts = [Clips(folder, split, recipe, split == "train", seed=3) for split in VIDEOS]
-    batches = [
-        loader(part, 2, EpochSampler(len(part), 3, shuffle=part.augment), 0, GPU) for part in parts
-    ]
-
-    def note(row: dict[str, float]) -> None:
-        rows.append(row)
-        on_epoch(row)
-
     resume = ResumeFile(folder / "resume.pt", ["same"])
-    fit(
-        stage,
-        *batches,
+    progress = fit(
+        STAGES[name](name, model, training),
+        *(
+            loader(
+                part,
+                training.batch_size,
+                EpochSampler(len(part), 3, shuffle=part.augment),
+                0,
+                GPU,
+            )
+            for part in parts
+        ),
         metric="top1",
         seed=3,
         device=GPU,
         resume=resume,
         state=resume.read(),
-        on_epoch=note,
+        on_epoch=on_epoch,
         precision=precision,
     )
-    return stage, rows
+    return model, progress
 
 
 # --- precision --------------------------------------------------------------------------------
@@ -254,8 +257,8 @@ def watched(prepare):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_no_step_waits_for_the_gpu(recipe, name, folder, error_if_waiting):
-    _, rows = train(recipe, name, folder)
-    assert len(rows) == recipe.stages[name].epochs
+    _, progress = train(recipe, name, folder)
+    assert len(progress.history) == recipe.stages[name].epochs
 
 
 def test_no_step_of_a_resumed_run_waits_for_the_gpu(folder, error_if_waiting):
@@ -269,9 +272,9 @@ def test_no_step_of_a_resumed_run_waits_for_the_gpu(folder, error_if_waiting):
 
     recipe = tiny_recipe("gru")
     with pytest.raises(Killed):
-        train(recipe, "stage2", folder, kill)
-    _, rows = train(recipe, "stage2", folder)
-    assert [row["epoch"] for row in rows] == [1, 2]
+        train(recipe, "stage2", folder, on_epoch=kill)
+    _, progress = train(recipe, "stage2", folder)
+    assert [row["epoch"] for row in progress.history] == [1, 2]
 
 
 def test_a_wait_for_the_gpu_is_seen(folder, error_if_waiting, monkeypatch):
@@ -285,6 +288,22 @@ def test_a_wait_for_the_gpu_is_seen(folder, error_if_waiting, monkeypatch):
     monkeypatch.setattr(STAGES["glancer"], "loss", waiting)
     with pytest.raises(RuntimeError, match="synchronizing"):
         train(tiny_recipe("gru"), "glancer", folder)
+
+
+def test_a_batch_that_does_not_fit_goes_through_in_parts(folder):
+    """With the focuser of the paper, as memory is given in pieces too large for tiny networks."""
+    values = load_recipe(RECIPES / "actnet.yaml").to_dict()
+    values["stages"]["focuser"] |= {"epochs": 1, "batch_size": 8}
+    recipe = parse_recipe(values, "actnet.yaml")
+    # Whole it takes more than 5 GiB (benchmarks/memory.py).
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(4 * 2**30 / torch.cuda.mem_get_info()[1])
+    try:
+        _, progress = train(recipe, "focuser", folder, patch_size=128)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert progress.micro_batch in (1, 2, 4)
+    assert [row["epoch"] for row in progress.history] == [1]
 
 
 class One(int):
@@ -319,20 +338,20 @@ def test_a_group_of_one_learns_by_nccl_what_one_process_does(recipe, name, tmp_p
     for place in ("alone", "group"):
         (tmp_path / place).mkdir()
         write_noise(tmp_path / place, VIDEOS)
-    alone, rows = train(recipe, name, tmp_path / "alone", precision=torch.float32)
+    alone, progress = train(recipe, name, tmp_path / "alone", precision=torch.float32)
     torch.distributed.init_process_group(
         "cpu:gloo,cuda:nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
     )
     try:
         monkeypatch.setattr(distributed, "size", lambda: One(1))
-        group, rows_of_group = train(recipe, name, tmp_path / "group", precision=torch.float32)
+        group, of_group = train(recipe, name, tmp_path / "group", precision=torch.float32)
     finally:
         monkeypatch.undo()
         torch.distributed.destroy_process_group()
-    for row, expected in zip(rows_of_group, rows, strict=True):
+    for row, expected in zip(of_group.history, progress.history, strict=True):
         assert row["loss"] == pytest.approx(expected["loss"], rel=0.02, abs=0.01)
-    expected = alone.model.state_dict()
-    for key, tensor in group.model.state_dict().items():
+    expected = alone.state_dict()
+    for key, tensor in group.state_dict().items():
         if tensor.is_floating_point():
             assert torch.allclose(tensor, expected[key], rtol=0.01, atol=0.01), key
 
