@@ -25,7 +25,7 @@ from adafocus.data.store import (
     read_pictures,
     write_store,
 )
-from adafocus.files import remove_abandoned, whole
+from adafocus.files import kept, remove_abandoned, whole
 from adafocus.recipe import Frames, Recipe
 
 PACKED = "packed"
@@ -144,15 +144,16 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
         for done in pool.map(extracted, _groups(videos)):
             rows.writerows(done)
             progress.update(len(done))
+    kept(manifest).unlink(missing_ok=True)
     return manifest
 
 
 def _read_manifests(folder: Path) -> dict[str, Extracted]:
-    """What was extracted before, by any number of shards. Of manifests that are being made anew the
-    workflow keeps those ``before``."""
+    """What was extracted before, by any number of shards, also where the manifest is being made
+    again."""
     known = {}
-    manifests = folder / "manifests"
-    for path in (*manifests.glob("before/*.csv"), *manifests.glob("*.csv")):
+    manifest = folder / "manifests" / "*.csv"
+    for path in (*manifest.parent.glob(kept(manifest).name), *manifest.parent.glob(manifest.name)):
         # Another shard's may be removed meanwhile.
         with suppress(FileNotFoundError), path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):

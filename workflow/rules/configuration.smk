@@ -235,13 +235,6 @@ def results_made_before():
     return {path: os.stat(path).st_mtime for path in sorted(set(found) - set(results_asked_for()))}
 
 
-def keep_known(manifest):
-    """Copies what a job that extracts frames looks into, as Snakemake removes it before."""
-    if manifest.exists():
-        with one_line_errors(), whole(manifest.parent / "before" / manifest.name) as aside:
-            shutil.copyfile(manifest, aside)
-
-
 def shown_of_recipes():
     """What the summary shows of the recipes of now, by data set."""
     results = [Path(path).name for path in (*results_asked_for(), *results_made_before())]
@@ -316,6 +309,7 @@ if workflow.is_main_process and not on_cluster and settings.device != "cpu":
 
 # What jobs look at that make it again: where nothing has changed for them, they end at once.
 KEPT = {
+    "frames": [0],
     **dict.fromkeys(
         ("train_glancer", "train_focuser", "stage1", "stage2", "stage3"), ["checkpoint"]
     ),
@@ -341,8 +335,6 @@ onstart:
     for job in workflow.dag.needrun_jobs():
         if job.rule.name in ("download", "frames"):
             steps.setdefault(job.wildcards.dataset, set()).add(job.rule.name)
-        if job.rule.name == "frames":
-            keep_known(Path(job.output[0]))
         for name in KEPT.get(job.rule.name, ()):
             keep(Path(job.output[name]))
     with one_line_errors():
