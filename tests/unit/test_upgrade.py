@@ -1,5 +1,6 @@
 """Chains that commit 78f3339 has finished are used as they are, whatever was made again before."""
 
+import json
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from adafocus.model import checkpoint
 from adafocus.recipe import Frames, load_recipe
 from adafocus.sweeps import with_rates
 from adafocus.training import train
+from adafocus.training.fingerprint import REVISION
 
 STAGE0 = ("glancer", "focuser")
 BEFORE = {
@@ -83,6 +85,31 @@ def test_no_epoch_is_trained_anew(finished, dataset, capsys):
         assert not list(checkpoints.glob(".*.old"))
         digests.append({name: sha256(path) for name, path in made.items()})
     assert digests[0] == digests[1], "the same content makes the same bytes"
+
+
+def test_what_was_begun_goes_on(finished, tmp_path, capsys):
+    """From within its second epoch, as revision 1 saved it."""
+    project = shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    path = project / "results" / "checkpoints" / "pets_16_stage1.resume.pt"
+    record = path.with_name("pets_16_stage1.run.json")
+    state, told = torch.load(path, weights_only=True), json.loads(record.read_text())
+    first, _ = state["progress"]["history"]
+    begun = {"batches": 1, "steps": 1, "videos": 4, "sums": {"loss": torch.tensor(1.0)}}
+    begun |= {"seconds": 1.0, "waited": 0.5, "random": {"cpu": torch.get_rng_state()}}
+    state["progress"] |= {"epoch": 1, "history": [first], "begun": begun}
+    state["scheduler"] |= {"last_epoch": 3, "_step_count": 4}
+    torch.save(state, path)
+    record.write_text(json.dumps(told | {"status": "KILLED"}))
+
+    run(project, "pets_16_stage1", BEFORE["{}_16_stage1"])
+    said = capsys.readouterr().out
+    assert "resuming after epoch 1, batch 1 of the next" in said and "starting over" not in said
+    ended = torch.load(path, weights_only=True)
+    assert ended["progress"]["epoch"] == 2 and ended["progress"]["history"][0] == first
+    assert ended["fingerprint"] != state["fingerprint"]
+    assert ended["made_by"]["revision"] == REVISION
+    now = json.loads(record.read_text())
+    assert (now["key"], now["status"]) == (told["key"], "FINISHED"), "the same run in MLflow"
 
 
 def test_frames_of_another_height_train_anew(finished, tmp_path, capsys):
