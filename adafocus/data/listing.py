@@ -64,17 +64,21 @@ def changes(recipe: Recipe, folder: Path) -> str:
             _, *rows = csv.reader(file)
     except OSError:
         return ""
-    listed = {path: Stamp(*stamp) if stamp else None for _, path, _, *stamp in rows if path}
-    told = []
+    told, added, replaced = [], [], []
     if isinstance(recipe.source, YoutubeSource):
         names = {name for name, *_ in rows}
         told = _told("to download", [name for name in _wanted(recipe, folder) if name not in names])
-    found = dict(_scan(folder / "videos", "videos", listed))
-    if found:
-        replaced = [path for path, now in found.items() if listed.get(path, now) not in (now, None)]
-        told += _told("added", [path for path in found if path not in listed])
-        told += _told("replaced", replaced)
-        told += _told("taken out", [path for path in listed if path not in found])
+    unseen = {path: tuple(stamp) for _, path, _, *stamp in rows if path}
+    listed = len(unseen)
+    for path, now in _scan(folder / "videos", "videos", unseen):
+        before = unseen.pop(path, None)
+        if before is None:
+            added.append(path)
+        elif before and before != now:
+            replaced.append(path)
+    if added or len(unseen) < listed:
+        told += _told("added", added) + _told("replaced", replaced)
+        told += _told("taken out", list(unseen))
     return f"videos changed since they were listed: {', '.join(told)}" if told else ""
 
 
@@ -97,9 +101,9 @@ def _scan(folder: Path, name: str, listed: Collection[str]) -> Iterator[tuple[st
         return
     with entries:
         for entry in entries:
-            path = f"{name}/{entry.name}"
             if entry.name.startswith("."):
                 continue
+            path = f"{name}/{entry.name}"
             if entry.is_dir() and path not in listed and not holds_frames(Path(entry.path)):
                 yield from _scan(Path(entry.path), path, listed)
             else:
