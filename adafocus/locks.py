@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from adafocus.files import aside, write_error
+from adafocus.files import WriteError, aside, write_error
 from adafocus.processes import Process
 
 BEAT, SILENCE = 10.0, 120.0
@@ -67,11 +67,9 @@ class Watch:
         """Whether there is a lock."""
         before = self.text, self._touched
         try:
-            # Opening a file makes a network's file system look again.
-            with self.path.open("rb") as file:
-                self.text, self._touched = file.read(), os.fstat(file.fileno()).st_mtime_ns
-        except PermissionError:  # another person's
-            self.text, self._touched = b"", self.path.stat().st_mtime_ns
+            # Opening a file makes a network's file system look again, so that its time is of now.
+            self.text = _read(self.path)
+            self._touched = self.path.stat().st_mtime_ns
         except FileNotFoundError:
             return False
         if (self.text, self._touched) != before:
@@ -97,8 +95,16 @@ class Watch:
         """Removes the lock of a dead holder, unless it has another by now."""
         with aside(self.path.parent, self.path.name) as folder, suppress(FileNotFoundError):
             moved = self.path.replace(folder / "lock")
-            if moved.read_bytes() != self.text:
+            if _read(moved) != self.text:
                 moved.replace(self.path)
+
+
+def _read(path: Path) -> bytes:
+    """Nothing where another person keeps it to himself."""
+    try:
+        return path.read_bytes()
+    except PermissionError:
+        return b""
 
 
 class Lock:
@@ -192,16 +198,14 @@ class Lock:
 
     def _beat(self) -> None:
         while not self._released.wait(BEAT):
-            try:
-                text = self.path.read_bytes() if self.path.exists() else None
-                if text is None:  # removed by hand, perhaps with its whole folder
+            # Where the disk is away for a while, others cannot see the lock either.
+            with suppress(OSError, WriteError):
+                if not self.path.exists():  # it was removed by hand
                     self._create()
-                elif text == self._text:
+                elif (text := _read(self.path)) == self._text:
                     os.utime(self.path)
-                elif text:
+                else:
                     self._end(Holder.parse(text))
-            except (OSError, ValueError):  # of a disk that is away; others cannot see it either
-                continue
 
     def _end(self, holder: Holder | None) -> None:
         """Ends this process at once: it was stopped for so long that another took the lock."""
