@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -239,8 +240,12 @@ def _run_trials(job: Job, drawn: Sequence[dict[str, float]], settings: Sweep) ->
     epochs, parts = job.recipe.stages[job.stage].epochs, list(drawn[0])
     metric = f"val_{job.recipe.metric}"
     folder = job.output.with_suffix("")
+    # Ray's own choice is a name that others on the machine can guess, and take before.
+    own = TemporaryDirectory(
+        prefix="ray-", dir=os.environ.get("RAY_TMPDIR"), ignore_cleanup_errors=True
+    )
     try:
-        ray.init(**_cluster(job))
+        ray.init(**_cluster(job, own.name))
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS", "this machine")
         raise SweepError(f"no Ray at {address}, RAY_ADDRESS: {error}") from None
@@ -288,6 +293,7 @@ def _run_trials(job: Job, drawn: Sequence[dict[str, float]], settings: Sweep) ->
         return [_reason(result.error) for result in grid]
     finally:
         ray.shutdown()
+        own.cleanup()
         shutil.rmtree(folder / "ray", ignore_errors=True)
 
 
@@ -301,8 +307,8 @@ def _reason(error: Exception | None) -> str | None:
     return " ".join(str(cause).split()) or type(cause).__name__
 
 
-def _cluster(job: Job) -> dict[str, Any]:
-    """Arguments of `ray.init`."""
+def _cluster(job: Job, folder: str) -> dict[str, Any]:
+    """Arguments of `ray.init`; a Ray of this machine keeps its files in ``folder``."""
     settings: dict[str, Any] = {
         "log_to_driver": False,
         "runtime_env": {"env_vars": {"MLFLOW_TRACKING_URI": job.tracking_uri}},
@@ -319,6 +325,7 @@ def _cluster(job: Job) -> dict[str, Any]:
         "num_cpus": job.threads,
         "num_gpus": torch.cuda.device_count() if on_gpu else 0,
         "include_dashboard": False,
+        "_temp_dir": folder,
     }
 
 

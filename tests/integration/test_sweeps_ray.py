@@ -48,6 +48,10 @@ sweep(
 """In a process of its own, as in the workflow: Ray reads its settings once."""
 
 
+TEMPORARY: set[Path] = set()
+"""Folders that Ray's processes were told to use."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
@@ -118,6 +122,9 @@ def kill_a_later_trial(sweep, listening):
     family = psutil.Process(sweep.pid).children(recursive=True)
     for child in family:
         with suppress(psutil.NoSuchProcess):
+            for option in child.cmdline():
+                if at := re.fullmatch(r"--temp[-_]dir=(.+)", option):
+                    TEMPORARY.add(Path(at[1]))
             for connection in child.net_connections("tcp"):
                 if connection.status == psutil.CONN_LISTEN:
                     listening.add(connection.laddr.ip)
@@ -189,6 +196,12 @@ def test_every_trial_is_a_run_under_the_sweep(swept):
 def test_ray_listens_on_loopback_alone(swept):
     *_, listening = swept
     assert listening and listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_ray_has_a_folder_that_nobody_can_take_before(swept):
+    [folder] = TEMPORARY
+    assert re.fullmatch(r"ray-\w{8}", folder.name)
+    assert not folder.exists()
 
 
 def test_only_the_best_trial_keeps_its_weights(swept):
