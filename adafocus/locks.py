@@ -9,6 +9,7 @@ machine, nor on the clocks of two machines, which may differ.
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import math
 import os
@@ -70,8 +71,10 @@ class Watch:
             # Opening a file makes a network's file system look again, so that its time is of now.
             self.text = _read(self.path)
             self._touched = self.path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return False
+        except OSError as error:
+            # Of a disk that is away for a while nothing is known until the next look.
+            self._since = min(self._since, time.monotonic())
+            return not _is_gone(error)
         if (self.text, self._touched) != before:
             self.beats = self.text == before[0]
             self._since = time.monotonic()
@@ -92,11 +95,38 @@ class Watch:
         return not self.is_dead and (self.beats or here)
 
     def remove(self) -> None:
-        """Removes the lock of a dead holder, unless it has another by now."""
-        with aside(self.path.parent, self.path.name) as folder, suppress(FileNotFoundError):
-            moved = self.path.replace(folder / "lock")
-            if _read(moved) != self.text:
-                moved.replace(self.path)
+        """Removes the lock of a dead holder, unless it has another by now.
+
+        Raises:
+            WriteError: where it cannot be removed.
+        """
+        with aside(self.path.parent, self.path.name) as folder:
+            if not self.look() or not self.is_dead:
+                return
+            try:
+                moved = self.path.replace(folder / "lock")
+                if _read(moved) != self.text:
+                    _put_back(moved, self.path)
+            except OSError as error:
+                if not _is_gone(error):
+                    raise write_error(self.path, error) from error
+
+
+def _put_back(moved: Path, path: Path) -> None:
+    """Gives a lock its name again, unless another has it by now: who holds the one that was moved
+    ends when he sees that."""
+    try:
+        os.link(moved, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not path.exists():
+            moved.replace(path)
+
+
+def _is_gone(error: OSError) -> bool:
+    """Whether a file is not there, or was removed by another machine while it was being read."""
+    return error.errno in (errno.ENOENT, errno.ESTALE)
 
 
 def _read(path: Path) -> bytes:
@@ -232,10 +262,9 @@ def enter(folder: Path, job: str) -> bool:
     told = False
     while others:
         for watch in tuple(others):
-            if not watch.look():
-                others.remove(watch)
-            elif watch.is_dead:
+            if watch.look() and watch.is_dead:
                 watch.remove()
+            if not watch.look():
                 others.remove(watch)
             elif watch.is_alive:
                 return False

@@ -1,5 +1,6 @@
 """Locks on outputs: who waits, who takes over, and what is never done by two."""
 
+import errno
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -171,6 +173,78 @@ def test_only_one_takes_over(tmp_path):
         thread.join()
     assert output.read_text() == "8"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("third", [False, True])
+def test_who_is_slow_to_take_over_leaves_a_lock_that_is_in_use(tmp_path, monkeypatch, links, third):
+    """A second took over the dead lock after it was looked at last, and a third has made its own
+    where the second's was moved away."""
+    path = tmp_path / ".a.json.lock"
+    held_elsewhere(path)
+    watch = locks.Watch(path)
+    watch.look()
+    time.sleep(1.1)
+    replace = Path.replace
+
+    def slow(source, target):
+        source.write_text("the second")
+        replace(source, target)
+        if third:
+            source.write_text("the third")
+        monkeypatch.setattr(Path, "replace", replace)
+        return target
+
+    def no_link(*_):
+        raise PermissionError(errno.EPERM, "no links")
+
+    monkeypatch.setattr(Path, "replace", slow)
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    watch.remove()
+    assert path.read_text() == ("the third" if third else "the second")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_that_another_has_taken_over_is_not_touched(tmp_path):
+    path = tmp_path / ".a.json.lock"
+    held_elsewhere(path)
+    watch = locks.Watch(path)
+    watch.look()
+    time.sleep(1.1)
+    assert watch.is_dead
+    path.write_text("the second")
+    before = path.stat().st_ctime_ns  # that of a file which was moved away and back is another
+    watch.remove()
+    assert path.stat().st_ctime_ns == before
+
+
+def test_a_lock_that_goes_while_it_is_read_is_not_there(tmp_path, monkeypatch):
+    """As another machine removes it from a disk of the network."""
+    held_elsewhere(tmp_path / ".a.json.lock")
+    watch = locks.Watch(tmp_path / ".a.json.lock")
+    failing(monkeypatch, errno.ESTALE)
+    assert not watch.look()
+
+
+def test_a_lock_on_a_disk_that_is_away_is_as_it_was(tmp_path, monkeypatch):
+    held_elsewhere(tmp_path / ".a.json.lock")
+    watch = locks.Watch(tmp_path / ".a.json.lock")
+    with monkeypatch.context() as away:
+        failing(away, errno.EIO)
+        assert watch.look() and not watch.is_dead
+    assert watch.look() and watch.holder.process == ELSEWHERE
+    failing(monkeypatch, errno.EIO)
+    assert watch.look() and not watch.is_dead and watch.holder.process == ELSEWHERE
+    time.sleep(1.1)
+    assert watch.look() and watch.is_dead
+
+
+def failing(monkeypatch, number):
+    def read(path):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_bytes", read)
 
 
 def test_a_holder_that_was_stopped_for_long_ends_when_it_sees_that_another_took_over(
