@@ -131,15 +131,22 @@ def remove_abandoned(*parents: Path) -> None:
 
 
 def keep(path: Path) -> None:
-    """Keeps a file aside before Snakemake removes it, for the job that makes it again."""
+    """Keeps a file aside before Snakemake removes it, for the job that makes it again.
+
+    Raises:
+        WriteError: where it cannot be kept.
+    """
     if not path.exists():
         return
     aside = kept(path)
-    aside.unlink(missing_ok=True)
     try:
-        os.link(path, aside)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, aside)
+        aside.unlink(missing_ok=True)
+        try:
+            os.link(path, aside)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, aside)
+    except OSError as error:
+        raise write_error(aside, error) from error
 
 
 def kept(path: Path) -> Path:

@@ -7,7 +7,6 @@ video listed twice or a label that there is not, is found in one place.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adafocus.data import DataError
+from adafocus.files import sha256
 from adafocus.recipe import (
     ActivityNetFiles,
     FcvidFiles,
@@ -113,11 +113,21 @@ def annotation_files(recipe: Recipe, folder: Path) -> list[Path]:
 
 
 def digest_annotations(recipe: Recipe, folder: Path) -> dict[str, str]:
-    """SHA-256 of each annotation file that is there, by its name in the recipe."""
-    named = zip(recipe.annotations.files, annotation_files(recipe, folder), strict=False)
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in named if path.exists()
-    }
+    """SHA-256 of each annotation file that is there, by its name in the recipe.
+
+    Raises `DataError` where one cannot be read.
+    """
+    found = {}
+    for name, path in zip(recipe.annotations.files, annotation_files(recipe, folder), strict=False):
+        try:
+            found[name] = sha256(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}); make it readable"
+            ) from None
+    return found
 
 
 def _entries(recipe: Recipe, folder: Path) -> list[Entry]:

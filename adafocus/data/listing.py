@@ -57,18 +57,25 @@ def changes(recipe: Recipe, folder: Path) -> str:
 
     A video differs by its size or time. Listings by older versions hold neither, so that only added
     and removed videos differ from them. A folder that is empty or gone is no change: its disk may
-    not be mounted, or the videos were deleted when all frames were there.
+    not be mounted, or the videos were deleted when all frames were there. Raises `DataError` where
+    the listing or a folder of videos cannot be read.
     """
+    listing = folder / "videos.csv"
     try:
-        with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
-            _, *rows = csv.reader(file)
-    except OSError:
+        with listing.open(newline="", encoding="utf-8") as file:
+            _, *rows = ((name, path, *stamp) for name, path, _, *stamp in csv.reader(file))
+    except FileNotFoundError:
         return ""
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(
+            f"{listing}: cannot be read as a listing of videos ({error}); remove it, and the videos"
+            " are listed again"
+        ) from None
     told, added, replaced = [], [], []
     if isinstance(recipe.source, YoutubeSource):
         names = {name for name, *_ in rows}
         told = _told("to download", [name for name in _wanted(recipe, folder) if name not in names])
-    unseen = {path: tuple(stamp) for _, path, _, *stamp in rows if path}
+    unseen = {path: tuple(stamp) for _, path, *stamp in rows if path}
     listed = len(unseen)
     for path, now in _scan(folder / "videos", "videos", unseen):
         before = unseen.pop(path, None)
@@ -129,7 +136,7 @@ def name_videos(folder: Path) -> dict[str, Path]:
 
 def holds_frames(folder: Path) -> bool:
     """Whether a folder is a video, that is, directly holds JPEG files."""
-    return any(is_frame(file.name) for file in folder.iterdir())
+    return any(is_frame(file.name) for file in _inside(folder))
 
 
 def is_frame(name: str) -> bool:
@@ -139,10 +146,20 @@ def is_frame(name: str) -> bool:
 
 def find_videos(folder: Path) -> Iterator[Path]:
     """Every video under a folder: files that are not hidden, and folders of JPEG files."""
-    for path in folder.iterdir():
+    for path in _inside(folder):
         if path.name.startswith("."):
             continue
         if path.is_dir() and not holds_frames(path):
             yield from find_videos(path)
         else:
             yield path
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    try:
+        yield from folder.iterdir()
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be read ({error.strerror}); make it readable, or take it out of the"
+            " videos"
+        ) from None

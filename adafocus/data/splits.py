@@ -68,12 +68,19 @@ def changes(recipe: Recipe, folder: Path) -> str:
     """How a data set's annotations differ from those that its splits were made of, in one line;
     empty where they do not, or where there are no splits.
 
-    Splits by older versions do not tell their digests: there, what was edited later differs.
+    Splits by older versions do not tell their digests: there, what was edited later differs. Raises
+    `DataError` where a file cannot be read.
     """
     path = folder / "splits" / "report.json"
-    if not path.exists():
+    try:
+        report = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
         return ""
-    before = json.loads(path.read_text("utf-8")).get("annotations")
+    except (OSError, ValueError) as error:
+        raise _no_report(path, error) from None
+    if not isinstance(report, dict) or not isinstance(report.get("annotations", {}), dict):
+        raise _no_report(path, "it holds something else")
+    before = report.get("annotations")
     if before is None:
         made = path.stat().st_mtime
         files = [file for file in annotation_files(recipe, folder) if file.exists()]
@@ -83,6 +90,13 @@ def changes(recipe: Recipe, folder: Path) -> str:
         changed = [name for name in now if now[name] != before.get(name)]
     return (
         f"annotations changed since the splits were made: {', '.join(changed)}" if changed else ""
+    )
+
+
+def _no_report(path: Path, reason: object) -> DataError:
+    return DataError(
+        f"{path}: cannot be read as a report on splits ({reason}); remove it, and the splits are"
+        " made again"
     )
 
 

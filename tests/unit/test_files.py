@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adafocus.files import ASIDE, WriteError, make_private, remove_abandoned, whole
+from adafocus.files import ASIDE, WriteError, keep, make_private, remove_abandoned, whole
 from adafocus.processes import Process
 
 WRITE_AND_WAIT = """
@@ -141,6 +141,15 @@ WRITERS = {
     "safetensors": lambda path: save_file({"noise": NOISE}, path),
     "numpy": lambda path: np.savez_compressed(path, noise=NOISE.numpy()),
 }
+
+
+def test_what_cannot_be_kept_aside_is_one_line(tmp_path):
+    (tmp_path / "a.json").touch()
+    (tmp_path / ".a.json.old").mkdir()
+    with pytest.raises(
+        WriteError, match=r"^.*\.a\.json\.old: cannot be written \(Is a directory\).*$"
+    ):
+        keep(tmp_path / "a.json")
 
 
 def test_a_full_disk_is_one_line_and_the_file_before_stays(mount):

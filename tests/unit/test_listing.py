@@ -1,15 +1,17 @@
 """Whether the listing of videos is still true of their folder."""
 
 import csv
+import errno
 import json
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from miniature import make_recipe
 
-from adafocus.data import splits
+from adafocus.data import DataError, splits
 from adafocus.data.annotations import digest_annotations
 from adafocus.data.listing import changes, write_listing
 
@@ -116,6 +118,31 @@ def test_nothing_is_listed_yet(tmp_path):
     assert changes(MANUAL, tmp_path) == ""
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"video,path,error\na\n"])
+def test_a_broken_listing_is_one_line(folder, content):
+    (folder / "videos.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"^.*videos\.csv: cannot be read.*; remove it, and.*$"):
+        told(folder)
+
+
+def test_a_folder_that_is_kept_from_us_is_named(folder, monkeypatch):
+    kept = folder / "videos" / "class two"
+    kept.mkdir()
+    iterdir = Path.iterdir
+
+    def refuse(path):
+        if path == kept:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for look in (told, lambda folder: write_listing(folder, {})):
+        with pytest.raises(
+            DataError, match=r"class two: cannot be read \(Permission denied\); make"
+        ):
+            look(folder)
+
+
 def test_many_videos_are_looked_at_in_time(tmp_path):
     """A tenth of what may take ten seconds."""
     for number in range(10_000):
@@ -160,6 +187,21 @@ def test_splits_by_an_older_version(annotated):
     later = report.stat().st_mtime + 1
     os.utime(annotated / "annotations" / "val.txt", (later, later))
     assert splits.changes(MANUAL, annotated).endswith("splits were made: val.txt")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"annotations": []}'])
+def test_a_broken_report_is_one_line(annotated, content):
+    (annotated / "splits" / "report.json").write_text(content)
+    with pytest.raises(DataError, match=r"^.*report\.json: cannot be read.*; remove it, and.*$"):
+        splits.changes(MANUAL, annotated)
+
+
+def test_an_annotation_file_that_cannot_be_read_is_named(annotated):
+    (annotated / "annotations" / "val.txt").unlink()
+    assert splits.changes(MANUAL, annotated) == ""
+    (annotated / "annotations" / "val.txt").mkdir()
+    with pytest.raises(DataError, match=r"val\.txt: cannot be read \(Is a directory\)"):
+        splits.changes(MANUAL, annotated)
 
 
 def test_ones_own_table_is_read_where_it_is(tmp_path):

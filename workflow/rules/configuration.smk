@@ -332,11 +332,10 @@ onstart:
     steps = {}
     with one_line_errors():
         check_writable(Path("results"))
-    for job in workflow.dag.needrun_jobs():
-        if job.rule.name in ("download", "frames"):
-            steps.setdefault(job.wildcards.dataset, set()).add(job.rule.name)
-        for name in KEPT.get(job.rule.name, ()):
-            keep(Path(job.output[name]))
-    with one_line_errors():
+        for job in workflow.dag.needrun_jobs():
+            if job.rule.name in ("download", "frames"):
+                steps.setdefault(job.wildcards.dataset, set()).add(job.rule.name)
+            for name in KEPT.get(job.rule.name, ()):
+                keep(Path(job.output[name]))
         for line in check_space(steps, recipes, Path(config["data"])):
             logger.info(line)
