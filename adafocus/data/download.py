@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import os
 import shutil
 import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -28,6 +30,7 @@ TIMEOUT = (15, 60)
 CHUNK = 1 << 20
 UNFINISHED = ".unfinished"
 """What a file is called while it is unpacked."""
+BROKEN = tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError
 DIGITS = 12
 """Of the number of members in a journal."""
 
@@ -140,7 +143,7 @@ def unpack(
 
     Raises:
         DataError: where the archive is broken, a member, link or device would lie outside, or the
-            disk is full.
+            disk is full; where a ZIP is encrypted, or packed in a way that is not known here.
     """
     names = ", ".join(path.name for path in parts)
     read = _read_zip if len(parts) == 1 and zipfile.is_zipfile(parts[0]) else _read_tar
@@ -155,7 +158,12 @@ def unpack(
                 on_member(member.name)
     except tarfile.FilterError as error:
         raise DataError(f"{names}: {error}; the archive is not to be trusted") from None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except RuntimeError as error:  # encrypted, or packed in a way that `zipfile` does not know
+        raise DataError(
+            f"{names}: cannot be unpacked ({error}); unpack it yourself, to the folder videos of the"
+            " data set"
+        ) from None
+    except (*BROKEN, EOFError, OSError) as error:
         if is_full(error):
             raise DataError(
                 f"{folder}: the disk is full; what is unpacked stays: make room, and the same"

@@ -176,6 +176,34 @@ def test_a_zip(tmp_path):
         unpacked([tmp_path / "b.zip"], tmp_path / "out")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_zip_of_which_a_member_is_broken(tmp_path, method):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("1.mp4", bytes(range(256)) * 100)
+    content = bytearray(path.read_bytes())
+    content[45:70] = b"\xff" * 25
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"^a\.zip: cannot be unpacked .*; download it again$"):
+        unpacked([path], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("local", "directory", "value", "reason"),
+    [(6, 8, 1, "encrypted"), (8, 10, 97, "compression method")],
+)
+def test_a_zip_that_cannot_be_read_here(tmp_path, local, directory, value, reason):
+    """Its flags, or its method, of APPNOTE.TXT 4.3.7 and 4.3.12."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("1.mp4", b"1")
+    content = bytearray(path.read_bytes())
+    content[local] = content[content.index(b"PK\1\2") + directory] = value
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"^a\.zip: .*{reason}.*; unpack it yourself, to .*$"):
+        unpacked([path], tmp_path / "out")
+
+
 def test_leading_folders_are_taken_off(tmp_path):
     members = (("./top", {"type": tarfile.DIRTYPE}), ("./top/x/1.mp4", b"1"), ("readme", b"r"))
     expected = {"x/1.mp4": b"1"}
