@@ -160,8 +160,8 @@ def unpack(
         raise DataError(f"{names}: {error}; the archive is not to be trusted") from None
     except RuntimeError as error:  # encrypted, or packed in a way that `zipfile` does not know
         raise DataError(
-            f"{names}: cannot be unpacked ({error}); unpack it yourself, to the folder videos of the"
-            " data set"
+            f"{names}: cannot be unpacked ({error}); unpack it yourself, to the folder videos of"
+            " the data set"
         ) from None
     except (*BROKEN, EOFError, OSError) as error:
         if is_full(error):
