@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from adafocus import legacy, tracking
 from adafocus.data.clips import Clips, EpochSampler, class_names, digest_of, digest_of_sizes, loader
 from adafocus.device import name_of, pick_device, pick_precision, share_threads
 from adafocus.distributed import first_alone, is_first
-from adafocus.files import remove_abandoned
+from adafocus.files import kept, remove_abandoned
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import AdaFocus, build
-from adafocus.model.checkpoint import PARTS, Checkpoint
+from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError
 from adafocus.recipe import MicroBatch, Precision, Recipe
 from adafocus.training.engine import CHECKPOINT_MINUTES, Stage, fit, write_history
 from adafocus.training.fingerprint import accepted, made_by
@@ -74,7 +75,7 @@ def train(
     its state and raises `Stopped`. Of several processes (`distributed.joined`) the first does so.
 
     A run that came to its end before only has its checkpoint written again, see
-    `adafocus.training.fingerprint`.
+    `adafocus.training.fingerprint`; from that checkpoint itself where its state was removed.
 
     Args:
         recipe: the data set's recipe.
@@ -159,6 +160,16 @@ def train(
             facts = state.get("made_by") or legacy.made_by(seed, ended.tags)
             write(history, facts | _in_parts(state["progress"].get("micro_batch")))
         return
+    history = ended.rows(output.parent) if ended and not resume.path.exists() else []
+    complete = len(history) == training.epochs
+    if complete and (trained := _trained(output, model, recipe, stage, patch_size, anew)):
+        if is_first():
+            tqdm.write("trained before, its state was removed; its checkpoint is written again")
+            for row in history if on_epoch else ():
+                on_epoch(row)
+            model.load_state_dict(trained.tensors, strict=False)
+            write(history, trained.made_by or legacy.made_by(seed, ended.tags))
+        return
     if stage in ("glancer", "focuser"):
         backbone, section = getattr(model, stage), getattr(recipe.model, stage)
         checkpoint.load_pretrained(backbone, section, key=f"{recipe.name}: model.{stage}")
@@ -194,7 +205,7 @@ def train(
     if not is_first():
         learn(on_epoch=lambda row: None)
         return
-    history: list[dict[str, float]] = []
+    history = []
     with tracking.run(
         tracking_uri,
         record=record,
@@ -228,14 +239,37 @@ def train(
         of_chain[f"{stage}_val_{recipe.metric}"] = progress.best
         run.add_figures({f"best_val_{recipe.metric}": progress.best}, {} if trial_of else of_chain)
     previous_state(resume.path).unlink(missing_ok=True)
-    kept = f"the epoch kept has {recipe.metric} {progress.best:.1f}"
-    tqdm.write(f"{output}: {kept}; curves: {curves}")
+    best = f"the epoch kept has {recipe.metric} {progress.best:.1f}"
+    tqdm.write(f"{output}: {best}; curves: {curves}")
     if history[-1].get("distinct_cells") == 1:
         tqdm.write(
             f"{name}: the policy's likeliest place was one and the same in every frame of the last"
             f" epoch. It has learnt a place, not where to look: more epochs or passes in"
             f" stages.{stage}, or more videos, may help"
         )
+
+
+def _trained(
+    output: Path,
+    model: AdaFocus,
+    recipe: Recipe,
+    stage: str,
+    patch_size: int | None,
+    anew: str | None,
+) -> Checkpoint | None:
+    """The stage's checkpoint that is there or was kept aside, if it fits the model."""
+    shapes = {key: value.shape for key, value in _tensors(model, PARTS[stage]).items()}
+    for path in (kept(output), output):
+        with suppress(CheckpointError):
+            found = checkpoint.read(path)
+            checkpoint.check_fit(found, path, recipe, patch_size)
+            if (
+                (found.stage, found.patch_size) == (stage, patch_size)
+                and {key: value.shape for key, value in found.tensors.items()} == shapes
+                and anew in (None, found.made_by.get("anew"))
+            ):
+                return found
+    return None
 
 
 def _in_parts(micro_batch: int | None) -> dict[str, Any]:

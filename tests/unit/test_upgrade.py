@@ -29,7 +29,7 @@ SKIPPING = {
 CHAINS = {"pets": BEFORE | SKIPPING, "signs": BEFORE}
 
 
-def run(project, name, before, change=lambda recipe: recipe):
+def run(project, name, before, change=lambda recipe: recipe, **options):
     """A job of the workflow, which has removed what the job makes."""
     dataset, *_ = name.split("_")
     stage = next((part for part in STAGE0 if part in name), name.rpartition("_")[2])
@@ -50,6 +50,7 @@ def run(project, name, before, change=lambda recipe: recipe):
         device="cpu",
         threads=1,
         tracking_uri=f"sqlite:///{project}/results/mlflow.db",
+        **options,
     )
     return output
 
@@ -85,6 +86,50 @@ def test_no_epoch_is_trained_anew(finished, dataset, capsys):
         assert not list(checkpoints.glob(".*.old"))
         digests.append({name: sha256(path) for name, path in made.items()})
     assert digests[0] == digests[1], "the same content makes the same bytes"
+
+
+def test_states_may_be_removed(finished, tmp_path, capsys):
+    """As the README of then said."""
+    project = shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    checkpoints = project / "results" / "checkpoints"
+    for path in checkpoints.glob("*.resume*.pt"):
+        path.unlink()
+    jobs = {name.format("pets"): before for name, before in CHAINS["pets"].items()}
+    old = {name: checkpoint.read(checkpoints / f"{name}.safetensors") for name in jobs}
+    before = left(project, "pets")
+    for _ in range(2):
+        for name, starts in jobs.items():
+            new = checkpoint.read(run(project, name, starts))
+            assert checkpoint.digest(new.tensors) == checkpoint.digest(old[name].tensors)
+            assert new.made_by["commit"].startswith("78f3339")
+        assert capsys.readouterr().out.count("trained before") == len(jobs)
+        assert left(project, "pets") == before
+    assert not list(checkpoints.glob(".*.old"))
+
+
+@pytest.mark.parametrize("change", ["anew", "rates", "another", "damaged", "half", "failed"])
+def test_without_its_state_only_the_same_run_is_used(finished, tmp_path, capsys, change):
+    project = shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    path = project / "results" / "checkpoints" / "pets_16_stage3.safetensors"
+    path.with_suffix(".resume.pt").unlink()
+    record, metrics = path.with_suffix(".run.json"), path.with_suffix(".metrics.csv")
+    if change == "another":
+        shutil.copy(path.with_name("pets_16_stage2.safetensors"), path)
+    elif change == "damaged":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif change == "half":
+        metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
+    elif change == "failed":
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "FAILED"}))
+    run(
+        project,
+        "pets_16_stage3",
+        ("pets_16_stage2",),
+        lambda r: with_rates(r, "stage3", {"classifier": 0.02}) if change == "rates" else r,
+        anew="monday" if change == "anew" else None,
+    )
+    assert "trained before" not in capsys.readouterr().out
+    assert path.with_suffix(".resume.pt").exists()
 
 
 def test_what_was_begun_goes_on(finished, tmp_path, capsys):
