@@ -68,8 +68,8 @@ def changes(recipe: Recipe, folder: Path) -> str:
         return ""
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(
-            f"{listing}: cannot be read as a listing of videos ({error}); remove it, and the videos"
-            " are listed again"
+            f"{listing}: cannot be read as a listing of videos ({error}); remove it, and have"
+            f" the videos listed again by: snakemake --cores all {listing}"
         ) from None
     told, added, replaced = [], [], []
     if isinstance(recipe.source, YoutubeSource):

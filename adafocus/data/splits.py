@@ -95,8 +95,8 @@ def changes(recipe: Recipe, folder: Path) -> str:
 
 def _no_report(path: Path, reason: object) -> DataError:
     return DataError(
-        f"{path}: cannot be read as a report on splits ({reason}); remove it, and the splits are"
-        " made again"
+        f"{path}: cannot be read as a report on splits ({reason}); remove it, and have the"
+        f" splits made again by: snakemake --cores all {path}"
     )
 
 
