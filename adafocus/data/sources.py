@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,7 +16,7 @@ from adafocus.data.digits import write_videos
 from adafocus.data.download import download, unpack
 from adafocus.data.listing import Stamp, write_listing
 from adafocus.data.youtube import fetch_videos
-from adafocus.files import publish, remove_abandoned
+from adafocus.files import publish, remove_abandoned, sha256
 from adafocus.recipe import (
     ArchiveSource,
     FolderSource,
@@ -98,8 +99,9 @@ def _download(source: ArchiveSource, folder: Path) -> None:
         download(file.url, folder / "annotations" / name, file.sha256)
     if (folder / "videos").exists():
         return
-    archives = folder / "archives"
-    with _unpacking(folder, source.model_dump_json(include={"archives", "strip"})) as unpack_one:
+    archives, state = folder / "archives", source.model_dump_json(include={"archives", "strip"})
+    _remove_others(source, archives, begun=folder / "unpacked" / "archives", state=state)
+    with _unpacking(folder, state) as unpack_one:
         for number, archive in enumerate(source.archives):
             unpacked = archives / f"{number}.unpacked"
             if unpacked.exists():
@@ -112,6 +114,32 @@ def _download(source: ArchiveSource, folder: Path) -> None:
             for path in parts:
                 path.unlink()
     shutil.rmtree(archives)
+
+
+def _remove_others(source: ArchiveSource, archives: Path, begun: Path, state: str) -> None:
+    """Removes parts of archives that came before the recipe named others.
+
+    Args:
+        archives: folder of the parts.
+        begun: file that tells the ``state`` in which the recipe was when they came. There is none
+            where an older version began: then the parts themselves tell.
+    """
+    told = begun.read_text() if begun.exists() else None
+    if told == state:
+        return
+    came = {}
+    with suppress(ValueError):  # half written, or of archives that a person gave
+        for number, archive in enumerate(json.loads(told or "{}").get("archives", ())):
+            for part, file in enumerate(archive):
+                came[f"{number}-{part}"] = file["sha256"]
+    for number, archive in enumerate(source.archives):
+        for part, file in enumerate(archive):
+            path = archives / f"{number}-{part}"
+            if path.exists() and path.name not in came:
+                came[path.name] = sha256(path)
+            if came.get(path.name, file.sha256) != file.sha256:
+                path.unlink(missing_ok=True)
+                path.with_name(f"{path.name}.part").unlink(missing_ok=True)
 
 
 def _unpack(archives: dict[str, list[Path]], strip: int, folder: Path) -> None:

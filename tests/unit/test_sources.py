@@ -164,6 +164,58 @@ def test_archives_come_and_go_one_by_one(site, tmp_path):
     assert asked.count("/1.tar") == 1
 
 
+@pytest.mark.parametrize("older", [False, True, "half written"])
+def test_archives_of_a_recipe_that_has_changed_come_anew(tmp_path, older):
+    """But a part that is the same as before, at another address, does not."""
+    site, data, asked = tmp_path / "site", tmp_path / "data", []
+    site.mkdir()
+    for name in ANNOTATIONS:
+        (site / name).write_text(name)
+    for version in ("a", "b"):
+        pack(site / f"{version}.tar", range(2) if version == "a" else range(5, 8))
+        content = (site / f"{version}.tar").read_bytes()
+        (site / f"{version}-0").write_bytes(content[:5120])
+        (site / f"{version}-1").write_bytes(content[5120:])
+    shutil.copy(site / "a-0", site / "moved-a-0")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=site)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+
+        def recipe(*archives, gone=False):
+            def file(name):
+                digest = hashlib.sha256((site / name).read_bytes()).hexdigest()
+                return {"url": f"http://127.0.0.1:{server.server_port}/{name}", "sha256": digest}
+
+            parts = [[file(name) for name in archive] for archive in archives]
+            if gone:
+                parts[-1][-1]["url"] += "-gone"
+            annotations = {name: file(name) for name in ANNOTATIONS}
+            source = {"kind": "archive", "archives": parts, "annotations": annotations}
+            return make_recipe(source=source)
+
+        def stop(recipe):
+            with pytest.raises(DataError, match="the server answered 404"):
+                fetch(recipe, data, workers=1)
+            if older == "half written":
+                (data / "unpacked" / "archives").write_text('{"archives": [')
+            elif older:
+                shutil.rmtree(data / "unpacked")
+
+        stop(recipe(["a-0", "a-1"], gone=True))
+        (data / "archives" / "0-1.part").write_bytes(b"of a-1")
+        stop(recipe(["moved-a-0", "b-1"], gone=True))
+        assert "/moved-a-0" not in asked
+        assert (data / "archives" / "0-1.part").exists() == bool(older)
+        fetch(recipe(["b-0", "b-1"]), data, workers=1)
+        server.shutdown()
+    assert sorted(listed(data)) == ["5", "6", "7"]
+
+
 def test_archives_that_a_person_puts_there(site, tmp_path):
     recipe = make_recipe(
         source={
