@@ -176,7 +176,8 @@ class Clips(Dataset[Clip]):
 
         print(f"{error}; extracting the video again", flush=True)
         try:
-            extract_again(self.recipe.frames, self.folder, self.videos[index], self.paths[index])
+            video = self.videos[index], self.paths[index]
+            extract_again(self.recipe.frames, self.folder, *video, others=self.paths)
         except (DataError, WriteError, OSError) as reason:
             raise DataError(
                 f"{error}; it cannot be extracted again ({reason}): put a sound copy there"

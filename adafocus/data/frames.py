@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -28,6 +29,8 @@ from adafocus.data.store import (
 from adafocus.files import kept, remove_abandoned, whole
 from adafocus.recipe import Frames, Recipe
 
+MADE_WITH = re.compile(r"height (\d+) quality (\d+) rate (None|[\d.e+-]+)")
+"""What the store of a video file is made with, see `Video.made_with`."""
 PACKED = "packed"
 """What the store of a folder of JPEG files is made with."""
 
@@ -208,10 +211,14 @@ def extract_alone(settings: Frames, source: Path, folder: Path) -> Path:
     return video.path
 
 
-def extract_again(settings: Frames, folder: Path, name: str, path: Path) -> None:
+def extract_again(
+    settings: Frames, folder: Path, name: str, path: Path, others: Iterable[Path]
+) -> None:
     """Makes the store of a video anew at ``path``, as what it holds cannot be read.
 
-    Raises `DataError` where that cannot be done, as with a folder of JPEG files read as it is.
+    Its frames come as they were: at what the store itself tells, or else ``others`` of the data
+    set, which may have been made at other ``settings`` than those of a checkpoint's recipe. Raises
+    `DataError` where that cannot be done, as with a folder of JPEG files read as it is.
     """
     if path.is_dir():
         raise DataError("it is a folder of JPEG files")
@@ -219,7 +226,26 @@ def extract_again(settings: Frames, folder: Path, name: str, path: Path) -> None
         sources = [row["path"] for row in csv.DictReader(file) if row["video"] == name]
     if not sources:
         raise DataError(f"{file.name} does not list its video")
-    _fill_stores(settings, [Video(name, folder / sources[0], path)])
+    source = folder / sources[0]
+    if not source.is_dir():
+        settings = _made_at(settings, (path, *others))
+    _fill_stores(settings, [Video(name, source, path)])
+
+
+def _made_at(settings: Frames, stores: Iterable[Path]) -> Frames:
+    """Settings with what the first store tells that tells it."""
+    for store in stores:
+        with suppress(OSError, BadZipFile, ValueError):
+            made_with = read_comment(store).partition("\n")[0]
+            if told := MADE_WITH.fullmatch(made_with):
+                height, quality, rate = told.groups()
+                made_at = {
+                    "height": int(height),
+                    "quality": int(quality),
+                    "rate": None if rate == "None" else float(rate),
+                }
+                return settings.model_copy(update=made_at)
+    raise DataError("no store tells at which settings it was made")
 
 
 def _describe(video: Video, name: str, known: Extracted | None, made: bool) -> Extracted:

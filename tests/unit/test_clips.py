@@ -200,6 +200,29 @@ def test_a_damaged_store_is_extracted_again_on_the_way(recipe, folder, capfd):
             assert "val_00002.zip: " in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("with_end", [True, False])
+def test_it_is_extracted_at_the_settings_of_the_data_set(recipe, folder, with_end):
+    """Not those of the checkpoint, which may be of another; what the store itself told may be gone,
+    but not what the others tell."""
+    frames = recipe.frames.model_copy(update={"height": 16, "quality": 20, "rate": 1})
+    clips = Clips(
+        folder, "val", recipe.model_copy(update={"frames": frames}), augment=False, seed=0
+    )
+    store = clips.paths[2]
+    whole, expected = store.read_bytes(), clips[(0, 2)]
+    rotten = bytearray(whole)
+    rotten[200:-200:100] = bytes(len(rotten[200:-200:100]))
+    store.write_bytes(rotten if with_end else whole[:100])
+    assert equal(clips[(0, 2)], expected)
+    assert store.read_bytes() == whole
+    clips.paths = [store] * len(clips)
+    if not with_end:
+        store.write_bytes(whole[:100])
+        with pytest.raises(DataError, match=r"no store tells at which.*: put a sound copy there$"):
+            clips._restore(2, DataError("damaged"))
+        store.write_bytes(whole)
+
+
 def test_what_cannot_be_extracted_again_is_named(recipe, folder, tmp_path):
     clips = Clips(folder, "val", recipe, augment=False, seed=0)
     clips.folder = tmp_path
