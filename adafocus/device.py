@@ -38,8 +38,10 @@ def pick_device(device: str) -> torch.device:
     elif device == "cuda" and not torch.cuda.is_available():
         reason = why_not_cuda() or "there is none here"
         raise ValueError(f"device: cuda, but torch can use no GPU ({reason}); auto or cpu does")
-    if device == "cuda" and torch.distributed.is_initialized():
-        return torch.device(device, torch.cuda.current_device())
+    if device == "cuda":
+        tune_cudnn()
+        if torch.distributed.is_initialized():
+            return torch.device(device, torch.cuda.current_device())
     return torch.device(device)
 
 
@@ -73,7 +75,6 @@ def share_threads(threads: int, device: torch.device) -> int:
     """
     if device.type == "cuda":
         torch.set_num_threads(1)
-        tune_cudnn()
         return threads
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -93,12 +94,14 @@ def keep_freed_memory() -> None:
 
 
 def tune_cudnn() -> None:
-    """Lets cuDNN's GRUs compute in float32, not in TF32.
+    """Lets cuDNN compute in float32 what is float32, not in TF32: policy, classifier, and backbones
+    that are not in bfloat16.
 
     It does not try its ways to compute each convolution (``cudnn.benchmark``): on an H100 neither
     prediction nor training was faster for it, while it took up to 12 s for each new shape and
     gigabytes of memory.
     """
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
     torch.backends.cudnn.rnn.fp32_precision = "ieee"
 
 

@@ -221,6 +221,7 @@ class CpuSyncBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
+        kind, input = input.dtype, input.to(self.running_mean.dtype)
         dims = [dim for dim in range(input.ndim) if dim != 1]
         shape = [-1 if dim == 1 else 1 for dim in range(input.ndim)]
         average = _Mean.apply(input.mean(dims))
@@ -232,7 +233,7 @@ class CpuSyncBatchNorm(_BatchNorm):
             self.running_mean.lerp_(average, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         scaled = centred * (variance + self.eps).rsqrt().view(shape)
-        return scaled * self.weight.view(shape) + self.bias.view(shape)
+        return (scaled * self.weight.view(shape) + self.bias.view(shape)).to(kind)
 
 
 class _Mean(torch.autograd.Function):

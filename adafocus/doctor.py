@@ -27,7 +27,7 @@ import torch
 from adafocus import shared_memory
 from adafocus.data.disk import check_space
 from adafocus.data.ffmpeg import ffmpeg_path, run
-from adafocus.device import pick_precision, why_not_cuda
+from adafocus.device import why_not_cuda
 from adafocus.files import check_writable
 from adafocus.gpus import DRIVER, visible_gpus
 from adafocus.recipe import Config, Recipe, load_config
@@ -138,7 +138,7 @@ def _gpus(folder: Path, project: Project) -> Iterator[Finding]:
     else:
         for number in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(number)
-            native = pick_precision("auto", torch.device("cuda")) == torch.bfloat16
+            native = bool(torch.version.hip) or gpu.major >= 8
             precision = "bf16 natively" if native else "no bf16 of its own: precision auto is fp32"
             text = f"GPU {number}: {gpu.name}, {gpu.total_memory / 1e9:.0f} GB, compute capability"
             yield Finding(
@@ -154,7 +154,7 @@ def _shared_memory(folder: Path, project: Project) -> Iterator[Finding]:
     if not shared_memory.FOLDER.is_dir():
         return
     on_gpu = project.config.device != "cpu" and torch.cuda.is_available()
-    wanted = project.config.threads if on_gpu else 1
+    wanted = project.config.threads * project.config.gpus if on_gpu else 1
     recipes = project.recipes.values()
     batch = max((_largest_batch(recipe) for recipe in recipes), default=64 * 16 * 3 * 224**2)
     need, free = shared_memory.needed(wanted, batch), shared_memory.free()

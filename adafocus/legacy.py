@@ -91,13 +91,19 @@ def fingerprints(
     ]
 
 
-def had_these_frames(record: Path, recipe: Recipe) -> bool:
-    """Whether a run of revision 1 saw frames as the recipe has them extracted now, by its record:
-    its fingerprint does not tell."""
+def may_be_of(record: Path, known: Sequence[str], recipe: Recipe) -> bool:
+    """Whether a state of one of these fingerprints may be of a run of revision 1 that saw frames as
+    the recipe has them extracted now.
+
+    The fingerprints do not tell; the run's record does, until a later run writes its own.
+    """
     try:
-        before = json.loads(record.read_text("utf-8"))["recipe"]["frames"]
+        left = json.loads(record.read_text("utf-8"))
+        fingerprint, before = left["fingerprint"], left["recipe"]["frames"]
     except (OSError, ValueError, KeyError):
         return True
+    if fingerprint not in (*known, None):
+        return False
     now = recipe.model_dump(mode="json")["frames"]
     return all(before.get(name) == now[name] for name in ("height", "quality", "rate"))
 

@@ -172,10 +172,13 @@ class Bench:
             model = self.model(recipe, patch_size, self.low).frozen()
             frames = self.videos(recipe, self.batch, recipe.model.frames)
             floats = self.floats(frames)
-            with torch.inference_mode(), self.autocast():
-                ours, theirs = self.seconds(
-                    lambda: model(frames), lambda: stepwise.walk(plain, floats, sample=False)
-                )
+
+            def walk() -> None:
+                with self.autocast():
+                    stepwise.walk(plain, floats, sample=False)
+
+            with torch.inference_mode():
+                ours, theirs = self.seconds(lambda: model(frames), walk)
             what = f"prediction in bf16, {self.batch} videos, against step by step"
             self.add("prediction in bf16", what, ours, theirs, theirs / ours)
 
@@ -526,9 +529,9 @@ def main() -> None:
     file = options.output / f"speed_{options.device}.json"
     # Memory first, as a process begins with the peak of the one that it came from.
     measures = [bench.memory, bench.prediction, bench.whole_frames, bench.updates]
-    measures += [bench.parts, bench.skipping]
     if options.device == "cuda" or options.small:
         measures.append(bench.computing)
+    measures += [bench.parts, bench.skipping]
     measures += [] if options.small else [bench.compiling]
     if find_spec("mlflow") and find_spec("ffmpeg"):
         measures += [bench.imports, bench.job]

@@ -114,6 +114,10 @@ class GridPolicy(nn.Module):
         clocks = draws.exponential(probability.shape[1:])
         return (probability / clocks.to(probability.device, non_blocking=True)).argmax(-1)
 
+    def cells(self, actions: Tensor) -> Tensor:
+        """Actions are cells of the grid, counted row by row, and one more for a skip."""
+        return actions
+
     def corners(self, actions: Tensor, margin: int) -> Tensor:
         """int64 (B, T) -> (B, T, 2), `SKIPPED` where the frame is."""
         corners = grid_corners(actions, self.grid, margin)
@@ -164,6 +168,11 @@ class GaussianPolicy(nn.Module):
         noise = draws.normal(mean.shape[1:]).to(mean.device, non_blocking=True)
         # The published code trains on the clamped action and its own log-probability.
         return (mean + self.std * noise).clamp(0, 1)
+
+    def cells(self, actions: Tensor) -> Tensor:
+        """(B, 1, 2) in [0, 1] -> int64 (B, 1), cells of the grid, counted row by row."""
+        row, column = (actions * self.grid).long().clamp(0, self.grid - 1).unbind(-1)
+        return row * self.grid + column
 
     def corners(self, actions: Tensor, margin: int) -> Tensor:
         """(B, 1, 2) in [0, 1] -> int64 (B, 1, 2)."""

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from adafocus import legacy, tracking
 from adafocus.data.clips import Clips, EpochSampler, class_names, digest_of, digest_of_sizes, loader
-from adafocus.device import name_of, pick_device, pick_precision, share_threads
-from adafocus.distributed import first_alone, is_first
+from adafocus.device import PRECISIONS, name_of, pick_device, pick_precision, share_threads
+from adafocus.distributed import first_alone, is_first, size
 from adafocus.files import kept, remove_abandoned
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import AdaFocus, build
@@ -120,6 +120,8 @@ def train(
     checkpoint.fill(model, sources, parts)
     name = output.stem
     record, metrics = (output.with_name(f"{name}.{kind}") for kind in ("run.json", "metrics.csv"))
+    # Chosen by the device, a precision is not what makes it another run.
+    others = [other for other in PRECISIONS.values() if other != dtype and precision == "auto"]
     resume = ResumeFile(
         output.with_name(f"{output.stem}.resume.pt"),
         accepted(
@@ -132,9 +134,11 @@ def train(
             start=_tensors(model, parts),
             init=init,
             record=record,
-            precision=name_of(dtype),
+            precisions=[name_of(one) for one in (dtype, *others)],
         ),
-        made_by(seed, anew) | {"precision": name_of(dtype)},
+        made_by(seed, anew)
+        | {"precision": name_of(dtype)}
+        | _in_parts(None if micro_batch == "auto" else micro_batch, training.batch_size),
     )
     if learns_to_skip:
         model.policy.learn_to_skip()
@@ -158,7 +162,8 @@ def train(
                 on_epoch(row)
             model.load_state_dict(state["progress"]["best_tensors"], strict=False)
             facts = state.get("made_by") or legacy.made_by(seed, ended.tags)
-            write(history, facts | _in_parts(state["progress"].get("micro_batch")))
+            fitted = state["progress"].get("micro_batch")
+            write(history, facts | _in_parts(fitted, training.batch_size))
         return
     history = ended.rows(output.parent) if ended and not resume.path.exists() else []
     complete = len(history) == training.epochs
@@ -231,7 +236,7 @@ def train(
                 on_epoch(row)
 
         progress = learn(on_epoch=epoch_done)
-        write(history, resume.made_by | _in_parts(progress.micro_batch))
+        write(history, resume.made_by | _in_parts(progress.micro_batch, training.batch_size))
         run.add_artifacts(curves)
         # What a chain with swept rates cannot tell beforehand.
         rates = training.learning_rates if recipe.swept else {}
@@ -272,9 +277,10 @@ def _trained(
     return None
 
 
-def _in_parts(micro_batch: int | None) -> dict[str, Any]:
+def _in_parts(micro_batch: int | None, batch_size: int) -> dict[str, Any]:
     """What a checkpoint says of videos that went through at a time, if not whole batches did."""
-    return {} if micro_batch is None else {"micro_batch": micro_batch}
+    whole = micro_batch is None or micro_batch * size() >= batch_size
+    return {} if whole else {"micro_batch": micro_batch}
 
 
 def _tensors(model: AdaFocus, parts: Sequence[str]) -> dict[str, Tensor]:

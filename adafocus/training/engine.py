@@ -143,11 +143,12 @@ class Progress:
     begun: Pass = field(default_factory=Pass)
     """The epoch after those done."""
     micro_batch: int | None = None
-    """Videos that went through at a time, where a whole batch did not fit into memory."""
+    """Videos that fit into the memory at a time, where a whole batch did not."""
 
 
 @name_what_fills_memory(
-    "let fewer videos go through at a time, by micro_batch in config/config.yaml (--micro-batch)"
+    "let fewer videos go through at a time, by micro_batch in config/config.yaml (--micro-batch);"
+    " the rollout of stage 2 is of the whole batch, for which a larger card is needed"
 )
 def fit(
     stage: Stage,
@@ -234,7 +235,7 @@ def fit(
             started = time.monotonic()
             if (epoch + 1) % (stage.training.validate_every or 1) == 0 or epoch + 1 == epochs:
                 scores = validate(
-                    stage, validation, device, seed, run.in_parts, between=run.end_if_asked
+                    stage, validation, device, seed, run.predict, between=run.end_if_asked
                 )
                 row |= {f"val_{k}": v for k, v in scores.items()}
                 bar.set_postfix({"epoch": epoch + 1, metric: f"{scores[metric]:.1f}"})
@@ -292,8 +293,7 @@ class _Run:
         self.losses = _Losses()
         self.step = distributed.synchronized(_Step(stage))
         self.progress = self._resumed(state)
-        if micro_batch != "auto":
-            self.progress.micro_batch = micro_batch
+        self.micro_batch = micro_batch
 
     def train(self, bar: tqdm) -> dict[str, float]:
         """What is left of an epoch; returns the means of what the stage logs over all of it, and
@@ -332,51 +332,67 @@ class _Run:
 
     def in_parts(self, videos: int) -> list[slice]:
         """As even parts of so many videos as go through at a time."""
-        whole = self.progress.micro_batch or videos
-        parts = min(-(-videos // whole), max(videos // self.stage.least, 1))
+        asked = videos if self.micro_batch == "auto" else self.micro_batch
+        at_once = min(asked, self.progress.micro_batch or videos)
+        parts = min(-(-videos // at_once), max(videos // self.stage.least, 1))
         ends = [videos * part // parts for part in range(parts + 1)]
         return [slice(*ends) for ends in pairwise(ends)]
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Logits (B, K) of whole videos, in parts."""
+        count = len(batch.index)
+        while True:
+            try:
+                parts = [self.stage.predict(batch.part(rows)) for rows in self.in_parts(count)]
+                return torch.cat(parts)
+            except torch.OutOfMemoryError as error:
+                full = error
+            self._halve(count, full)
 
     def _learn(self, videos: Videos, count: int) -> dict[str, Tensor]:
         """One optimizer step on ``count`` videos; what the stage logs of them, in float64."""
         clip = self.stage.training.clip_gradient
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        while (logs := self._backward(videos, count)) is None:
-            self._halve(count)
+        while True:
+            try:
+                logs = self._backward(videos, count)
+                break
+            except torch.OutOfMemoryError as error:
+                full = error
+            self._halve(count, full)
         if clip is not None:
             nn.utils.clip_grad_norm_(parameters, clip)
         self.optimizer.step()
         return logs
 
-    def _backward(self, videos: Videos, count: int) -> dict[str, Tensor] | None:
-        """Gradients of the mean loss, added up over parts, or None if they need more memory."""
+    def _backward(self, videos: Videos, count: int) -> dict[str, Tensor]:
+        """Gradients of the mean loss, added up over parts; what the stage logs."""
         self.optimizer.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
         parts = self.in_parts(count)
         for rows in parts:
             share = (rows.stop - rows.start) / count
             last = rows is parts[-1]
-            try:
-                # The processes put their gradients together once, in the last backward pass.
-                with nullcontext() if last else distributed.not_yet(self.step):
-                    loss, logs = self.step(videos if len(parts) == 1 else videos.part(rows))
-                    (loss * share).backward()
-            except torch.OutOfMemoryError:
-                if distributed.size() > 1 or rows.stop - rows.start <= self.stage.least:
-                    raise
-                return None
+            # The processes put their gradients together once, in the last backward pass.
+            with nullcontext() if last else distributed.not_yet(self.step):
+                loss, logs = self.step(videos if len(parts) == 1 else videos.part(rows))
+                (loss * share).backward()
             for name, value in logs.items():
                 means[name] = means.get(name, 0) + value.detach().double() * share
         return means
 
-    def _halve(self, count: int) -> None:
-        """Takes half as many videos at a time from now on."""
+    def _halve(self, count: int, full: torch.OutOfMemoryError) -> None:
+        """Takes half as many videos at a time from now on; raises ``full`` where it cannot."""
+        before = _longest(self.in_parts(count))
+        self.progress.micro_batch = max(before // 2, self.stage.least)
+        # Of several processes none knows that another's memory is full.
+        if distributed.size() > 1 or _longest(self.in_parts(count)) == before:
+            raise full
+        full.__traceback__ = None  # which holds what fills the memory
         self.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        at_once = max(rows.stop - rows.start for rows in self.in_parts(count))
-        self.progress.micro_batch = max(at_once // 2, self.stage.least)
         distributed.say(
-            f"the GPU's memory is full with {at_once} videos at a time: going on with"
+            f"the GPU's memory is full with {before} videos at a time: going on with"
             f" {self.progress.micro_batch}, whose gradients add up to those of the whole batch"
         )
 
@@ -458,6 +474,10 @@ class _Run:
         return f"batch {batch} of epoch {epoch + 1}" if batch else f"epoch {epoch}"
 
 
+def _longest(parts: list[slice]) -> int:
+    return max(rows.stop - rows.start for rows in parts)
+
+
 class _Losses:
     """Looks out for losses that are not finite.
 
@@ -507,18 +527,13 @@ class _Losses:
             self.broken = [] if finite else videos
 
 
-def whole_batch(videos: int) -> list[slice]:
-    """All videos as one part."""
-    return [slice(0, videos)]
-
-
 @torch.inference_mode()
 def validate(
     stage: Stage,
     clips: DataLoader,
     device: torch.device,
     seed: int,
-    in_parts: Callable[[int], list[slice]] = whole_batch,
+    predict: Callable[[Batch], Tensor] | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Accuracy of a stage's predictions.
@@ -526,7 +541,7 @@ def validate(
     Args:
         clips: batches, drawn by an `EpochSampler`.
         seed: fixes stage 1's random patches, which are the same after every epoch.
-        in_parts: which of a number of videos go through at a time.
+        predict: gives a batch's logits; the stage's own where it is None.
         between: is called before each batch, or before each round of them.
     """
     stage.model.eval()
@@ -539,7 +554,7 @@ def validate(
             continue
         items = next(batches)
         batch = Batch.of(items, device, Draws(seed, 0, number, videos, slice(0, videos)))
-        logits = torch.cat([stage.predict(batch.part(rows)) for rows in in_parts(videos)])
+        logits = (predict or stage.predict)(batch)
         found.append((number, logits.float().cpu(), items["labels"]))
     gathered, scores = distributed.gather_to_first(found), None
     if gathered is not None:

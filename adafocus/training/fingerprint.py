@@ -21,8 +21,9 @@ REVISION = 2
 other weights: what is finished is then trained anew when its job runs, unless `TAKEN_OVER` has the
 revision before."""
 TAKEN_OVER = frozenset({1})
-"""Earlier revisions whose states are used as they are, and gone on from, as their weights are as
-good: the change since then only drew other random numbers."""
+"""Earlier revisions whose states are used as they are, and gone on from. Since revision 1 other
+random numbers are drawn, and a GPU computes more in float32: there, of several passes of PPO over a
+rollout all but the first saw old weights. Who had such a stage 2 trains it anew by ``anew``."""
 
 
 def made_by(seed: int, anew: str | None = None) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def accepted(
     start: Mapping[str, Tensor],
     init: Sequence[Path],
     record: Path,
-    precision: str = "fp32",
+    precisions: Sequence[str] = ("fp32",),
 ) -> list[str]:
     """The fingerprints of states that a run may go on from; the first is its own.
 
@@ -60,7 +61,7 @@ def accepted(
         start: tensors that the stage takes from the checkpoints before.
         init: those checkpoints.
         record: what the run before has left of itself, see `adafocus.tracking.Record`.
-        precision: in which the backbones compute. Revision 1 did not say it.
+        precisions: in which the backbones compute, or else might have. Revision 1 did not say it.
 
     Raises:
         CheckpointError: where a weights file that the recipe names cannot be read.
@@ -72,15 +73,20 @@ def accepted(
         "seed": seed,
         "data": list(data),
         "start": digest(start) if start else None,
-        "precision": None if precision == "fp32" else precision,
     }
     found = [
-        _digest(facts | {"revision": revision, "sizes": known})
+        _digest(
+            facts
+            | {"revision": revision, "sizes": known}
+            | {"precision": None if precision == "fp32" else precision}
+        )
+        for precision in precisions
         for revision in (REVISION, *sorted(TAKEN_OVER))
         for known in (sizes, None)
     ]
-    if 1 in {REVISION, *TAKEN_OVER} and legacy.had_these_frames(record, recipe):
-        found += legacy.fingerprints(recipe, stage, patch_size, seed=seed, data=data, init=init)
+    if 1 in {REVISION, *TAKEN_OVER}:
+        old = legacy.fingerprints(recipe, stage, patch_size, seed=seed, data=data, init=init)
+        found += old if legacy.may_be_of(record, old, recipe) else []
     return list(dict.fromkeys(found))
 
 
@@ -97,7 +103,7 @@ def _entries(recipe: Recipe, stage: str) -> dict[str, Any]:
     for part in ("glancer", "focuser"):
         if part not in model:
             continue
-        if (pretrained := model[part].pop("pretrained", None)) and stage in ("glancer", "focuser"):
+        if (pretrained := model[part].pop("pretrained", None)) and part == stage:
             model[part]["pretrained"] = _weights(pretrained, f"{recipe.name}: model.{part}")
     return {
         "classes": recipe.classes,

@@ -33,7 +33,7 @@ class Rollout(NamedTuple):
     reward: Tensor
     """(B, S)"""
     likeliest: Tensor
-    """(B, S, 2), corners of that policy's likeliest actions, `SKIPPED` where it would not look"""
+    """int64 (B, S), cells of that policy's likeliest actions; one more than there are for a skip"""
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def rollout(model: AdaFocus, batch: Batch, skip_cost: float) -> Rollout:
         decision.actions.log_prob(actions),
         decision.value,
         reward,
-        model.policy.corners(decision.actions.mode, model.margin),
+        model.policy.cells(decision.actions.mode),
     )
 
 

@@ -10,7 +10,7 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 
-from adafocus.distributed import say
+from adafocus.distributed import is_first, say
 from adafocus.files import whole
 
 
@@ -45,6 +45,14 @@ class ResumeFile:
                 except OSError:  # a file system without links
                     self.path.replace(self.previous)
 
+    def _make_own(self, state: dict[str, Any]) -> None:
+        """Writes a state that an earlier version knew by another fingerprint under the present one,
+        which may tell more."""
+        if state["fingerprint"] != self.fingerprints[0] and is_first():
+            state["fingerprint"] = self.fingerprints[0]
+            with whole(self.path) as aside:
+                torch.save(state, aside)
+
     def read(self) -> dict[str, Any] | None:
         """The latest state of this run that is undamaged, on the CPU, or None."""
         found = [path for path in (self.path, self.previous) if path.exists()]
@@ -67,8 +75,9 @@ class ResumeFile:
                     self.made_by["anew"] = begun
                 if path != self.path:
                     path.replace(self.path)
+                self._make_own(state)
                 return state
-            say(f"{path} is of another run (recipe, data, seed or checkpoints changed)")
+            say(f"{path} is of another run (recipe, data, seed, precision or checkpoints changed)")
             break
         if found:
             say("starting over")

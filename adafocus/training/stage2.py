@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from adafocus.data.clips import Batch
-from adafocus.model.patches import SKIPPED
 from adafocus.model.policy import GaussianPolicy
 from adafocus.training import ppo
 from adafocus.training.engine import Stage
@@ -51,7 +50,7 @@ class Stage2(Stage):
         logs = {
             "reward": rollout.reward.mean(),
             "explained_variance": ppo.explained_variance(rollout.value, returns),
-            "cells": self._cells(rollout.likeliest),
+            "cells": self._count(rollout.likeliest),
         }
         if training.skip_cost is not None:
             logs["looked"] = (rollout.actions < self.model.policy.grid**2).float().mean()
@@ -82,14 +81,13 @@ class Stage2(Stage):
 
     def figures(self, means: dict[str, Tensor]) -> dict[str, float]:
         """Of how often each cell was the likeliest, an epoch's row says how many ever were."""
-        cells = means.pop("cells")
-        return super().figures(means) | {"distinct_cells": float((cells > 0).sum())}
+        cells = means.pop("cells", None)
+        row = super().figures(means)
+        # Revision 1 counted none; an epoch that it began may have no batch left.
+        return row if cells is None else row | {"distinct_cells": float((cells > 0).sum())}
 
-    def _cells(self, corners: Tensor) -> Tensor:
-        """How many of these corners lie in each cell of the policy's grid, see `grid_shares`."""
-        grid = self.model.policy.grid
-        row, column = (corners * grid // (self.model.margin + 1)).unbind(-1)
-        cells = torch.where(corners[..., 0] == SKIPPED, grid**2, row * grid + column)
-        counts = torch.zeros(grid**2 + 1, device=corners.device)
-        ones = torch.ones((), device=corners.device).expand(cells.numel())
+    def _count(self, cells: Tensor) -> Tensor:
+        """How often each cell of the policy's grid is among these, skipped frames left out."""
+        counts = torch.zeros(self.model.policy.grid**2 + 1, device=cells.device)
+        ones = torch.ones((), device=cells.device).expand(cells.numel())
         return counts.scatter_add(0, cells.flatten(), ones)[:-1]

@@ -125,3 +125,28 @@ def test_processes_and_parts_draw_what_the_whole_batch_draws():
         ):
             assert not torch.equal(draw(other), expected)
     assert not torch.equal(whole.exponential((4,)).log(), whole.normal((4,)))
+
+
+def test_parts_that_cannot_become_smaller_are_an_error_not_a_loop(folder, tmp_path):
+    """A batch norm over videos needs two, so that three are one part."""
+    none, sizes = crowded("stage2", room=2)
+    with pytest.raises(ValueError, match="memory is full"):
+        run(tiny_recipe("tsm"), none, folder, tmp_path / "r.pt", batch_size=BATCH)
+    assert sizes == [5, 2, 3]
+
+
+def test_a_validation_that_does_not_fit_goes_on_in_parts(folder, tmp_path):
+    seen = []
+
+    class Crowded(STAGES["stage3"]):
+        def predict(self, batch):
+            seen.append(len(batch.index))
+            if seen[-1] > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            return super().predict(batch)
+
+    recipe = plain_recipe("gru")
+    _, rows = run(recipe, "stage3", folder, tmp_path / "a.pt", batch_size=BATCH)
+    _, in_parts = run(recipe, Crowded, folder, tmp_path / "b.pt", batch_size=BATCH)
+    assert seen == [4, 2, 1, 1, 1, 1]
+    assert in_parts[0]["val_mAP"] == pytest.approx(rows[0]["val_mAP"])

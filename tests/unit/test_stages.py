@@ -5,7 +5,6 @@ import torch
 from noise import noise_batch, tiny_recipe
 
 from adafocus.model.adafocus import build
-from adafocus.model.patches import SKIPPED, grid_corners
 from adafocus.recipe import TRAINED_PARTS
 from adafocus.training import STAGES
 from adafocus.training.stage1 import every_step
@@ -79,11 +78,19 @@ def test_stage2_counts_the_places_that_were_ever_the_likeliest():
     recipe = tiny_recipe("gru")
     model = build(recipe, 32)
     stage = STAGES["stage2"]("stage2", model, recipe.stages.stage2)
-    grid, margin = model.policy.grid, model.margin
+    grid = model.policy.grid
     cells = torch.tensor([[0, 5, 5, grid**2 - 1], [5, grid**2, 0, grid**2]])
-    corners = grid_corners(cells, grid, margin).masked_fill((cells == grid**2)[..., None], SKIPPED)
-    counts = stage._cells(corners)
+    counts = stage._count(model.policy.cells(cells))
     assert counts[[0, 5, grid**2 - 1]].tolist() == [2, 3, 1]
     assert counts.sum() == 6
     row = stage.figures({"cells": counts, "reward": torch.tensor(0.5)})
     assert row == {"distinct_cells": 3.0, "reward": 0.5}
+    # An epoch that began before they were counted.
+    assert stage.figures({"reward": torch.tensor(0.5)}) == {"reward": 0.5}
+
+
+def test_places_in_the_frame_are_counted_by_the_cells_of_a_grid():
+    policy = build(tiny_recipe("tsm"), 32).policy
+    grid = policy.grid
+    places = torch.tensor([[[0.0, 0.0]], [[1.0, 1.0]], [[0.99 / grid, 1.01 / grid]]])
+    assert policy.cells(places).tolist() == [[0], [grid**2 - 1], [1]]

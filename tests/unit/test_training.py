@@ -169,7 +169,7 @@ def changed(**sections):
 
 def fingerprints(recipe=RECIPE, stage="glancer", **facts):
     known = {"seed": 0, "data": ["a", "b"], "sizes": None, "start": {}, "init": []}
-    known |= {"record": Path("none.run.json"), "precision": "fp32"}
+    known |= {"record": Path("none.run.json"), "precisions": ["fp32"]}
     return fingerprint.accepted(recipe, stage, None, **known | facts)
 
 
@@ -197,6 +197,12 @@ def test_what_does_not_decide_the_weights_is_the_same_run(recipe):
     assert own == fingerprints()[0]
 
 
+def test_a_precision_that_the_device_chose_is_not_what_makes_another_run():
+    own, *others = fingerprints(precisions=["bf16", "fp32"])
+    assert own not in fingerprints()
+    assert fingerprints()[0] in others
+
+
 WEIGHT = {"glancer.weight": torch.ones(2, 2)}
 
 
@@ -212,7 +218,7 @@ WEIGHT = {"glancer.weight": torch.ones(2, 2)}
         (RECIPE, {"seed": 1}),
         (RECIPE, {"data": ["a", "c"]}),
         (RECIPE, {"sizes": "c"}),
-        (RECIPE, {"precision": "bf16"}),
+        (RECIPE, {"precisions": ["bf16"]}),
         (RECIPE, {"start": WEIGHT}),
     ],
 )

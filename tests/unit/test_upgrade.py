@@ -161,8 +161,17 @@ def test_frames_of_another_height_train_anew(finished, tmp_path, capsys):
     """Fingerprints of then do not tell it."""
     project = shutil.copytree(finished, tmp_path / "copy", symlinks=True)
     taller = Frames(height=64)
-    run(project, "pets_glancer_stage0", (), lambda r: r.model_copy(update={"frames": taller}))
-    assert "starting over" in capsys.readouterr().out
+    # Killed when it had written its record, but no state.
+    record = project / "results" / "checkpoints" / "pets_glancer_stage0.run.json"
+    told = json.loads(record.read_text())
+    told["fingerprint"] = "of the frames of that height"
+    told["recipe"]["frames"]["height"] = 64
+    for killed in (False, True):
+        again = shutil.copytree(project, tmp_path / f"killed {killed}", symlinks=True)
+        if killed:
+            (again / record.relative_to(project)).write_text(json.dumps(told))
+        run(again, "pets_glancer_stage0", (), lambda r: r.model_copy(update={"frames": taller}))
+        assert "starting over" in capsys.readouterr().out
 
 
 def test_what_changed_is_trained_anew(finished, tmp_path, capsys):

@@ -29,8 +29,8 @@ from test_chain import DIGITS
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
-    command
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    command.strip()
+    for block in re.findall(r"```sh\n(.*?) *```", README, re.DOTALL)
     for command in block.splitlines()
 ]
 ON_CLUSTER = "snakemake --profile workflow/profiles"

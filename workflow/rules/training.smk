@@ -200,7 +200,14 @@ rule sweep:
     params:
         seed=config["seed"],
         budget={key: config["sweep"][key] for key in ("trials", "range")},
-        recipe=recipe_entries("classes", "metric", "augmentation", "model", "stages.stage{stage}"),
+        recipe=recipe_entries(
+            "classes",
+            "metric",
+            "augmentation",
+            "model",
+            "stages.stage{stage}",
+            of_config=["precision"],
+        ),
     message:
         "{wildcards.dataset}: sweeping the learning rates of stage {wildcards.stage} with patches"
         " of {wildcards.patch_size} pixels"
