@@ -49,13 +49,20 @@ def measured_before(
     output: Path, predictions: Path, fingerprint: str, source: Checkpoint, anew: str | None
 ) -> tuple[dict[str, Any], Predictions] | None:
     """The result and predictions of an evaluation with this fingerprint, by what is there or was
-    kept aside; None where there is none, or one under the word ``anew`` is asked for."""
+    kept aside; None where there is none, or one under the word ``anew`` is asked for.
+
+    A result tells which predictions are its own, but those by older versions: who was killed
+    between the two left those of another.
+    """
     for place in (kept, Path):
         try:
             result = json.loads(place(output).read_text(encoding="utf-8"))
             found = Predictions.read(place(predictions))
+            digest = sha256(place(predictions))
         except (OSError, EOFError, ValueError, TypeError, BadZipFile):
             continue
-        if result.get("fingerprint") == fingerprint and anew in (None, result.get("anew")):
+        own = result.get("predictions_sha256", digest) == digest
+        asked_for = result.get("fingerprint") == fingerprint and anew in (None, result.get("anew"))
+        if own and asked_for:
             return result, replace(found, classes=np.array(source.class_names))
     return None

@@ -451,6 +451,7 @@ def _leave(
     """Writes a result, its predictions and figures; returns the figures' paths."""
     beside = output.with_suffix(".predictions.npz")
     predictions.write(beside)
+    result["predictions_sha256"] = sha256(beside)
     drawn = _draw(result, predictions, clips, plots, output.stem, learned)
     with whole(output) as aside:
         aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

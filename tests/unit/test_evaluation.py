@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,12 +22,13 @@ from torchvision.io import write_jpeg
 from adafocus import evaluation
 from adafocus.data.clips import Batch, Clips, EpochSampler, loader
 from adafocus.draws import Draws
+from adafocus.evaluation.again import measured_before
 from adafocus.evaluation.metrics import accuracy
 from adafocus.evaluation.predictions import Predictions
 from adafocus.evaluation.run import DRAWS
 from adafocus.files import keep
 from adafocus.model.adafocus import build
-from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError, load, write
+from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError, load, read, write
 from adafocus.model.patches import centred_corners
 from adafocus.recipe import parse_recipe
 
@@ -315,6 +317,17 @@ def test_what_has_not_changed_is_not_measured_again(evaluated, folder, capsys):
     assert again.result == done.result == json.loads(done.output.read_text())
     assert done.sheet.exists() and done.predictions.exists()
     assert not list(done.output.parent.glob(".*.old"))
+
+    anothers = replace(Predictions.read(done.predictions), videos=np.array(["another"] * VIDEOS))
+    result = done.result
+    source = read(done.checkpoint)
+    before = done.output, done.predictions, result["fingerprint"], source, None
+    assert measured_before(*before)[0] == result
+    anothers.write(done.predictions)
+    assert measured_before(*before) is None, "their writer was killed before he wrote the result"
+    del result["predictions_sha256"]
+    done.output.write_text(json.dumps(result))
+    assert measured_before(*before)[0] == result, "by an older version"
 
     measured = evaluated.__wrapped__("gru", "stage3", anew="mended").result
     assert measured["anew"] == "mended"
