@@ -234,7 +234,7 @@ class Frames(Section):
 
 
 class Augmentation(Section):
-    """One crop and one flip per clip (DESIGN: multi-scale crop of TSN)."""
+    """One multi-scale crop, as in TSN, and one flip per clip."""
 
     scales: tuple[Fraction, ...] = (1.0, 0.875, 0.75, 0.66)
     flip: bool = True
@@ -340,7 +340,7 @@ class Multiplier(Section):
 
 
 class Training(Section):
-    """How one stage is trained (DESIGN, section 3, table of stages)."""
+    """How one stage is trained; the paper's values stand in the recipes."""
 
     epochs: Positive
     batch_size: Positive

@@ -18,7 +18,7 @@ RECIPES = Path(__file__).parents[2] / "config" / "recipes"
 CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
 
 FACTS = {
-    # videos to train on and to validate on, classes (DESIGN, section 5); metric; patch sizes
+    # videos to train on and to validate on, classes; metric; patch sizes
     "actnet": (10_024, 4_926, 200, "mAP", (96, 128, 160, 192)),
     "fcvid": (45_611, 45_612, 239, "mAP", (96, 128, 160, 192)),
     "minik": (121_215, 9_867, 200, "top1", (96, 128, 160, 192)),
