@@ -175,6 +175,8 @@ def train(
             model.load_state_dict(trained.tensors, strict=False)
             write(history, trained.made_by or legacy.made_by(seed, ended.tags))
         return
+    if state:
+        resume.make_own(state)
     if stage in ("glancer", "focuser"):
         backbone, section = getattr(model, stage), getattr(recipe.model, stage)
         checkpoint.load_pretrained(backbone, section, key=f"{recipe.name}: model.{stage}")

@@ -45,9 +45,9 @@ class ResumeFile:
                 except OSError:  # a file system without links
                     self.path.replace(self.previous)
 
-    def _make_own(self, state: dict[str, Any]) -> None:
-        """Writes a state that an earlier version knew by another fingerprint under the present one,
-        which may tell more."""
+    def make_own(self, state: dict[str, Any]) -> None:
+        """Writes a state that is gone on from, and that an earlier version knew by another
+        fingerprint, under the present one: the run's record will not tell of the other any more."""
         if state["fingerprint"] != self.fingerprints[0] and is_first():
             state["fingerprint"] = self.fingerprints[0]
             with whole(self.path) as aside:
@@ -75,7 +75,6 @@ class ResumeFile:
                     self.made_by["anew"] = begun
                 if path != self.path:
                     path.replace(self.path)
-                self._make_own(state)
                 return state
             say(f"{path} is of another run (recipe, data, seed, precision or checkpoints changed)")
             break
