@@ -38,19 +38,25 @@ def test_standardized_returns():
     assert torch.allclose(returns, expected, atol=1e-4)
 
 
+def even_chances(actions):
+    """A rollout of one video by a policy that gave each of two actions one half."""
+    nothing = torch.empty(0)
+    return ppo.Rollout(
+        maps=nothing,
+        actions=torch.tensor([actions]),
+        log_probability=torch.full((1, len(actions)), math.log(0.5)),
+        value=nothing,
+        reward=nothing,
+        likeliest=nothing,
+    )
+
+
 def test_loss_by_hand():
     # Two actions with probabilities (0.8, 0.2); the old policy gave both 0.5.
     decision = Decision(
         Categorical(probs=torch.tensor([[[0.8, 0.2], [0.8, 0.2]]])), torch.tensor([[0.5, 0.0]])
     )
-    rollout = ppo.Rollout(
-        maps=torch.empty(0),
-        actions=torch.tensor([[0, 1]]),
-        log_probability=torch.full((1, 2), math.log(0.5)),
-        value=torch.empty(0),
-        reward=torch.empty(0),
-        likeliest=torch.empty(0),
-    )
+    rollout = even_chances([0, 1])
     returns = torch.tensor([[1.5, -1.0]])
     loss = ppo.loss(decision, rollout, returns, clip=0.2, value_weight=0.5, entropy_weight=0.01)
     # Ratios 1.6 and 0.4, advantages 1 and -1: min(1.6, 1.2) = 1.2; min(-0.4, -0.8) = -0.8.
@@ -65,14 +71,7 @@ def test_what_tells_how_ppo_fares_by_hand():
     decision = Decision(
         Categorical(probs=torch.tensor([[[0.8, 0.2], [0.55, 0.45]]])), torch.zeros(1, 2)
     )
-    rollout = ppo.Rollout(
-        maps=torch.empty(0),
-        actions=torch.tensor([[0, 0]]),
-        log_probability=torch.full((1, 2), math.log(0.5)),
-        value=torch.empty(0),
-        reward=torch.empty(0),
-        likeliest=torch.empty(0),
-    )
+    rollout = even_chances([0, 0])
     weights = {"clip": 0.2, "value_weight": 0.5, "entropy_weight": 0.01}
     loss = ppo.loss(decision, rollout, torch.zeros(1, 2), **weights)
     # Ratios 1.6 and 1.1, of which one is beyond 1.2: r - 1 - log r of each.
