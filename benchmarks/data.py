@@ -33,7 +33,8 @@ from machine import machine, take_turns
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from adafocus.data.clips import Clips, EpochSampler, draw_crop, loader, sample_train
+from adafocus.data.batches import EpochSampler, loader
+from adafocus.data.clips import Clips, draw_crop, sample_train
 from adafocus.data.ffmpeg import ffmpeg_path
 from adafocus.data.frames import extract
 from adafocus.data.listing import write_listing

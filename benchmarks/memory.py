@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from adafocus.data.clips import Batch
+from adafocus.data.batches import Batch
 from adafocus.device import peak_memory, pick_precision, tune_cudnn
 from adafocus.draws import Draws
 from adafocus.model import backbones

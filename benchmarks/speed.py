@@ -35,7 +35,8 @@ from torch import Tensor, nn
 from torchvision.io import write_jpeg
 from whole_frames import WholeFrames, gflops
 
-from adafocus.data.clips import Batch, Clips, EpochSampler, loader
+from adafocus.data.batches import Batch, EpochSampler, loader
+from adafocus.data.clips import Clips
 from adafocus.device import keep_freed_memory, peak_memory, pick_precision, tune_cudnn
 from adafocus.draws import Draws
 from adafocus.evaluation import flops

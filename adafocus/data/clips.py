@@ -7,30 +7,23 @@ published code of AdaFocus uses them.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from adafocus.data import DataError
 from adafocus.data.store import Crop, read_frames
-from adafocus.distributed import is_mine, share, size
-from adafocus.draws import Draws, Kind
 from adafocus.files import WriteError
 from adafocus.recipe import Augmentation, Recipe
-from adafocus.shared_memory import processes_that_fit
-from adafocus.signals import leave_to_parent
-
-if TYPE_CHECKING:
-    from adafocus.model.adafocus import AdaFocus
 
 # --- sampling ---------------------------------------------------------------------------------
 
@@ -231,143 +224,3 @@ def _read_positions(path: Path) -> dict[str, np.ndarray]:
         for row in csv.DictReader(file):
             positions.setdefault(row["video"], []).append((float(row["y"]), float(row["x"])))
     return {video: np.array(centres, np.float32) for video, centres in positions.items()}
-
-
-# --- batches ----------------------------------------------------------------------------------
-
-
-class Batch(NamedTuple):
-    """B clips on the device that computes."""
-
-    frames: Tensor
-    """uint8 (B, T, 3, S, S)."""
-    glance: Tensor
-    """What the glancer sees, likewise; in the GRU family the same tensor."""
-    target: Tensor
-    """float32 (B, K): a distribution over classes, uniform over a video's labels."""
-    labels: Tensor
-    """bool (B, K)."""
-    index: Tensor
-    """int64 (B,), rows of the split table."""
-    positions: Tensor | None
-    """float32 (B, T, 2): where the truth is, if known."""
-
-    draws: Draws | None = None
-    """What is drawn at random for these videos; None where nothing is."""
-
-    @classmethod
-    def of(
-        cls, clips: dict[str, Tensor], device: torch.device, draws: Draws | None = None
-    ) -> Batch:
-        """Collated clips; frames stay bytes until a backbone sees them."""
-        on_device = {key: value.to(device, non_blocking=True) for key, value in clips.items()}
-        frames = on_device["frames"]
-        glance = on_device.get("glance", frames)
-        labels = on_device["labels"]
-        target = labels / labels.sum(-1, keepdim=True)
-        positions = on_device.get("positions")
-        return cls(frames, glance, target, labels, on_device["index"], positions, draws)
-
-    def in_order(self, order: Sequence[int]) -> Batch:
-        """The same with its frames in another order (GRU family)."""
-        frames = self.frames[:, order]
-        positions = None if self.positions is None else self.positions[:, order]
-        return self._replace(frames=frames, glance=frames, positions=positions)
-
-    def part(self, rows: slice) -> Batch:
-        """Some of the videos."""
-        tensors = (tensor if tensor is None else tensor[rows] for tensor in self[:-1])
-        return Batch(*tensors, self.draws and self.draws.part(rows))
-
-    def random_corners(self, model: AdaFocus, number: int = 0) -> Tensor:
-        """`AdaFocus.random_corners`, the ``number``-th draw of this batch."""
-        draws = self.draws
-        generator = draws.generator(Kind.CORNERS, number)
-        corners = model.random_corners(draws.videos, self.frames.shape[1], generator)
-        return corners[draws.rows].to(self.frames.device, non_blocking=True)
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys ``(epoch, index)`` of all clips, shuffled by seed and epoch unless told otherwise.
-
-    Set ``epoch`` before each pass, and ``skip`` to begin it after so many batches. `loader` sets
-    ``batch_size``. Of several processes each gets its slice of every batch of a shuffled pass, from
-    which all learn together; any other pass they share by whole batches, in turns, so that each
-    clip is seen once and in the same company whatever their number.
-    """
-
-    def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
-        self.length, self.seed, self.shuffle = length, seed, shuffle
-        self.epoch = self.skip = 0
-        self.batch_size = length
-
-    @property
-    def batches(self) -> list[int]:
-        """Sizes of the whole batches of a pass. A shuffled one has no last batch that is not full,
-        unless it is the only one."""
-        full, rest = divmod(self.length, self.batch_size)
-        drop = not rest or (self.shuffle and full)
-        return [self.batch_size] * full + [rest] * (not drop)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._own(np.arange(self.length), skip=0)))
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self.length)
-        if self.shuffle:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        for clips in self._own(order, self.skip):
-            yield from ((self.epoch, index) for index in clips)
-
-    def _own(self, order: np.ndarray, skip: int) -> Iterator[list[int]]:
-        """This process's part of each batch, or of each batch of its own."""
-        for number, length in enumerate(self.batches[skip:], start=skip):
-            batch = order[number * self.batch_size :][:length]
-            if self.shuffle:
-                yield batch[share(length)].tolist()
-            elif is_mine(number):
-                yield batch.tolist()
-
-
-def collate(clips: list[Clip]) -> dict[str, Tensor]:
-    """Clips as one batch whose frames lie channels last in memory, as those of the clips do: to
-    reorder them takes longer than to copy them."""
-    images = {"frames", "glance"} & clips[0].keys()
-    last = [clip | {key: clip[key].permute(0, 2, 3, 1) for key in images} for clip in clips]
-    batch = default_collate(last)
-    return batch | {key: batch[key].permute(0, 1, 4, 2, 3) for key in images}
-
-
-def loader(
-    clips: Clips,
-    batch_size: int,
-    sampler: EpochSampler,
-    workers: int,
-    device: torch.device,
-) -> DataLoader[Clip]:
-    """Batches of clips, or this process's part of them, see `EpochSampler`.
-
-    Of the ``workers``, processes that load them, there are as many as shared memory has room for.
-    Raises `ValueError` where the processes cannot share a batch in equal parts.
-    """
-    sampler.batch_size = batch_size
-    smallest = min(batch_size, len(clips))
-    if sampler.shuffle and smallest % size():
-        raise ValueError(
-            f"{size()} processes cannot share a batch of {smallest} videos in equal parts: let"
-            " batch_size in the recipe be a multiple of their number"
-        )
-    own = batch_size // size() if sampler.shuffle else batch_size
-    model = clips.recipe.model
-    frames = own * (model.frames + (model.glance_frames or 0))
-    workers = processes_that_fit(workers, frames * 3 * model.frame_size**2)
-    return DataLoader(
-        clips,
-        own,
-        sampler=sampler,
-        collate_fn=collate,
-        num_workers=workers,
-        worker_init_fn=leave_to_parent,
-        pin_memory=device.type == "cuda",
-        persistent_workers=workers > 0,
-    )

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from adafocus import tracking
-from adafocus.data.clips import Batch, Clips, sample_val
+from adafocus.data.batches import Batch
+from adafocus.data.clips import Clips, sample_val
 from adafocus.device import FREE_SOME, name_what_fills_memory, pick_device, share_threads
 from adafocus.evaluation import flops
 from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, my_batches

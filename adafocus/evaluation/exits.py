@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from adafocus import legacy
-from adafocus.data.clips import Batch, Clips, EpochSampler, loader
+from adafocus.data.batches import Batch, EpochSampler, loader
+from adafocus.data.clips import Clips
 from adafocus.distributed import gather_lists, is_first, is_mine
 from adafocus.evaluation.flops import Cost, per_visit
 from adafocus.files import check_writable, sha256, whole

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 import adafocus
 from adafocus import tracking
-from adafocus.data.clips import Batch, Clips, EpochSampler, loader
+from adafocus.data.batches import Batch, EpochSampler, loader
+from adafocus.data.clips import Clips
 from adafocus.device import (
     FREE_SOME,
     name_of,

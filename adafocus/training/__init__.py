@@ -13,7 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from adafocus import legacy, tracking
-from adafocus.data.clips import Clips, EpochSampler, class_names, digest_of, digest_of_sizes, loader
+from adafocus.data.batches import EpochSampler, loader
+from adafocus.data.clips import Clips, class_names, digest_of, digest_of_sizes
 from adafocus.device import PRECISIONS, name_of, pick_device, pick_precision, share_threads
 from adafocus.distributed import first_alone, is_first, size
 from adafocus.files import kept, remove_abandoned

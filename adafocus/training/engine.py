@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from adafocus import distributed
-from adafocus.data.clips import Batch, EpochSampler
+from adafocus.data.batches import Batch, EpochSampler
 from adafocus.device import name_what_fills_memory
 from adafocus.draws import Draws
 from adafocus.evaluation.metrics import accuracy

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adafocus.data.clips import Batch
+from adafocus.data.batches import Batch
 from adafocus.distributed import gather
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.patches import SKIPPED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from adafocus.data.clips import Batch
+from adafocus.data.batches import Batch
 from adafocus.model.backbones import pool
 from adafocus.training.engine import Stage
 

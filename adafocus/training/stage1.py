@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adafocus.data.clips import Batch
+from adafocus.data.batches import Batch
 from adafocus.training.engine import Stage
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adafocus.data.clips import Batch
+from adafocus.data.batches import Batch
 from adafocus.model.policy import GaussianPolicy
 from adafocus.training import ppo
 from adafocus.training.engine import Stage

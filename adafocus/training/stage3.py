@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adafocus.data.clips import Batch
+from adafocus.data.batches import Batch
 from adafocus.training.engine import Stage
 from adafocus.training.stage1 import every_step
 

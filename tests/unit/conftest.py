@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 from noise import noise_batch, tiny_recipe
 
-from adafocus.data.clips import Batch
+from adafocus.data.batches import Batch
 from adafocus.recipe import Recipe
 
 torch.set_num_threads(1)

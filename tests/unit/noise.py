@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.io import write_jpeg
 
-from adafocus.data.clips import Batch
+from adafocus.data.batches import Batch
 from adafocus.draws import Draws
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import AdaFocus, build

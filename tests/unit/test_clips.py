@@ -8,16 +8,8 @@ from simplejpeg import encode_jpeg
 from torchvision.transforms.v2 import functional as F
 
 from adafocus.data import DataError
-from adafocus.data.clips import (
-    CROP_POSITIONS,
-    Batch,
-    Clips,
-    EpochSampler,
-    crop_centre,
-    draw_crop,
-    loader,
-    read_augmented,
-)
+from adafocus.data.batches import Batch, EpochSampler, loader
+from adafocus.data.clips import CROP_POSITIONS, Clips, crop_centre, draw_crop, read_augmented
 from adafocus.data.frames import extract
 from adafocus.data.sources import fetch
 from adafocus.data.splits import write_splits

@@ -10,7 +10,8 @@ import pytest
 import torch
 from noise import tiny_recipe, write_noise
 
-from adafocus.data.clips import Clips, EpochSampler, loader
+from adafocus.data.batches import EpochSampler, loader
+from adafocus.data.clips import Clips
 from adafocus.model.adafocus import build
 from adafocus.plots import training_curves
 from adafocus.signals import Stopped

@@ -20,7 +20,8 @@ from PIL import Image
 from torchvision.io import write_jpeg
 
 from adafocus import evaluation
-from adafocus.data.clips import Batch, Clips, EpochSampler, loader
+from adafocus.data.batches import Batch, EpochSampler, loader
+from adafocus.data.clips import Clips
 from adafocus.draws import Draws
 from adafocus.evaluation.again import measured_before
 from adafocus.evaluation.metrics import accuracy

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adafocus.data.clips import EpochSampler, sample_train, sample_val
+from adafocus.data.batches import EpochSampler
+from adafocus.data.clips import sample_train, sample_val
 
 counts = st.tuples(st.integers(1, 400), st.integers(1, 32))
 families = st.sampled_from(["gru", "tsm"])

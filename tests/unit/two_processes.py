@@ -14,7 +14,8 @@ import torch
 from noise import tiny_recipe
 from test_engine import CPU, run
 
-from adafocus.data.clips import Clips, EpochSampler, loader
+from adafocus.data.batches import EpochSampler, loader
+from adafocus.data.clips import Clips
 from adafocus.distributed import is_first, joined, rank
 from adafocus.evaluation.exits import calibrate
 from adafocus.evaluation.run import measure

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from adafocus.data.clips import Batch, Clips, EpochSampler, loader
+from adafocus.data.batches import Batch, EpochSampler, loader
+from adafocus.data.clips import Clips
 from adafocus.evaluation.curves import accuracy_at
 from adafocus.evaluation.metrics import accuracy
 from adafocus.model import checkpoint
