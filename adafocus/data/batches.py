@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from adafocus.data.clips import Clip, Clips
-from adafocus.distributed import is_mine, share, size
+from adafocus.distributed import gather_to_first, is_mine, share, size
 from adafocus.draws import Draws, Kind
 from adafocus.shared_memory import processes_that_fit
 from adafocus.signals import leave_to_parent
@@ -155,3 +156,39 @@ def loader(
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
     )
+
+
+def own_batches(
+    batches: DataLoader[Clip],
+    device: torch.device,
+    seed: int,
+    *,
+    loaded: Iterable[Any] | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[int, Batch]]:
+    """This process's batches of a pass in order, with their numbers.
+
+    Args:
+        batches: from `loader`, not shuffled.
+        device: the one that computes.
+        seed: fixes what is drawn for each batch, the same in every pass.
+        loaded: the same batches as they are watched by others, such as a bar.
+        between: is called by all processes alike before each round of batches.
+    """
+    items = iter(batches if loaded is None else loaded)
+    for number, videos in enumerate(batches.sampler.batches):
+        if number % size() == 0:
+            between()
+        if is_mine(number):
+            draws = Draws(seed, 0, number, videos, slice(0, videos))
+            yield number, Batch.of(next(items), device, draws)
+    next(items, None)  # the end, to which a bar is drawn
+
+
+def in_order(found: list[tuple[int, Any]]) -> list[Any] | None:
+    """What the processes found of their batches, in the order of the numbers that it is told with,
+    for the first of them; None for the others."""
+    gathered = gather_to_first(found)
+    if gathered is None:
+        return None
+    return [of_batch for _, of_batch in sorted(gathered, key=itemgetter(0))]

@@ -6,13 +6,13 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from adafocus.data.clips import digest_of, digest_of_sizes
 from adafocus.evaluation.predictions import Predictions
+from adafocus.evaluation.result import Result, ResultError
 from adafocus.files import kept, sha256
 from adafocus.model.checkpoint import Checkpoint, digest
 from adafocus.training.fingerprint import REVISION, frames_of
@@ -46,8 +46,8 @@ def fingerprint(source: Checkpoint, data: Path, budget: float | None, **facts: o
 
 
 def measured_before(
-    output: Path, predictions: Path, fingerprint: str, source: Checkpoint, anew: str | None
-) -> tuple[dict[str, Any], Predictions] | None:
+    output: Path, fingerprint: str, source: Checkpoint, anew: str | None
+) -> tuple[Result, Predictions] | None:
     """The result and predictions of an evaluation with this fingerprint, by what is there or was
     kept aside; None where there is none, or one under the word ``anew`` is asked for.
 
@@ -55,14 +55,14 @@ def measured_before(
     between the two left those of another.
     """
     for place in (kept, Path):
+        beside = place(Predictions.path_of(output))
         try:
-            result = json.loads(place(output).read_text(encoding="utf-8"))
-            found = Predictions.read(place(predictions))
-            digest = sha256(place(predictions))
-        except (OSError, EOFError, ValueError, TypeError, BadZipFile):
+            result = Result.read(place(output))
+            found = Predictions.read(beside)
+            digest = sha256(beside)
+        except (ResultError, OSError, EOFError, ValueError, TypeError, BadZipFile):
             continue
-        own = result.get("predictions_sha256", digest) == digest
-        asked_for = result.get("fingerprint") == fingerprint and anew in (None, result.get("anew"))
-        if own and asked_for:
+        own = result.predictions_sha256 in (None, digest)
+        if own and result.fingerprint == fingerprint and anew in (None, result.anew):
             return result, replace(found, classes=np.array(source.class_names))
     return None

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from adafocus import legacy
-from adafocus.data.batches import Batch, EpochSampler, loader
+from adafocus.data.batches import Batch, EpochSampler, loader, own_batches
 from adafocus.data.clips import Clips
-from adafocus.distributed import gather_lists, is_first, is_mine
+from adafocus.distributed import gather_lists, is_first
 from adafocus.evaluation.flops import Cost, per_visit
 from adafocus.files import check_writable, sha256, whole
 from adafocus.model.adafocus import AdaFocus
@@ -205,7 +205,5 @@ def my_batches(
     sampler = EpochSampler(len(clips), 0, shuffle=False)
     batch_size = clips.recipe.stages.stage3.batch_size
     batches: DataLoader = loader(clips, batch_size, sampler, workers, device)
-    mine = [number for number in range(len(sampler.batches)) if is_mine(number)]
     bar = tqdm(batches, desc=name, unit="batch", disable=not is_first())
-    for number, items in zip(mine, bar, strict=True):
-        yield number, Batch.of(items, device)
+    return own_batches(batches, device, 0, loaded=bar)

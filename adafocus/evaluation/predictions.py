@@ -34,6 +34,11 @@ class Predictions:
     accuracy_random: np.ndarray
     """float32 (K,): likewise on random patches, mean over draws"""
 
+    @staticmethod
+    def path_of(result: Path) -> Path:
+        """Where a result's predictions lie: beside it."""
+        return result.with_suffix(".predictions.npz")
+
     def write(self, path: Path) -> None:
         """Writes all arrays under their names to an ``.npz``."""
         with whole(path) as aside:

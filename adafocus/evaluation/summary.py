@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from adafocus.evaluation.result import Result, ResultError
 from adafocus.files import remove_abandoned, whole
 from adafocus.plots import METRICS, accuracy_against_gflops
 from adafocus.recipe import Recipe, parse_recipe
@@ -98,10 +98,6 @@ th {{ border-bottom: 2px solid #666; vertical-align: bottom; }}
 """
 
 
-class ResultError(ValueError):
-    """A result that cannot be summarised; the message is one line that names the file."""
-
-
 def write_summary(
     results: Sequence[Path], stem: Path, recipes: Mapping[str, Recipe] | None = None
 ) -> None:
@@ -140,55 +136,48 @@ def _order(row: dict[str, Any]) -> tuple[str, int, float, int, float]:
 
 def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
     """The figures of one result in the data set's own metric, None where there is none."""
+    result = Result.read(path)
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        metric = result["metric"]
-        baselines = {name: scores[metric] for name, scores in result["baselines"].items()}
-        made_with = parse_recipe(result["recipe"], source=f"{path}: recipe")
-        recipe = recipes.get(result["dataset"], made_with)
+        made_with = parse_recipe(result.recipe, source=f"{path}: recipe")
+        recipe = recipes.get(result.dataset, made_with)
         # Of another metric a figure would say nothing.
-        if recipe.metric != metric:
+        if recipe.metric != result.metric:
             recipe = made_with
+        baselines = {name: scores[result.metric] for name, scores in result.baselines.items()}
         random, oracle = baselines["random"], baselines.get("oracle")
-        accuracy = result["metrics"][metric]
-        # Results of earlier versions know nothing of these.
-        skip_cost, budget = result.get("skip_cost"), result.get("budget")
         published: dict[str, Any] = {}
-        plain = (skip_cost, budget, result.get("precision", "fp32")) == (None, None, "fp32")
-        if result["stage"] == 3 and plain:
-            published = recipe.published_beside(result["patch_size"], accuracy) or {}
+        if result.is_plain:
+            published = recipe.published_beside(result.patch_size, result.accuracy) or {}
         return {
-            "dataset": result["dataset"],
+            "dataset": result.dataset,
             "title": recipe.title,
-            "patch_size": int(result["patch_size"]),
-            "skip_cost": skip_cost,
-            "budget": budget,
-            "stage": int(result["stage"]),
-            "metric": metric,
-            "adafocus": accuracy,
+            "patch_size": int(result.patch_size),
+            "skip_cost": result.skip_cost,
+            "budget": result.budget,
+            "stage": int(result.stage),
+            "metric": result.metric,
+            "adafocus": result.accuracy,
             "random": random,
             "centre": baselines["centre"],
             "glancer": baselines["glancer"],
             "oracle": oracle,
-            "gain": _share(random, accuracy, oracle),
-            "gflops": result["gflops_per_video"],
-            "videos_per_second": result["videos_per_second"],
+            "gain": _share(random, result.accuracy, oracle),
+            "gflops": result.gflops_per_video,
+            "videos_per_second": result.videos_per_second,
             "published": published.get("figure"),
             "published_gflops": published.get("gflops"),
             "verified": published.get("verified"),
             "difference": published.get("difference"),
-            "videos": result["videos"],
-            "seed": result["seed"],
+            "videos": result.videos,
+            "seed": result.seed,
             "rates": "of sweeps" if made_with.swept else "of the recipe",
-            "device": result["device"],
-            "torch": result["versions"]["torch"],
-            "git_commit": result["git_commit"],
-            "checkpoint": result["checkpoint"]["sha256"],
+            "device": result.device,
+            "torch": result.versions["torch"],
+            "git_commit": result.git_commit,
+            "checkpoint": result.checkpoint["sha256"],
             "file": str(path),
             "recipe": recipe,
         }
-    except OSError as error:
-        raise ResultError(f"{path}: cannot be read ({error.strerror})") from None
     except KeyError as error:
         raise ResultError(f"{path}: not a result of an evaluation: {error} is missing") from None
     except (ValueError, TypeError, AttributeError) as error:

@@ -16,7 +16,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, Self
 
@@ -28,7 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from adafocus import distributed
-from adafocus.data.batches import Batch, EpochSampler
+from adafocus.data.batches import Batch, EpochSampler, in_order, own_batches
 from adafocus.device import name_what_fills_memory
 from adafocus.draws import Draws
 from adafocus.evaluation.metrics import accuracy
@@ -542,24 +541,17 @@ def validate(
         clips: batches, drawn by an `EpochSampler`.
         seed: fixes stage 1's random patches, which are the same after every epoch.
         predict: gives a batch's logits; the stage's own where it is None.
-        between: is called before each batch, or before each round of them.
+        between: is called before each round of batches, one for each process.
     """
     stage.model.eval()
     found = []
-    batches = iter(clips)
-    for number, videos in enumerate(clips.sampler.batches):
-        if number % distributed.size() == 0:
-            between()
-        if not distributed.is_mine(number):
-            continue
-        items = next(batches)
-        batch = Batch.of(items, device, Draws(seed, 0, number, videos, slice(0, videos)))
+    for number, batch in own_batches(clips, device, seed, between=between):
         logits = (predict or stage.predict)(batch)
-        found.append((number, logits.float().cpu(), items["labels"]))
-    gathered, scores = distributed.gather_to_first(found), None
+        found.append((number, (logits.float().cpu(), batch.labels.cpu())))
+    gathered, scores = in_order(found), None
     if gathered is not None:
-        _, logits, labels = zip(*sorted(gathered, key=itemgetter(0)), strict=True)
-        scores = accuracy(torch.cat(logits), torch.cat(labels))
+        logits, labels = map(torch.cat, zip(*gathered, strict=True))
+        scores = accuracy(logits, labels)
     return distributed.of_first(scores)
 
 

@@ -24,9 +24,9 @@ from adafocus.data.batches import Batch, EpochSampler, loader
 from adafocus.data.clips import Clips
 from adafocus.draws import Draws
 from adafocus.evaluation.again import measured_before
+from adafocus.evaluation.measurement import DRAWS
 from adafocus.evaluation.metrics import accuracy
 from adafocus.evaluation.predictions import Predictions
-from adafocus.evaluation.run import DRAWS
 from adafocus.files import keep
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError, load, read, write
@@ -109,7 +109,7 @@ def evaluated(folder, tmp_path_factory):
             anew=anew,
         )
         return SimpleNamespace(
-            result=returned,
+            result=returned.to_dict(),
             output=output,
             checkpoint=checkpoint,
             recipe=recipe,
@@ -322,13 +322,13 @@ def test_what_has_not_changed_is_not_measured_again(evaluated, folder, capsys):
     anothers = replace(Predictions.read(done.predictions), videos=np.array(["another"] * VIDEOS))
     result = done.result
     source = read(done.checkpoint)
-    before = done.output, done.predictions, result["fingerprint"], source, None
-    assert measured_before(*before)[0] == result
+    before = done.output, result["fingerprint"], source, None
+    assert measured_before(*before)[0].to_dict() == result
     anothers.write(done.predictions)
     assert measured_before(*before) is None, "their writer was killed before he wrote the result"
     del result["predictions_sha256"]
     done.output.write_text(json.dumps(result))
-    assert measured_before(*before)[0] == result, "by an older version"
+    assert measured_before(*before)[0].fingerprint == result["fingerprint"], "by an older version"
 
     measured = evaluated.__wrapped__("gru", "stage3", anew="mended").result
     assert measured["anew"] == "mended"

@@ -265,19 +265,19 @@ def test_evaluation_keeps_to_a_budget(tmp_path, data, checkpoint, recipe, model)
     confidence = visit.logits.softmax(-1).amax(-1).numpy()
     last = exit_steps(confidence, thresholds)
     logits = visit.logits[torch.arange(len(last)), last]
-    assert result["metrics"] == pytest.approx(accuracy(logits, labels))
+    assert result.metrics == pytest.approx(accuracy(logits, labels))
     looked = (visit.corners != SKIPPED).all(-1).numpy()
     spent = leave(confidence, thresholds, calibration.cost.spent(looked)).mean()
-    assert result["gflops_per_video"] == pytest.approx(spent)
+    assert result.gflops_per_video == pytest.approx(spent)
     centre = torch.full((len(clips), 4, 2), model.margin // 2)
     centre = centre.where(visit.corners != SKIPPED, SKIPPED)
-    assert result["baselines"]["centre"] == pytest.approx(
+    assert result.baselines["centre"] == pytest.approx(
         accuracy(left_at(model, frames, centre, last), labels)
     )
-    assert result["steps_per_video"] == (last + 1).mean()
-    assert result["budget"] == budget
+    assert result.steps_per_video == (last + 1).mean()
+    assert result.budget == budget
     kept = json.loads((tmp_path / f"{budget}.json").read_text())
-    assert kept["metrics"] == result["metrics"]
+    assert kept["metrics"] == result.metrics
 
     with pytest.raises(ValueError, match="less than the first step of a video takes; the least is"):
         evaluated(budget_of(recipe, 0.01))

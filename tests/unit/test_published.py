@@ -110,10 +110,10 @@ def test_an_imported_checkpoint_is_evaluated(actnet, write, tmp_path):
         threads=1,
         tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
     )
-    assert (result["dataset"], result["patch_size"], result["stage"]) == ("actnet", 96, 3)
-    assert result["published"]["figure"] == 71.9
-    assert result["gflops_per_video"] == pytest.approx(17.18, abs=0.01)
-    assert result["classes_left_out_of_mAP"] == 198
+    assert (result.dataset, result.patch_size, result.stage) == ("actnet", 96, 3)
+    assert result.published["figure"] == 71.9
+    assert result.gflops_per_video == pytest.approx(17.18, abs=0.01)
+    assert result.classes_left_out_of_mAP == 198
 
 
 def parts(tensors):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from adafocus.evaluation.summary import ResultError, write_summary
+from adafocus.evaluation.result import ResultError
+from adafocus.evaluation.summary import write_summary
 from adafocus.recipe import load_recipe, parse_recipe
 
 RECIPES = Path(__file__).parents[2] / "config" / "recipes"
@@ -197,7 +198,7 @@ def test_the_page_holds_the_tables_and_what_was_run(summarise, tmp_path):
     [
         ("{", "not a result"),
         ("[]", "not a result"),
-        ('{"metric": "top1"}', "'baselines' is missing"),
+        ('{"metric": "top1"}', "'dataset' is missing"),
         (None, "cannot be read"),
     ],
 )

@@ -18,7 +18,7 @@ from adafocus.data.batches import EpochSampler, loader
 from adafocus.data.clips import Clips
 from adafocus.distributed import is_first, joined, rank
 from adafocus.evaluation.exits import calibrate
-from adafocus.evaluation.run import measure
+from adafocus.evaluation.measurement import measure
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint, write
 from adafocus.model.exits import ConditionalExit

@@ -1,0 +1,183 @@
+"""One pass over the validation videos: a model beside its baselines, on the same weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from adafocus.data.batches import Batch, in_order, own_batches
+from adafocus.distributed import gather_to_first, is_first
+from adafocus.evaluation.metrics import accuracy
+from adafocus.meter import Meter
+from adafocus.model.adafocus import AdaFocus
+from adafocus.model.classifier import Glimpse
+from adafocus.model.exits import ConditionalExit, classify_visits
+from adafocus.model.patches import SKIPPED, centred_corners
+
+DRAWS = 5
+"""Random patches are drawn so many times; their accuracy is the mean."""
+
+
+@dataclass
+class Measurement:
+    """What one pass over N validation videos leaves."""
+
+    logits: dict[str, Tensor]
+    """(D, N, S, K) by where the model looked, for D draws and S steps; of the baselines only the
+    last step, but where a model has no policy all of ``random``"""
+    labels: Tensor
+    """bool (N, K)"""
+    corners: Tensor
+    """(N, S, 2), where the model chose to look, `SKIPPED` where it did not"""
+    steps: Tensor
+    """int64 (N,), steps after which it left the video"""
+    seconds: float
+    """that its predictions took, of all processes together"""
+    data_wait_share: float
+    """Share of the pass in which it waited for data"""
+    peak_memory_gb: float
+    """See `peak_memory`"""
+
+    @property
+    def looked(self) -> Tensor:
+        """bool (N, S): the steps at which the model looked at a patch."""
+        return (self.corners != SKIPPED).all(-1)
+
+    def scores(self) -> dict[str, list[dict[str, float]]]:
+        """Accuracy after each step by where the model looked, means over draws."""
+        return {
+            place: [
+                _mean([accuracy(draw, self.labels) for draw in draws])
+                for draws in logits.unbind(dim=2)
+            ]
+            for place, logits in self.logits.items()
+        }
+
+
+@torch.inference_mode()
+def measure(
+    model: AdaFocus,
+    batches: DataLoader,
+    device: torch.device,
+    seed: int,
+    exits: ConditionalExit | None = None,
+) -> Measurement | None:
+    """Predicts all videos with the patches that the model chooses and with each baseline's.
+
+    A model without a policy chooses at random. With ``exits`` videos are left early. Of several
+    processes the first alone is given what all have measured; the others get None.
+
+    Args:
+        seed: fixes the random patches.
+    """
+    found: list[tuple[int, tuple[dict[str, Tensor], Tensor, Tensor, Tensor]]] = []
+    seconds = 0.0
+    meter = Meter(device)
+    bar = tqdm(batches, desc="evaluation", unit="batch", disable=not is_first())
+    for number, batch in own_batches(batches, device, seed, loaded=meter.watch(bar)):
+        if not found:
+            _predict(model, batch, exits)  # to warm up
+        started = _now(device)
+        prediction = _predict(model, batch, exits)
+        seconds += _now(device) - started
+        logits = {"chosen": prediction.logits[None].cpu()}
+        logits |= _beside(model, batch, prediction, exits)
+        kept = (logits, batch.labels.cpu(), prediction.corners.cpu(), prediction.steps.cpu())
+        found.append((number, kept))
+    figures = meter.figures(len(batches.dataset))
+    gathered, all_seconds = in_order(found), gather_to_first([seconds])
+    if gathered is None or all_seconds is None:
+        return None
+    all_logits, labels, corners, steps = zip(*gathered, strict=True)
+    return Measurement(
+        {place: torch.cat([one[place] for one in all_logits], dim=1) for place in all_logits[0]},
+        torch.cat(labels),
+        torch.cat(corners),
+        torch.cat(steps),
+        sum(all_seconds),
+        figures["data_wait_share"],
+        figures["peak_memory_gb"],
+    )
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    glimpse: Glimpse | None
+    """Of all frames; None where some may never be visited"""
+    corners: Tensor
+    """(B, S, 2)"""
+    logits: Tensor
+    """(B, S, K)"""
+    steps: Tensor
+    """int64 (B,)"""
+
+
+def _predict(model: AdaFocus, batch: Batch, exits: ConditionalExit | None) -> _Prediction:
+    """A whole prediction."""
+    if exits is not None:
+        visit = exits(batch.frames)
+        return _Prediction(None, visit.corners, visit.logits, visit.steps)
+    glimpse = model.glance(batch.glance)
+    corners = batch.random_corners(model) if model.policy is None else model.look(glimpse)
+    logits = model.classifier(glimpse, model.focus(batch.frames, corners))
+    steps = batch.index.new_full(batch.index.shape, logits.shape[1])
+    return _Prediction(glimpse, corners, logits, steps)
+
+
+def _beside(
+    model: AdaFocus, batch: Batch, prediction: _Prediction, exits: ConditionalExit | None
+) -> dict[str, Tensor]:
+    """Each baseline's logits (D, B, S, K); they look at the frames that the model looks at."""
+    classify: Callable[[Glimpse, Tensor], Tensor] = model.classifier
+    glimpse = prediction.glimpse
+    if glimpse is None:
+        classify = partial(classify_visits, model.classifier)
+        batch = batch.in_order(exits.order)
+        glimpse = model.glance(batch.glance)
+    last = prediction.steps[:, None, None] - 1
+    found = {}
+    for place, draws in _elsewhere(model, batch).items():
+        if model.skips:
+            chosen = prediction.corners
+            draws = [torch.where(chosen == SKIPPED, chosen, draw) for draw in draws]
+        logits = torch.stack([classify(glimpse, model.focus(batch.frames, draw)) for draw in draws])
+        if model.policy is not None or place != "random":
+            logits = logits.take_along_dim(last[None], dim=2)
+        found[place] = logits.cpu()
+    opinions = glimpse.logits.float()
+    if exits is not None:
+        counts = torch.arange(1, opinions.shape[1] + 1, device=opinions.device)[:, None]
+        so_far = opinions.cumsum(1) / counts
+        opinions = so_far.take_along_dim(last, dim=1)
+    return found | {"glancer": opinions.mean(1)[None, :, None].cpu()}
+
+
+def _elsewhere(model: AdaFocus, batch: Batch) -> dict[str, list[Tensor]]:
+    """Corners of the patches of each baseline, one tensor per draw."""
+    frames = batch.frames
+    corners = {
+        "random": [batch.random_corners(model, number) for number in range(1, DRAWS + 1)],
+        "centre": [torch.full((len(frames), 1, 2), model.margin // 2, device=frames.device)],
+    }
+    if batch.positions is not None:
+        centred = centred_corners(batch.positions, model.frame_size, model.patch_size)
+        corners["oracle"] = [centred]
+    return corners
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock that waits for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}

@@ -1,0 +1,112 @@
+"""The result of an evaluation, as its JSON file has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from adafocus.files import whole
+
+SCHEMA = 2
+"""Raised with what a result tells, of which nothing is ever taken away. The first had no number."""
+
+
+class ResultError(ValueError):
+    """A file that is no result; the message is one line that names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What an evaluation found; accuracies are in percent, each by its metric's name.
+
+    What has a default is not in every result of an earlier version.
+    """
+
+    schema: int = 1
+    dataset: str
+    patch_size: int
+    """In pixels"""
+    stage: int
+    metric: str
+    """The data set's own: ``top1``, ``top5`` or ``mAP``"""
+    metrics: Mapping[str, float]
+    metrics_per_step: list[Mapping[str, float]] = field(default_factory=list)
+    baselines: Mapping[str, Mapping[str, float]]
+    """By where the same weights looked"""
+    gflops_per_video: float
+    """What the videos really cost in the mean"""
+    skip_cost: float | None = None
+    budget: float | None = None
+    """In GFLOPs per video"""
+    steps_per_video: float | None = None
+    looks_per_video: float | None = None
+    videos_per_second: float
+    data_wait_share: float | None = None
+    peak_memory_gb: float | None = None
+    learning_rates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By stage and part"""
+    swept: Mapping[str, Any] | None = None
+    published: Mapping[str, Any] | None = None
+    """See `adafocus.recipe.Recipe.published_beside`"""
+    videos: int
+    classes_left_out_of_mAP: int = 0
+    seed: int
+    git_commit: str | None
+    checkpoint: Mapping[str, str]
+    """Its ``path`` and ``sha256``"""
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+    """What trained the checkpoint"""
+    fingerprint: str | None = None
+    """See `adafocus.evaluation.again`"""
+    anew: str | None = None
+    mlflow_run_id: str | None = None
+    device: str
+    precision: str = "fp32"
+    threads: int | None = None
+    versions: Mapping[str, str]
+    recipe: Mapping[str, Any]
+    predictions_sha256: str | None = None
+    """Of the file of predictions beside it"""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises `ResultError` where the file cannot be read or is not a result."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            given = {one.name: values[one.name] for one in fields(cls) if one.name in values}
+            required = [one.name for one in fields(cls) if one.default is one.default_factory]
+            if missing := [name for name in required if name not in given]:
+                raise ValueError(f"{missing[0]!r} is missing")
+            return cls(**given)
+        except OSError as error:
+            raise ResultError(f"{path}: cannot be read ({error.strerror})") from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ResultError(f"{path}: not a result of an evaluation ({error})") from None
+
+    def write(self, path: Path) -> None:
+        with whole(path) as aside:
+            aside.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is fit for JSON."""
+        return asdict(self)
+
+    @property
+    def accuracy(self) -> float:
+        """In the data set's own metric."""
+        return self.metrics[self.metric]
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether a policy chose the patches; else they were drawn at random."""
+        return self.stage > 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is of a finished model as published ones are: all stages trained, no frame
+        skipped, no video left early, in fp32."""
+        aside = (self.skip_cost, self.budget, self.precision)
+        return self.stage == 3 and aside == (None, None, "fp32")
