@@ -365,7 +365,7 @@ def _draw_grid(axes: Axes, bar: Axes, shares: np.ndarray, margin: int) -> None:
             look = {"color": "white" if dark else "black", "fontsize": 7}
             axes.text(column, row, text, ha="center", va="center", **look)
     edges = np.arange(grid + 1)
-    pixels = (edges * (margin / grid)).round().astype(int)
+    pixels = edges * (margin + 1) // grid
     axes.set_xticks(edges - 0.5, pixels)
     axes.set_yticks(edges - 0.5, pixels)
     axes.set(xlabel="left edge of the patch (px)", ylabel="top edge of the patch (px)")

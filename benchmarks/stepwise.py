@@ -58,7 +58,7 @@ def walk(model: AdaFocus, frames: Tensor, sample: bool) -> Steps:
         baseline, _ = classify(model, maps, cut(frame, random, model.patch_size), classifying)
         patch = cut(frame, corners, model.patch_size)
         logits, classifying = classify(model, maps, patch, classifying)
-        value, likeliest = policy.critic(seen), policy.cells(actions.mode)
+        value, likeliest = policy.critic(seen), policy.cells(actions.mode, model.margin)
         chance = actions.log_prob(action)
         steps.append(Steps(logits, baseline, action, chance, value.squeeze(-1), likeliest, maps))
     return Steps(*(torch.stack(values, dim=1) for values in zip(*steps, strict=True)))

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from adafocus.files import whole
-from adafocus.model.patches import SKIPPED
+from adafocus.model.patches import SKIPPED, grid_cells
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ def grid_shares(corners: np.ndarray, margin: int, grid: int) -> np.ndarray:
         grid: cells along each side.
 
     Returns:
-        (grid, grid) in percent of all patches, from top to bottom and left to right.
+        (grid, grid) in percent of all patches, from top to bottom and left to right; of fewer cells
+        where there are fewer corners.
     """
-    cells = _patches(corners) * grid // (margin + 1)
-    counts = np.zeros((grid, grid))
+    cells = grid_cells(_patches(corners), grid, margin)
+    counts = np.zeros((min(grid, margin + 1),) * 2)
     np.add.at(counts, tuple(cells.T), 1)
     return 100 * counts / max(1, len(cells))
 

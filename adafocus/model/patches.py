@@ -25,6 +25,25 @@ def grid_corners(cells: Tensor, grid: int, margin: int) -> Tensor:
     return rows_and_columns * margin // (grid - 1)
 
 
+def grid_cells(corners: Tensor, grid: int, margin: int) -> Tensor:
+    """Rows and columns of the cells of a grid that corners lie in.
+
+    The cells share all corners that there may be as evenly as whole pixels allow, and each of
+    `grid_corners` has a cell of its own. Where there are fewer corners than cells, the grid has as
+    many cells as corners.
+
+    Args:
+        corners: integers in [0, margin], any shape, also of NumPy.
+        grid: cells along each side.
+        margin: frame size minus patch size in pixels.
+
+    Returns:
+        Integers in [0, min(grid, margin + 1)), of the same shape.
+    """
+    # Cell i begins at floor(i · (margin+1)/n), which is never beyond floor(i · margin/(n-1)).
+    return ((corners + 1) * min(grid, margin + 1) - 1) // (margin + 1)
+
+
 def unit_corners(positions: Tensor, margin: int) -> Tensor:
     """Corners of positions (y, x) in [0, 1], 1 being the last that fits: int64, same shape."""
     # A position that is not a number must still be one within the frame: the loss tells of it.

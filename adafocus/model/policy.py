@@ -15,7 +15,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn.functional import logsigmoid
 
 from adafocus.draws import Draws
-from adafocus.model.patches import SKIPPED, grid_corners, unit_corners
+from adafocus.model.patches import SKIPPED, grid_cells, grid_corners, unit_corners
 
 if TYPE_CHECKING:
     from adafocus.recipe import PolicyRecipe
@@ -114,7 +114,7 @@ class GridPolicy(nn.Module):
         clocks = draws.exponential(probability.shape[1:])
         return (probability / clocks.to(probability.device, non_blocking=True)).argmax(-1)
 
-    def cells(self, actions: Tensor) -> Tensor:
+    def cells(self, actions: Tensor, margin: int) -> Tensor:
         """Actions are cells of the grid, counted row by row, and one more for a skip."""
         return actions
 
@@ -169,9 +169,10 @@ class GaussianPolicy(nn.Module):
         # The published code trains on the clamped action and its own log-probability.
         return (mean + self.std * noise).clamp(0, 1)
 
-    def cells(self, actions: Tensor) -> Tensor:
+    def cells(self, actions: Tensor, margin: int) -> Tensor:
         """(B, 1, 2) in [0, 1] -> int64 (B, 1), cells of the grid, counted row by row."""
-        row, column = (actions * self.grid).long().clamp(0, self.grid - 1).unbind(-1)
+        corners = self.corners(actions, margin)
+        row, column = grid_cells(corners, self.grid, margin).unbind(-1)
         return row * self.grid + column
 
     def corners(self, actions: Tensor, margin: int) -> Tensor:

@@ -62,7 +62,7 @@ def rollout(model: AdaFocus, batch: Batch, skip_cost: float) -> Rollout:
         decision.actions.log_prob(actions),
         decision.value,
         reward,
-        model.policy.cells(decision.actions.mode),
+        model.policy.cells(decision.actions.mode, model.margin),
     )
 
 

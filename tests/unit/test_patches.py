@@ -5,7 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adafocus.model.patches import centred_corners, crop, grid_corners, random_corners, unit_corners
+from adafocus.model.patches import (
+    centred_corners,
+    crop,
+    grid_cells,
+    grid_corners,
+    random_corners,
+    unit_corners,
+)
 
 
 def test_grid_corners_by_hand():
@@ -22,6 +29,16 @@ def test_grid_corners_are_the_exact_floor(grid, margin, data):
     top, left = grid_corners(torch.tensor(cell), grid, margin).tolist()
     assert top == Fraction(cell // grid, grid - 1) * margin // 1
     assert left == Fraction(cell % grid, grid - 1) * margin // 1
+
+
+@given(grid=st.integers(2, 9), margin=st.integers(0, 400))
+def test_cells_share_all_corners_and_each_corner_of_the_grid_has_its_own(grid, margin):
+    cells = grid_cells(torch.arange(margin + 1), grid, margin)
+    fewest, most = (margin + 1) // grid, -(-(margin + 1) // grid)
+    assert set(cells.bincount().tolist()) <= {max(fewest, 1), most}
+    if margin >= grid - 1:
+        rows = grid_corners(torch.arange(grid) * grid, grid, margin)[:, 0]
+        assert grid_cells(rows, grid, margin).tolist() == list(range(grid))
 
 
 def test_unit_corners_by_hand():

@@ -80,7 +80,7 @@ def test_stage2_counts_the_places_that_were_ever_the_likeliest():
     stage = STAGES["stage2"]("stage2", model, recipe.stages.stage2)
     grid = model.policy.grid
     cells = torch.tensor([[0, 5, 5, grid**2 - 1], [5, grid**2, 0, grid**2]])
-    counts = stage._count(model.policy.cells(cells))
+    counts = stage._count(model.policy.cells(cells, model.margin))
     assert counts[[0, 5, grid**2 - 1]].tolist() == [2, 3, 1]
     assert counts.sum() == 6
     row = stage.figures({"cells": counts, "reward": torch.tensor(0.5)})
@@ -92,5 +92,5 @@ def test_stage2_counts_the_places_that_were_ever_the_likeliest():
 def test_places_in_the_frame_are_counted_by_the_cells_of_a_grid():
     policy = build(tiny_recipe("tsm"), 32).policy
     grid = policy.grid
-    places = torch.tensor([[[0.0, 0.0]], [[1.0, 1.0]], [[0.99 / grid, 1.01 / grid]]])
-    assert policy.cells(places).tolist() == [[0], [grid**2 - 1], [1]]
+    places = torch.tensor([[[0.0, 0.0]], [[1.0, 1.0]], [[0.99 / grid, 1.05 / grid]]])
+    assert policy.cells(places, 32).tolist() == [[0], [grid**2 - 1], [1]]
