@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from adafocus.extras import missing_extra
 from adafocus.recipe import Config, find_recipe, load_recipe, load_recipes, parse_micro_batch
 
 # Each command imports what it needs itself: torch takes seconds, which --help need not.
@@ -328,7 +329,8 @@ def flops(
 @app.command()
 def doctor() -> None:
     """Look at what the work stands on: ffmpeg, GPUs, disks, locks, weights, MLflow's store."""
-    from adafocus.doctor import examine
+    with one_line_errors():
+        from adafocus.doctor import examine
 
     fails = 0
     for finding in examine(Path()):
@@ -340,9 +342,17 @@ def doctor() -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Errors that a person can mend, all of them `ValueError`s, end the program in one line."""
+    """Errors that a person can mend end the program in one line: all of them are `ValueError`s, but
+    for an extra that is not installed."""
+    found: Exception | None
     try:
         yield
+        return
+    except ModuleNotFoundError as error:
+        found = missing_extra(error)
+        if found is None:
+            raise
     except ValueError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from None
+        found = error
+    typer.echo(f"Error: {found}", err=True)
+    raise typer.Exit(1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from adafocus.extras import require
 from adafocus.files import whole
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD
@@ -47,7 +48,9 @@ def export_onnx(checkpoint: Path, output: Path) -> None:
 
     Raises:
         CheckpointError: where the checkpoint cannot be used or has no policy.
+        MissingExtra: where the exporter's packages are not installed.
     """
+    require("export")
     source = read(checkpoint)
     model = assemble(source, checkpoint).eval()
     if model.policy is None:

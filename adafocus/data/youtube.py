@@ -133,7 +133,7 @@ def _downloader(recipe: Recipe, source: YoutubeSource) -> Downloader:
         from yt_dlp.utils import DownloadCancelled, YoutubeDLError, download_range_func
     except ImportError:
         raise DataError(
-            "yt-dlp is not installed; run `pip install yt-dlp`, or put the videos in place"
+            "yt-dlp is not installed: pip install 'adafocus[youtube]', or put the videos in place"
         ) from None
 
     options = {

@@ -17,6 +17,7 @@ from adafocus.data.batches import EpochSampler, loader
 from adafocus.data.clips import Clips, class_names, digest_of, digest_of_sizes
 from adafocus.device import PRECISIONS, name_of, pick_device, pick_precision, share_threads
 from adafocus.distributed import first_alone, is_first, size
+from adafocus.extras import require
 from adafocus.files import kept, remove_abandoned
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import AdaFocus, build
@@ -100,10 +101,12 @@ def train(
     Raises:
         CheckpointError: where ``init`` does not fit the recipe or lacks a part.
         DataError: where the data cannot be read.
+        MissingExtra: where what its end needs is not installed.
         TrainingError: where a loss is not finite.
         ValueError: where a batch does not fit into the GPU's memory.
         WriteError: where the disk is full.
     """
+    require("tracking", "plots")
     remove_abandoned(output.parent, curves.parent)
     torch.manual_seed(seed)
     torch_device = pick_device(device)
