@@ -2,7 +2,8 @@
 
 A trial is real training of the stage at other rates, in a folder of its own beside the result. It
 can be resumed as any training can, so a sweep that was killed is simply run again: finished trials
-tell their epochs at once, cut-off ones go on. More trials than before keep those that there were.
+tell their epochs at once, cut-off ones go on. Of a sweep that is done the best trial's state is
+kept, and its result stays as long as nothing changes for it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from adafocus import tracking
-from adafocus.files import whole
+from adafocus.files import kept, whole
 from adafocus.recipe import MicroBatch, Precision, Recipe, Sweep, SweepBudget, parse_recipe
 
 REDUCTION, RUNGS = 4, 2
@@ -73,6 +75,10 @@ class Job:
         """Of one trial, whose other files are named after it."""
         name = f"{self.output.stem}_trial_{trial:02d}.safetensors"
         return self.output.with_suffix("") / name
+
+    def record(self, trial: int) -> Path:
+        """What MLflow is told of a trial."""
+        return self.checkpoint(trial).with_suffix(".run.json")
 
 
 def draw_rates(rates: dict[str, float], budget: SweepBudget, seed: int) -> list[dict[str, float]]:
@@ -134,6 +140,9 @@ def sweep(
     the Ray cluster at ``RAY_ADDRESS`` where the environment has one, which must see the same files,
     and else on this machine.
 
+    Where ``output`` is there, or was kept aside, and nothing has changed for it, it stays as it is,
+    and only its figure is drawn again.
+
     Args:
         recipe: the data set's recipe; its own rates are those of the first trial.
         stage: ``stage1``, ``stage2`` or ``stage3``.
@@ -150,7 +159,8 @@ def sweep(
         tracking_uri: MLflow's store.
         precision: as `train` takes it.
         micro_batch: likewise.
-        anew: of all trials, see `adafocus.training.train`.
+        anew: any word; what was not swept under the same one is swept anew, see
+            `adafocus.training.train`.
 
     Returns:
         What ``output`` holds.
@@ -158,8 +168,6 @@ def sweep(
     Raises:
         SweepError: where no trial got through all its epochs.
     """
-    from adafocus import plots
-
     budget = SweepBudget(trials=settings.trials, range=settings.range)
     job = Job(
         recipe,
@@ -178,6 +186,10 @@ def sweep(
         anew,
     )
     drawn = draw_rates(recipe.stages[stage].learning_rates, budget, seed)
+    if (before := _swept_before(job, drawn)) is not None:
+        _leave(before, output, plot)
+        tqdm.write(f"{output}: swept before; its figure is drawn again")
+        return before
     errors = _run_trials(job, drawn, settings)
     trials = [
         _outcome(job, number, rates, error)
@@ -209,18 +221,79 @@ def sweep(
             "importance": importance(trials),
             "plot": os.path.relpath(plot, output.parent),
             "trials": trials,
+            "fingerprint": tracking.Record.read(job.record(best["trial"])).fingerprint,
+            "anew": anew,
             "git_commit": tracking.git_commit(),
             "mlflow_run_id": run.id,
         }
-        plots.swept_rates(result, plot, title=f"{output.stem}: learning rates")
-        with whole(output) as aside:
-            aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        _leave(result, output, plot)
         _keep_only(job, best["trial"])
         run.add_artifacts(output, plot)
         figures = {f"best_val_{recipe.metric}": best["best"]}
         figures |= {f"best_learning_rate_{k}": v for k, v in best["learning_rates"].items()}
         run.add_figures(figures, figures)
     return result
+
+
+def _swept_before(job: Job, drawn: Sequence[dict[str, float]]) -> dict[str, Any] | None:
+    """The result that is there or was kept aside, where the same trials would lead to it again."""
+    for path in (kept(job.output), job.output):
+        try:
+            found = json.loads(path.read_text("utf-8"))
+            if (
+                SweepBudget(**found["budget"]) == job.budget
+                and found["seed"] == job.seed
+                and [trial["learning_rates"] for trial in found["trials"]] == drawn
+                and job.anew in (None, found.get("anew"))
+            ):
+                record = job.record(found["best"]["trial"])
+                recipe = with_rates(job.recipe, job.stage, found["best"]["learning_rates"])
+                known = found.get("fingerprint")
+            else:
+                continue
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        accepted = _accepted(job, recipe, record)
+        # Commit 78f3339 left it in the record alone.
+        if known in accepted or (known is None and tracking.finished(record, accepted)):
+            return found
+    return None
+
+
+def _accepted(job: Job, recipe: Recipe, record: Path) -> list[str]:
+    """The fingerprints that a trial with this recipe may have; with the precision left to the GPUs,
+    which may be a cluster's, of each."""
+    from adafocus.data.clips import digest_of, digest_of_sizes
+    from adafocus.device import PRECISIONS
+    from adafocus.training import begin, fingerprint
+
+    _, start = begin(recipe, job.stage, job.patch_size, job.init)
+    return [
+        found
+        for precision in (PRECISIONS if job.precision == "auto" else [job.precision])
+        for found in fingerprint.accepted(
+            recipe,
+            job.stage,
+            job.patch_size,
+            seed=job.seed,
+            data=[digest_of(job.data, split) for split in ("train", "val")],
+            sizes=digest_of_sizes(job.data, "train", "val"),
+            start=start,
+            init=job.init,
+            record=record,
+            precision=precision,
+        )
+    ]
+
+
+def _leave(result: dict[str, Any], output: Path, plot: Path) -> None:
+    """Writes a result and its figure."""
+    from adafocus import plots
+
+    plots.swept_rates(result, plot, title=f"{output.stem}: learning rates")
+    with whole(output) as aside:
+        aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    kept(output).unlink(missing_ok=True)
 
 
 def _run_trials(job: Job, drawn: Sequence[dict[str, float]], settings: Sweep) -> list[str | None]:
@@ -362,7 +435,7 @@ def _outcome(job: Job, number: int, rates: dict[str, float], error: str | None) 
     """What became of a trial, by the files that it left; its run in MLflow ends if it did not."""
     epochs, metric = job.recipe.stages[job.stage].epochs, f"val_{job.recipe.metric}"
     rows: list[dict[str, float]] = []
-    if (path := job.checkpoint(number).with_suffix(".run.json")).exists():
+    if (path := job.record(number)).exists():
         try:
             rows = tracking.Record.read(path).rows(path.parent)
             tracking.close(path, "FAILED" if error else "KILLED", job.tracking_uri)

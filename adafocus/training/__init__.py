@@ -113,15 +113,7 @@ def train(
     workers = share_threads(threads, torch_device)
     dtype = pick_precision(precision, torch_device)
     training = recipe.stages[stage]
-    # Up to stage 2 all starts from plain models, which stage 2 teaches to skip frames.
-    starts_as = recipe if stage == "stage3" else recipe.never_skipping
-    model = build(starts_as, patch_size or recipe.patch_sizes[0])
-    sources = {path: checkpoint.read(path) for path in init}
-    for path, source in sources.items():
-        checkpoint.check_fit(source, path, starts_as, patch_size)
-    learns_to_skip = stage == "stage2" and recipe.skip_cost is not None
-    parts = STARTS_FROM["stage3" if learns_to_skip else stage]
-    checkpoint.fill(model, sources, parts)
+    model, start = begin(recipe, stage, patch_size, init)
     name = output.stem
     record, metrics = (output.with_name(f"{name}.{kind}") for kind in ("run.json", "metrics.csv"))
     # Chosen by the device, a precision is not what makes it another run.
@@ -135,7 +127,7 @@ def train(
             seed=seed,
             data=[digest_of(data, split) for split in ("train", "val")],
             sizes=digest_of_sizes(data, "train", "val"),
-            start=_tensors(model, parts),
+            start=start,
             init=init,
             record=record,
             precisions=[name_of(one) for one in (dtype, *others)],
@@ -144,7 +136,7 @@ def train(
         | {"precision": name_of(dtype)}
         | _in_parts(None if micro_batch == "auto" else micro_batch, training.batch_size),
     )
-    if learns_to_skip:
+    if stage == "stage2" and recipe.skip_cost is not None:
         model.policy.learn_to_skip()
     with first_alone():
         state = resume.read()
@@ -258,6 +250,26 @@ def train(
             f" epoch. It has learnt a place, not where to look: more epochs or passes in"
             f" stages.{stage}, or more videos, may help"
         )
+
+
+def begin(
+    recipe: Recipe, stage: str, patch_size: int | None, init: Sequence[Path]
+) -> tuple[AdaFocus, dict[str, Tensor]]:
+    """The model that a stage starts from, and what it has of the checkpoints before.
+
+    Raises:
+        CheckpointError: where ``init`` does not fit the recipe or lacks a part.
+    """
+    # Up to stage 2 all starts from plain models, which stage 2 teaches to skip frames.
+    starts_as = recipe if stage == "stage3" else recipe.never_skipping
+    model = build(starts_as, patch_size or recipe.patch_sizes[0])
+    sources = {path: checkpoint.read(path) for path in init}
+    for path, source in sources.items():
+        checkpoint.check_fit(source, path, starts_as, patch_size)
+    learns_to_skip = stage == "stage2" and recipe.skip_cost is not None
+    parts = STARTS_FROM["stage3" if learns_to_skip else stage]
+    checkpoint.fill(model, sources, parts)
+    return model, _tensors(model, parts)
 
 
 def _trained(

@@ -19,6 +19,8 @@ from mlflow import MlflowClient
 from noise import tiny_recipe, write_checkpoint, write_noise
 from servers import free_port
 
+from adafocus.files import keep
+
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 EPOCHS = 6
@@ -209,6 +211,22 @@ def test_only_the_best_trial_keeps_its_weights(swept):
     kept = {path.name for path in (folder / "results" / "tiny_32_stage1").glob("*.resume*.pt")}
     assert kept == {f"tiny_32_stage1_trial_{result['best']['trial']:02d}.resume.pt"}
     assert not list((folder / "results" / "tiny_32_stage1").glob("*.safetensors"))
+
+
+def test_a_finished_sweep_is_not_run_again(swept):
+    """Its job may have to run, after Snakemake has removed what it makes."""
+    folder, *_ = swept
+    output = folder / "results" / "tiny_32_stage1.json"
+    made, rows = output.read_bytes(), [epochs_of(folder, trial) for trial in range(TRIALS)]
+    keep(output)
+    for path in (output, output.with_suffix(".svg")):
+        path.unlink()
+    again = start(folder)
+    assert again.wait(timeout=120) == 0, (folder / "log").read_text()[-3000:]
+    assert output.read_bytes() == made
+    assert [epochs_of(folder, trial) for trial in range(TRIALS)] == rows
+    assert output.with_suffix(".svg").stat().st_size > 1000
+    assert (folder / "log").read_text().count("swept before") == 1
 
 
 @pytest.fixture

@@ -2,16 +2,21 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from noise import tiny_recipe
+from noise import tiny_recipe, write_checkpoint, write_noise
 
-from adafocus.recipe import RecipeError, SweepBudget, parse_config
-from adafocus.sweeps import SweepError, draw_rates, importance, take_over, use_best
+from adafocus import legacy, sweeps
+from adafocus.data.clips import digest_of
+from adafocus.files import keep
+from adafocus.recipe import RecipeError, Sweep, SweepBudget, parse_config, parse_recipe
+from adafocus.sweeps import SweepError, draw_rates, importance, take_over, use_best, with_rates
+from adafocus.training import train
 
 RATES = {"focuser": 0.001, "classifier": 0.05}
 
@@ -123,3 +128,161 @@ def test_a_stage_takes_over_the_best_trial(result, tmp_path):
 def test_a_wrong_setting_is_named(sweep, message):
     with pytest.raises(RecipeError, match=message):
         parse_config({"datasets": {}, "sweep": sweep}, {}, "c.yaml")
+
+
+SETTINGS = Sweep(trials=2, range=(0.1, 10))
+
+
+class RunsTrials(Exception):
+    """Instead of hours."""
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """What a sweep of two trials leaves, of which the second was best and is really trained."""
+    folder = tmp_path_factory.mktemp("swept")
+    recipe = tiny_recipe("gru")
+    (folder / "data").mkdir()
+    write_noise(folder / "data", {"train": 2, "val": 2})
+    init = [
+        write_checkpoint(folder / f"{part}.safetensors", recipe, part, None)
+        for part in ("glancer", "focuser")
+    ]
+    budget = SweepBudget(trials=2, range=SETTINGS.range)
+    drawn = draw_rates(recipe.stages.stage1.learning_rates, budget, 0)
+    trial = folder / "tiny_32_stage1" / "tiny_32_stage1_trial_01.safetensors"
+    train(
+        with_rates(recipe, "stage1", drawn[1]),
+        "stage1",
+        32,
+        data=folder / "data",
+        init=init,
+        output=trial,
+        curves=folder / "curves.svg",
+        seed=0,
+        device="cpu",
+        threads=1,
+        tracking_uri=f"sqlite:///{folder}/mlflow.db",
+    )
+    record = json.loads(trial.with_suffix(".run.json").read_text())
+    trials = [
+        {"trial": n, "learning_rates": rates, "status": "finished", "best": 50.0 + n}
+        for n, rates in enumerate(drawn)
+    ]
+    found = {
+        "stage": 1,
+        "metric": "top1",
+        "seed": 0,
+        "budget": budget.model_dump(mode="json"),
+        "best": trials[1],
+        "recipe": trials[0],
+        "importance": dict.fromkeys(drawn[0], 0.5),
+        "trials": trials,
+        "fingerprint": record["fingerprint"],
+        "anew": None,
+    }
+    output = folder / "tiny_32_stage1.json"
+    output.write_text(json.dumps(found, indent=2) + "\n")
+    return folder
+
+
+@pytest.fixture
+def again(done, tmp_path, monkeypatch):
+    """Runs its job again; returns the result's file, raises `RunsTrials` where trials would run."""
+
+    def run_trials(*arguments):
+        raise RunsTrials
+
+    monkeypatch.setattr(sweeps, "_run_trials", run_trials)
+    folder = shutil.copytree(done, tmp_path / "swept")
+
+    def run(recipe=None, settings=SETTINGS, seed=0, **options):
+        output, plot = folder / "tiny_32_stage1.json", folder / "tiny_32_stage1.svg"
+        sweeps.sweep(
+            recipe or tiny_recipe("gru"),
+            "stage1",
+            32,
+            settings,
+            data=folder / "data",
+            init=[folder / f"{part}.safetensors" for part in ("glancer", "focuser")],
+            output=output,
+            plot=plot,
+            seed=seed,
+            device="cpu",
+            threads=1,
+            tracking_uri=f"sqlite:///{folder}/mlflow.db",
+            **options,
+        )
+        assert plot.exists()
+        return output
+
+    run.output = folder / "tiny_32_stage1.json"
+    run.record = folder / "tiny_32_stage1" / "tiny_32_stage1_trial_01.run.json"
+    run.data = folder / "data"
+    return run
+
+
+def test_a_finished_sweep_stays_as_it_is(again):
+    made = again.output.read_bytes()
+    for _ in range(2):
+        keep(again.output)
+        again.output.unlink()
+        assert again().read_bytes() == made
+        assert not list(again.output.parent.glob(".*.old"))
+
+
+def test_a_sweep_of_commit_78f3339_stays_as_it_is(again):
+    """Its result told no fingerprint, and its trials had those of then."""
+    found = json.loads(again.output.read_text())
+    recipe = with_rates(tiny_recipe("gru"), "stage1", found["best"]["learning_rates"])
+    folder = again.output.parent
+    [before] = legacy.fingerprints(
+        recipe,
+        "stage1",
+        32,
+        seed=0,
+        data=[digest_of(again.data, split) for split in ("train", "val")],
+        init=[folder / f"{part}.safetensors" for part in ("glancer", "focuser")],
+    )
+    record = json.loads(again.record.read_text())
+    again.record.write_text(json.dumps(record | {"fingerprint": before}))
+    made = json.dumps(
+        {k: v for k, v in found.items() if k not in ("fingerprint", "anew")}, indent=2
+    )
+    again.output.write_text(made + "\n")
+    assert again().read_text() == made + "\n"
+    again.record.write_text(json.dumps(record | {"fingerprint": "0" * 64}))
+    with pytest.raises(RunsTrials):
+        again()
+
+
+def test_what_changes_a_sweep_makes_it_anew(again):
+    other = with_rates(tiny_recipe("gru"), "stage1", {"focuser": 0.05, "classifier": 0.1})
+    longer = tiny_recipe("gru").to_dict()
+    longer["stages"]["stage1"]["epochs"] = 3
+    for options in (
+        {"anew": "monday"},
+        {"seed": 1},
+        {"settings": Sweep(trials=3, range=(0.1, 10))},
+        {"settings": Sweep(trials=2, range=(0.1, 100))},
+        {"recipe": other},
+        {"recipe": parse_recipe(longer, "tiny.yaml")},
+        {"precision": "bf16"},
+    ):
+        with pytest.raises(RunsTrials):
+            again(**options)
+    again()
+    found = json.loads(again.output.read_text())
+    again.output.write_text(json.dumps(found | {"anew": "monday"}))
+    again(anew="monday")
+    with (again.data / "splits" / "val.csv").open("a") as table:
+        table.write("\n")
+    with pytest.raises(RunsTrials):
+        again()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"budget": 1}'])
+def test_what_is_no_result_is_swept_anew(again, text):
+    again.output.write_text(text)
+    with pytest.raises(RunsTrials):
+        again()

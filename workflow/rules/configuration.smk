@@ -314,6 +314,7 @@ KEPT = {
         ("train_glancer", "train_focuser", "stage1", "stage2", "stage3"), ["checkpoint"]
     ),
     "evaluate": ["result", "predictions"],
+    "sweep": ["result"],
 }
 
 
