@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -186,8 +187,14 @@ def sweep(
         anew,
     )
     drawn = draw_rates(recipe.stages[stage].learning_rates, budget, seed)
+    name = f"{output.stem}_sweep"
+    record = output.with_name(f"{name}.run.json")
     if (before := _swept_before(job, drawn)) is not None:
         _leave(before, output, plot)
+        # It may have been killed when all but this was done.
+        _keep_only(job, before["best"]["trial"])
+        with suppress(ValueError):  # a record that is gone
+            tracking.close(record, "FINISHED", job.tracking_uri)
         tqdm.write(f"{output}: swept before; its figure is drawn again")
         return before
     errors = _run_trials(job, drawn, settings)
@@ -200,10 +207,9 @@ def sweep(
         reasons = {trial["error"] for trial in trials if trial["error"]}
         raise SweepError(f"none of {len(trials)} trials came to its end: {'; '.join(reasons)}")
     best = max(finished, key=lambda trial: trial["best"])  # the first of equals
-    name = f"{output.stem}_sweep"
     with tracking.run(
         job.tracking_uri,
-        record=output.with_name(f"{name}.run.json"),
+        record=record,
         name=name,
         **tracking.identity(recipe, patch_size, stage, "sweep", seed, job.chain),
         parameters={"seed": seed, "sweep": budget.model_dump(mode="json")},
@@ -226,12 +232,12 @@ def sweep(
             "git_commit": tracking.git_commit(),
             "mlflow_run_id": run.id,
         }
-        _leave(result, output, plot)
-        _keep_only(job, best["trial"])
         run.add_artifacts(output, plot)
         figures = {f"best_val_{recipe.metric}": best["best"]}
         figures |= {f"best_learning_rate_{k}": v for k, v in best["learning_rates"].items()}
         run.add_figures(figures, figures)
+        _leave(result, output, plot)
+        _keep_only(job, best["trial"])
     return result
 
 

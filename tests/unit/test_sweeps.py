@@ -231,6 +231,20 @@ def test_a_finished_sweep_stays_as_it_is(again):
         assert not list(again.output.parent.glob(".*.old"))
 
 
+def test_a_sweep_that_was_killed_after_its_result_is_brought_to_its_end(again):
+    trials = again.record.parent
+    for name in ("trial_00.safetensors", "trial_00.resume.pt"):
+        (trials / f"tiny_32_stage1_{name}").touch()
+    told = json.loads(again.record.read_text())
+    told |= {"key": "0" * 32, "status": "RUNNING", "history": None, "artifacts": []}
+    record = again.output.with_name("tiny_32_stage1_sweep.run.json")
+    record.write_text(json.dumps(told))
+    again()
+    assert json.loads(record.read_text())["status"] == "FINISHED"
+    [kept] = [*trials.glob("*.resume*.pt"), *trials.glob("*.safetensors")]
+    assert kept.name == "tiny_32_stage1_trial_01.resume.pt"
+
+
 def test_a_sweep_of_commit_78f3339_stays_as_it_is(again):
     """Its result told no fingerprint, and its trials had those of then."""
     found = json.loads(again.output.read_text())
