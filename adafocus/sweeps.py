@@ -246,18 +246,18 @@ def _swept_before(job: Job, drawn: Sequence[dict[str, float]]) -> dict[str, Any]
     for path in (kept(job.output), job.output):
         try:
             found = json.loads(path.read_text("utf-8"))
-            if (
+            same = (
                 SweepBudget(**found["budget"]) == job.budget
                 and found["seed"] == job.seed
                 and [trial["learning_rates"] for trial in found["trials"]] == drawn
                 and job.anew in (None, found.get("anew"))
-            ):
-                record = job.record(found["best"]["trial"])
-                recipe = with_rates(job.recipe, job.stage, found["best"]["learning_rates"])
-                known = found.get("fingerprint")
-            else:
-                continue
+            )
+            record = job.record(found["best"]["trial"])
+            recipe = with_rates(job.recipe, job.stage, found["best"]["learning_rates"])
+            known = found.get("fingerprint")
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if not same:
             continue
         accepted = _accepted(job, recipe, record)
         # Commit 78f3339 left it in the record alone.
