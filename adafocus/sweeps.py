@@ -274,22 +274,18 @@ def _accepted(job: Job, recipe: Recipe, record: Path) -> list[str]:
     from adafocus.training import begin, fingerprint
 
     _, start = begin(recipe, job.stage, job.patch_size, job.init)
-    return [
-        found
-        for precision in (PRECISIONS if job.precision == "auto" else [job.precision])
-        for found in fingerprint.accepted(
-            recipe,
-            job.stage,
-            job.patch_size,
-            seed=job.seed,
-            data=[digest_of(job.data, split) for split in ("train", "val")],
-            sizes=digest_of_sizes(job.data, "train", "val"),
-            start=start,
-            init=job.init,
-            record=record,
-            precision=precision,
-        )
-    ]
+    return fingerprint.accepted(
+        recipe,
+        job.stage,
+        job.patch_size,
+        seed=job.seed,
+        data=[digest_of(job.data, split) for split in ("train", "val")],
+        sizes=digest_of_sizes(job.data, "train", "val"),
+        start=start,
+        init=job.init,
+        record=record,
+        precisions=list(PRECISIONS) if job.precision == "auto" else [job.precision],
+    )
 
 
 def _leave(result: dict[str, Any], output: Path, plot: Path) -> None:
