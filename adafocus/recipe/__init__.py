@@ -1,0 +1,84 @@
+"""The typed recipe: everything that distinguishes one data set's experiment from another's.
+
+A recipe is a YAML file in ``config/recipes/``; ``config/config.yaml`` says which recipes to run and
+where. Both are read into frozen models, one file per topic, which are their schema: an unknown key,
+a wrong type or a value out of range is one line that names the file and the key and says what is
+allowed.
+"""
+
+from adafocus.recipe.config import (
+    CHECKPOINT_NAME,
+    Config,
+    Sweep,
+    load_config,
+    parse_config,
+    parse_micro_batch,
+)
+from adafocus.recipe.data import (
+    ActivityNetFiles,
+    AnnotationFiles,
+    ArchiveSource,
+    Augmentation,
+    FcvidFiles,
+    FolderSource,
+    Frames,
+    GenerateSource,
+    ListedFiles,
+    ManualSource,
+    SplitFiles,
+    TableFile,
+    YoutubeSource,
+)
+from adafocus.recipe.experiment import Recipe, fit
+from adafocus.recipe.loading import find_recipe, load_recipe, load_recipes, parse_recipe
+from adafocus.recipe.model import BackboneRecipe, ModelRecipe, PolicyRecipe
+from adafocus.recipe.section import Metric, MicroBatch, Precision, RecipeError
+from adafocus.recipe.training import (
+    TRAINED_PARTS,
+    HeadTraining,
+    Multiplier,
+    Stages,
+    SweepBudget,
+    Training,
+)
+
+__all__ = [
+    "CHECKPOINT_NAME",
+    "TRAINED_PARTS",
+    "ActivityNetFiles",
+    "AnnotationFiles",
+    "ArchiveSource",
+    "Augmentation",
+    "BackboneRecipe",
+    "Config",
+    "FcvidFiles",
+    "FolderSource",
+    "Frames",
+    "GenerateSource",
+    "HeadTraining",
+    "ListedFiles",
+    "ManualSource",
+    "Metric",
+    "MicroBatch",
+    "ModelRecipe",
+    "Multiplier",
+    "PolicyRecipe",
+    "Precision",
+    "Recipe",
+    "RecipeError",
+    "SplitFiles",
+    "Stages",
+    "Sweep",
+    "SweepBudget",
+    "TableFile",
+    "Training",
+    "YoutubeSource",
+    "find_recipe",
+    "fit",
+    "load_config",
+    "load_recipe",
+    "load_recipes",
+    "parse_config",
+    "parse_micro_batch",
+    "parse_recipe",
+]

@@ -1,0 +1,135 @@
+"""``config/config.yaml``, checked together with the recipes that it names."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from safetensors import SafetensorError, safe_open
+
+from adafocus.recipe.experiment import Recipe, fit
+from adafocus.recipe.loading import find_recipe, load_recipes, parse_recipe
+from adafocus.recipe.section import (
+    MicroBatch,
+    Positive,
+    Precision,
+    RecipeError,
+    Section,
+    read_yaml,
+    validate,
+)
+from adafocus.recipe.training import SweepBudget
+
+
+class Sweep(SweepBudget):
+    """How the workflow sweeps learning rates, and whether it uses what it finds."""
+
+    cpus_per_trial: Positive = 4
+    """At most; as many trials run at once as the job's threads allow."""
+    gpus: Positive = 1
+    """GPUs of a sweep, where there are any and no Ray cluster has its own."""
+    gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of a GPU that one trial takes, so that several may run on one."""
+    use_best: bool = False
+    """Whether stages 1 to 3 are swept and train at the best rates."""
+
+
+class Config(Section):
+    """``config/config.yaml``, the one file that a user edits."""
+
+    data: str = "data"
+    """Folder of videos, frames and split files."""
+    datasets: dict[str, tuple[Positive, ...]]
+    """What `snakemake --cores all` makes: patch sizes by data set."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0
+    gpus: Positive = 1
+    """GPUs that one job of training or evaluation uses, where there are any."""
+    threads: Positive = 8
+    """Most CPU threads that one job uses, for each of its GPUs where it has some."""
+    precision: Precision = "auto"
+    """In which backbones compute in training, see `device.pick_precision`."""
+    micro_batch: MicroBatch = "auto"
+    """Videos of a batch that training takes at a time on each GPU; ``auto`` is all of them, and
+    fewer where the memory asks for it."""
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
+    """Training saves its state after so many, and after every epoch."""
+    anew: Annotated[str, BeforeValidator(str)] | None = None
+    """Any word: what the jobs of a call train, or sweep, is trained from its start, unless that was
+    begun under the same word."""
+    scan_videos: bool = True
+    """Whether planning looks if videos were added, replaced or taken out."""
+    tracking_uri: str = "sqlite:///results/mlflow.db"
+    """MLflow's store; the environment's MLFLOW_TRACKING_URI overrides it."""
+    pretrained: dict[str, str] = {}
+    """Checkpoints to use instead of training them, by their name in results/checkpoints."""
+    sweep: Sweep = Sweep()
+
+
+def load_config(folder: Path) -> tuple[Config, dict[str, Recipe]]:
+    """``config.yaml`` of a folder and all recipes in its ``recipes``. Raises `RecipeError`."""
+    recipes = load_recipes(folder / "recipes")
+    path = folder / "config.yaml"
+    return parse_config(read_yaml(path), recipes, source=str(path)), recipes
+
+
+def parse_config(values: Any, recipes: dict[str, Recipe], source: str) -> Config:
+    """Checks a configuration and that its data sets and patch sizes have recipes."""
+    config = validate(Config, values, source)
+    for dataset, patch_sizes in config.datasets.items():
+        try:
+            for patch_size in patch_sizes:
+                find_recipe(recipes, dataset).check_patch_size(patch_size)
+        except RecipeError as error:
+            raise RecipeError(f"{source}: datasets.{dataset}: {error}") from None
+    for name, path in config.pretrained.items():
+        try:
+            _check_pretrained(name, path, recipes)
+        except RecipeError as error:
+            raise RecipeError(f"{source}: pretrained.{name}: {error}") from None
+    return config
+
+
+def parse_micro_batch(text: str) -> MicroBatch:
+    """``auto``, or a number of videos. Raises `RecipeError` for anything else."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) == 0:
+        raise RecipeError(f"--micro-batch is {text!r}: give a number of videos, or auto")
+    return int(text)
+
+
+CHECKPOINT_NAME = re.compile(
+    r"(?P<dataset>.+)_((?P<part>glancer|focuser)_stage0"
+    r"|(?P<patch_size>\d+)(?P<suffix>_skip[\d.]+(?!_stage1))?_(?P<stage>stage[123]))"
+)
+
+
+def _check_pretrained(name: str, path: str, recipes: dict[str, Recipe]) -> None:
+    """Raises `RecipeError` unless the checkpoint at ``path`` may stand for the one named."""
+    match = CHECKPOINT_NAME.fullmatch(name)
+    if match is None:
+        raise RecipeError(
+            "not a checkpoint's name; it must be like actnet_glancer_stage0,"
+            " actnet_focuser_stage0 or actnet_128_stage1, stage2 or stage3"
+        )
+    recipe = find_recipe(recipes, match["dataset"])
+    patch_size = match["patch_size"] and recipe.check_patch_size(int(match["patch_size"]))
+    recipe = recipe.named(match["suffix"] or "")
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        made_by = parse_recipe(json.loads(metadata["recipe"]), source="its recipe")
+        theirs = (metadata["stage"], json.loads(metadata["patch_size"]))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise RecipeError(f"{path} is not a checkpoint of AdaFocus ({error})") from None
+    ours = (match["part"] or match["stage"], patch_size)
+    for what, its, wanted in (
+        ("stage and patch size", theirs, ours),
+        *fit(made_by, recipe, metadata["stage"]),
+    ):
+        if its != wanted:
+            raise RecipeError(f"{path} is of another {what}: {its}, not {wanted}")

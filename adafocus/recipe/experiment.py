@@ -1,0 +1,182 @@
+"""The recipe as a whole: everything that distinguishes one experiment from another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from adafocus.recipe.data import (
+    Annotations,
+    ArchiveSource,
+    Augmentation,
+    FolderSource,
+    Frames,
+    GenerateSource,
+    ManualSource,
+    Videos,
+    YoutubeSource,
+)
+from adafocus.recipe.model import ModelRecipe
+from adafocus.recipe.section import Cost, Metric, Positive, RecipeError, Section
+from adafocus.recipe.training import Stages, SweepBudget
+
+SKIP = "_skip"
+"""Stands before the cost of a look in the names of models that may skip frames."""
+
+
+class Published(Section):
+    """Figures of the paper for one patch size."""
+
+    top1: float | None = None
+    mAP: float | None = None
+    gflops: float
+    verified: bool = True
+    """False where the figure could not be checked against the paper."""
+
+
+class Peer(Section):
+    """A published figure of another model, or of AdaFocus in another variant."""
+
+    name: str
+    patch_size: Positive | None = None
+    """In pixels, for variants of AdaFocus."""
+    top1: float | None = None
+    mAP: float | None = None
+    gflops: float
+
+
+class Recipe(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    title: str
+    classes: Annotated[int, Field(ge=2)]
+    videos: Videos
+    """How many there are, how many of them may be missing, and how much disk they take."""
+    metric: Metric
+    """Chooses the best epoch and is the one compared with the published figure."""
+    patch_sizes: tuple[Positive, ...]
+    """Side of the patch in pixels."""
+    skip_costs: tuple[Cost, ...] = ()
+    """Costs lambda of a look, for each of which there may be a model that skips frames (AdaFocus+,
+    GRU family)."""
+    source: Annotated[
+        ManualSource | YoutubeSource | ArchiveSource | FolderSource | GenerateSource,
+        Field(discriminator="kind"),
+    ]
+    annotations: Annotations
+    frames: Frames = Frames()
+    augmentation: Augmentation = Augmentation()
+    model: ModelRecipe
+    stages: Stages
+    published: dict[Positive, Published] = {}
+    peers: tuple[Peer, ...] = ()
+    """Figures to compare with, in the same metric."""
+    swept: SweepBudget | None = None
+    """The sweeps that the rates of stages 1 to 3 come from; None where a person chose them. The
+    workflow fills it in, see `adafocus.sweeps`."""
+
+    @model_validator(mode="after")
+    def _patches_fit_the_frame(self) -> Self:
+        if not self.patch_sizes or max(self.patch_sizes) > self.model.frame_size:
+            raise ValueError(
+                f"patch_sizes must be one or more sizes up to frame_size {self.model.frame_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _skipping_is_for_steps(self) -> Self:
+        if self.skip_costs and self.model.family == "tsm":
+            raise ValueError("skip_costs is for the gru family: the tsm family looks once a video")
+        for cost in self.skip_costs:
+            if float(f"{cost:g}") != cost or "e" in f"{cost:g}":
+                raise ValueError(
+                    f"skip_costs: {cost!r} cannot stand in a file's name; give at least 0.0001 and"
+                    " at most six digits"
+                )
+        return self
+
+    def check_patch_size(self, patch_size: int) -> int:
+        """Returns ``patch_size``; raises `RecipeError` where the recipe does not allow it."""
+        if patch_size not in self.patch_sizes:
+            allowed = ", ".join(map(str, self.patch_sizes))
+            raise RecipeError(
+                f"patch size {patch_size} is not in the recipe of {self.name}; allowed: {allowed}"
+            )
+        return patch_size
+
+    def published_beside(self, patch_size: int, accuracy: float) -> dict[str, Any] | None:
+        """The paper's figure for the finished plain model in the data set's metric, and an accuracy
+        minus it in percent points; None where none is published."""
+        published = self.published.get(patch_size)
+        figure = getattr(published, self.metric, None)
+        if published is None or figure is None:
+            return None
+        return {
+            "figure": figure,
+            "gflops": published.gflops,
+            "verified": published.verified,
+            "difference": accuracy - figure,
+        }
+
+    @property
+    def skip_cost(self) -> float | None:
+        """What a look costs the policy; None where it may not skip frames."""
+        return self.stages.stage2.skip_cost
+
+    def skipping(self, cost: float) -> Self:
+        """The recipe of the models that may skip frames at this cost of a look.
+
+        Raises `RecipeError` where the recipe does not allow it.
+        """
+        return self.named(f"{SKIP}{cost!r}" if cost not in self.skip_costs else f"{SKIP}{cost:g}")
+
+    @property
+    def suffixes(self) -> list[str]:
+        """What follows the patch size in the names of the models that may be: nothing for the plain
+        one, such as ``_skip0.02`` for those that skip frames."""
+        return ["", *(f"{SKIP}{cost:g}" for cost in self.skip_costs)]
+
+    def named(self, suffix: str) -> Self:
+        """The recipe of the models with one of these `suffixes`; raises `RecipeError` where it is
+        another."""
+        if suffix not in self.suffixes:
+            allowed = ", ".join(f"{cost:g}" for cost in self.skip_costs) or "none"
+            raise RecipeError(
+                f"skip cost {suffix.removeprefix(SKIP)} is not in the recipe of {self.name};"
+                f" skip_costs: {allowed}"
+            )
+        return self._with_skip_cost(float(suffix.removeprefix(SKIP)) if suffix else None)
+
+    @property
+    def never_skipping(self) -> Self:
+        """The recipe of the plain models, which skip no frame."""
+        return self._with_skip_cost(None)
+
+    def _with_skip_cost(self, cost: float | None) -> Self:
+        stage2 = self.stages.stage2.model_copy(update={"skip_cost": cost})
+        stages = self.stages.model_copy(update={"stage2": stage2})
+        return self.model_copy(update={"stages": stages})
+
+    def write(self, folder: Path) -> Path:
+        """Writes the recipe to a file that `load_recipe` reads, and returns it."""
+        path = folder / f"{self.name}.yaml"
+        path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+        return path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and mappings; `parse_recipe` reads them back."""
+        return self.model_dump(mode="json")
+
+
+def fit(made_by: Recipe, recipe: Recipe, stage: str) -> list[tuple[str, Any, Any]]:
+    """What has to be equal where a stage's checkpoint of one recipe serves another: name, both
+    values."""
+    has_policy = stage in ("stage2", "stage3")
+    return [
+        ("data set", made_by.name, recipe.name),
+        ("number of classes", made_by.classes, recipe.classes),
+        ("model", made_by.model.shaped_by(stage), recipe.model.shaped_by(stage)),
+        *([("skip cost", made_by.skip_cost, recipe.skip_cost)] if has_policy else []),
+    ]

@@ -1,0 +1,56 @@
+"""What all sections of a recipe and of the configuration share: types, and one-line errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0)]
+Cost = Annotated[float, Field(ge=0)]
+Metric = Literal["top1", "top5", "mAP"]
+Precision = Literal["auto", "bf16", "fp32"]
+MicroBatch = Literal["auto"] | Positive
+
+
+class RecipeError(ValueError):
+    """A configuration or recipe that cannot be used; the message is one line fit for a user."""
+
+
+AnySection = TypeVar("AnySection", bound="Section")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_known(cls, values: Any) -> Any:
+        unknown = set(values) - set(cls.model_fields) if isinstance(values, dict) else ()
+        if unknown:
+            allowed = ", ".join(cls.model_fields)
+            raise ValueError(f"unknown key {min(map(str, unknown))!r}; allowed: {allowed}")
+        return values
+
+
+def read_yaml(path: Path) -> Any:
+    """Plain values of a YAML file. Raises `RecipeError` that names the file."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def validate(model: type[AnySection], values: Any, source: str) -> AnySection:
+    """Plain values as a checked section. Raises `RecipeError` that names ``source`` and the key."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as errors:
+        error = errors.errors()[0]
+        where = ".".join(map(str, error["loc"]))
+        what = error["msg"].removeprefix("Value error, ")
+        raise RecipeError(": ".join(filter(None, (source, where, what)))) from None
