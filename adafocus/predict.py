@@ -207,7 +207,7 @@ class Predictor:
 
     def sheet(self, prediction: Prediction, path: Path) -> None:
         """Draws the frames looked at with their patches."""
-        from adafocus.plots import SheetClip, contact_sheet  # here, as matplotlib takes long
+        from adafocus.figures import SheetClip, contact_sheet  # here, as matplotlib takes long
 
         guess = prediction.guesses[0]
         row = SheetClip(
@@ -249,7 +249,7 @@ def _draw(image: Image.Image, step: Step, final: Guess) -> None:
     """Draws the patch as a box and the prediction as a line of text at the top."""
     from matplotlib.font_manager import findfont  # here, as it takes long
 
-    from adafocus.plots import YELLOW
+    from adafocus.figures import YELLOW
 
     canvas = ImageDraw.Draw(image)
     thickness = max(1, image.height // 120)

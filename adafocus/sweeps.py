@@ -290,9 +290,9 @@ def _accepted(job: Job, recipe: Recipe, record: Path) -> list[str]:
 
 def _leave(result: dict[str, Any], output: Path, plot: Path) -> None:
     """Writes a result and its figure."""
-    from adafocus import plots
+    from adafocus import figures
 
-    plots.swept_rates(result, plot, title=f"{output.stem}: learning rates")
+    figures.swept_rates(result, plot, title=f"{output.stem}: learning rates")
     with whole(output) as aside:
         aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     kept(output).unlink(missing_ok=True)

@@ -20,12 +20,12 @@ from adafocus.evaluation import flops
 from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, my_batches
 from adafocus.evaluation.metrics import accuracy
 from adafocus.evaluation.summary import published_figures
+from adafocus.figures import ways_to_spend_less
 from adafocus.files import remove_abandoned, whole
 from adafocus.model.adafocus import AdaFocus, Output
 from adafocus.model.checkpoint import assemble, read
 from adafocus.model.exits import visit_all
 from adafocus.model.patches import SKIPPED
-from adafocus.plots import ways_to_spend_less
 from adafocus.recipe import Recipe
 
 BUDGETS = 16

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from adafocus.figures import run_times
 from adafocus.files import whole
-from adafocus.plots import run_times
 
 JOBS = {
     "download": "download",

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from adafocus.evaluation.result import Result, ResultError
+from adafocus.figures import METRICS, accuracy_against_gflops
 from adafocus.files import remove_abandoned, whole
-from adafocus.plots import METRICS, accuracy_against_gflops
 from adafocus.recipe import Recipe, parse_recipe
 
 HEADINGS = {

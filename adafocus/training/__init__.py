@@ -142,9 +142,9 @@ def train(
         state = resume.read()
 
     def write(history: Sequence[dict[str, float]], facts: Mapping[str, Any]) -> None:
-        from adafocus import plots  # here, as matplotlib would hold up the first batch
+        from adafocus import figures  # here, as matplotlib would hold up the first batch
 
-        plots.training_curves(history, curves, title=name)
+        figures.training_curves(history, curves, title=name)
         tensors, names = _tensors(model, PARTS[stage]), tuple(class_names(data))
         checkpoint.replace(output, Checkpoint(tensors, recipe, stage, patch_size, names, facts))
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adafocus import plots
+from adafocus import figures
 from adafocus.evaluation.predictions import Predictions
+from adafocus.figures import style
+from adafocus.figures.evaluation import MOST_PAIRS
 
 HISTORY = [
     {
@@ -47,7 +49,7 @@ ROW = {
 @pytest.fixture
 def texts(monkeypatch):
     """What a figure says: draws letters as text and reads them."""
-    monkeypatch.setitem(plots.STYLE, "svg.fonttype", "none")
+    monkeypatch.setitem(style.STYLE, "svg.fonttype", "none")
 
     def read(path):
         return [element.text for element in ET.parse(path).iter() if element.tag.endswith("text")]
@@ -56,7 +58,7 @@ def texts(monkeypatch):
 
 
 def test_stage_2_has_what_tells_how_ppo_fares(tmp_path, texts):
-    plots.training_curves(HISTORY, tmp_path / "stage2.svg", "demo_40_stage2")
+    figures.training_curves(HISTORY, tmp_path / "stage2.svg", "demo_40_stage2")
     said = texts(tmp_path / "stage2.svg")
     for name in ("demo_40_stage2", "epoch", "Reward", "Entropy of the policy", "top-1", "value"):
         assert name in said
@@ -73,7 +75,7 @@ def test_other_stages_have_neither_and_one_epoch_is_enough(tmp_path, texts):
     history = [
         {k: v for k, v in HISTORY[0].items() if k.startswith(("epoch", "learn", "loss", "val_"))}
     ]
-    plots.training_curves(history, tmp_path / "stage1.svg", "demo_40_stage1")
+    figures.training_curves(history, tmp_path / "stage1.svg", "demo_40_stage1")
     said = texts(tmp_path / "stage1.svg")
     assert "Learning rate" in said
     assert "Reward" not in said
@@ -83,7 +85,7 @@ def test_other_stages_have_neither_and_one_epoch_is_enough(tmp_path, texts):
 def test_step_curve_names_the_baselines_that_are_known(tmp_path, texts, steps):
     path = tmp_path / "steps.svg"
     baselines = {"random": SCORES, "centre": SCORES, "glancer": SCORES}
-    plots.step_curve([SCORES] * steps, baselines, "mAP", path, "actnet_128_stage3")
+    figures.step_curve([SCORES] * steps, baselines, "mAP", path, "actnet_128_stage3")
     said = " ".join(texts(path))
     assert "mAP (%)" in said
     assert "random patches" in said
@@ -106,8 +108,9 @@ def test_accuracy_against_gflops_draws_the_latest_stage_of_each_data_set(tmp_pat
         {"model": "AdaFocus+", "published": 74.2, "published_gflops": 19.6},
         {"model": "AR-Net", "published": 73.8, "published_gflops": 33.5},
     ]
-    plots.accuracy_against_gflops(rows, {"actnet": published, "demo": []}, tmp_path / "summary.svg")
-    said = texts(tmp_path / "summary.svg")
+    path = tmp_path / "summary.svg"
+    figures.accuracy_against_gflops(rows, {"actnet": published, "demo": []}, path)
+    said = texts(path)
     assert said.count("GFLOPs per video") == 2
     assert said.count("40 px") == said.count("48 px") == said.count("128 px") == 1
     assert said.count("true position") == 1
@@ -136,14 +139,14 @@ def predictions_of(classes, videos=60):
 def test_patch_maps_show_the_classes_that_gain_most_and_least(tmp_path, texts):
     path = tmp_path / "patches.svg"
     found = predictions_of(10)
-    plots.patch_maps(found, 28, 96, 7, "mAP", path, "demo_28_stage3", by_class=True)
+    figures.patch_maps(found, 28, 96, 7, "mAP", path, "demo_28_stage3", by_class=True)
     said = " ".join(texts(path))
     for text in ("left edge of the patch (px)", "share of patches (%)", "x (px)"):
         assert text in said
     assert "Most improved over random patches (mAP)" in said
     assert "+30.0 points, from 50 to 80%" in said and "+0.0 points, from 50 to 50%" in said
     assert said.count(" points, ") == 8
-    plots.patch_maps(found, 28, 96, 7, "mAP", path, "demo_28_stage1", by_class=False)
+    figures.patch_maps(found, 28, 96, 7, "mAP", path, "demo_28_stage1", by_class=False)
     assert "points" not in " ".join(texts(path))
 
 
@@ -151,12 +154,12 @@ def test_patch_maps_show_the_classes_that_gain_most_and_least(tmp_path, texts):
 def test_few_classes_have_few_maps(tmp_path, texts, classes):
     path = tmp_path / "patches.svg"
     found = predictions_of(classes)
-    plots.patch_maps(found, 28, 96, 7, "top1", path, "own_28_stage3", by_class=True)
+    figures.patch_maps(found, 28, 96, 7, "top1", path, "own_28_stage3", by_class=True)
     assert " ".join(texts(path)).count(" points, ") == classes // 2 * 2
 
 
 def test_a_small_confusion_matrix_names_each_class(tmp_path, texts):
-    plots.confusion_matrix(predictions_of(10), tmp_path / "confusion.svg", "demo_28_stage3")
+    figures.confusion_matrix(predictions_of(10), tmp_path / "confusion.svg", "demo_28_stage3")
     said = texts(tmp_path / "confusion.svg")
     assert "9 doing a thing 9 of some kind" in said
     assert said.count("83") == 10 and said.count("17") == 10
@@ -168,9 +171,9 @@ def test_a_large_one_names_the_pairs_that_are_confused_most(tmp_path, texts, wro
     found = predictions_of(239, videos=478)
     if not wrong:
         found = Predictions(**vars(found) | {"predicted": found.labels.argmax(1)})
-    plots.confusion_matrix(found, tmp_path / "confusion.svg", "fcvid_128_stage3")
+    figures.confusion_matrix(found, tmp_path / "confusion.svg", "fcvid_128_stage3")
     said = " ".join(texts(tmp_path / "confusion.svg"))
-    assert said.count(" 1 of 2") == (plots.MOST_PAIRS if wrong else 0)
+    assert said.count(" 1 of 2") == (MOST_PAIRS if wrong else 0)
     assert ("→ 1 doing a thing 1 of some kind" in said) == wrong
     assert (tmp_path / "confusion.svg").stat().st_size < 200_000
 
@@ -181,7 +184,7 @@ def test_run_times_are_in_units_that_fit(tmp_path, texts):
         job | {"dataset": "actnet", "label": "stage 1, 128 px", "seconds": 9000.0},
         job | {"dataset": "demo", "label": "split files", "seconds": 4.0},
     ]
-    plots.run_times(rows, tmp_path / "runtimes.svg")
+    figures.run_times(rows, tmp_path / "runtimes.svg")
     said = [" ".join(text.split()) for text in texts(tmp_path / "runtimes.svg")]
     assert "2.5 h, CPU 30.0 s, 2.5 GB" in said and "4.0 s, CPU 30.0 s, 2.5 GB" in said
     assert "wall-clock time (hours)" in said and "wall-clock time (seconds)" in said
@@ -189,7 +192,7 @@ def test_run_times_are_in_units_that_fit(tmp_path, texts):
 
 def test_the_same_data_give_the_same_file(tmp_path):
     for name in ("a.svg", "b.svg"):
-        plots.training_curves(HISTORY, tmp_path / name, "same")
+        figures.training_curves(HISTORY, tmp_path / name, "same")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
@@ -197,8 +200,8 @@ def test_the_same_data_give_the_same_file(tmp_path):
 def test_contact_sheet_shows_frames_and_boxes_of_their_colour(tmp_path, right):
     frames = np.full((16, 3, 64, 64), 200, np.uint8)
     corners = np.zeros((16, 2), int) + 20
-    clip = plots.SheetClip(frames, corners, "jumping", "running " * 20, right, 0.75)
-    plots.contact_sheet([clip] * 3, 24, tmp_path / "sheet.png", "actnet_128_stage3")
+    clip = figures.SheetClip(frames, corners, "jumping", "running " * 20, right, 0.75)
+    figures.contact_sheet([clip] * 3, 24, tmp_path / "sheet.png", "actnet_128_stage3")
     image = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
 
     def area(colour):
@@ -207,19 +210,19 @@ def test_contact_sheet_shows_frames_and_boxes_of_their_colour(tmp_path, right):
 
     grey = (image == 200).all(-1)
     assert grey.mean() > 0.4
-    assert area(plots.GREEN if right else plots.VERMILLION) > 1000
-    assert area(plots.VERMILLION if right else plots.GREEN) == 0
+    assert area(style.GREEN if right else style.VERMILLION) > 1000
+    assert area(style.VERMILLION if right else style.GREEN) == 0
 
 
 def test_a_sheet_of_the_demo_is_small(tmp_path):
     """Noise is the worst case for the compression."""
     rng = np.random.default_rng(0)
     frames = rng.integers(256, size=(8, 3, 112, 112), dtype=np.uint8)
-    clip = plots.SheetClip(frames, np.zeros((8, 2), int), "3", "8", False, 0.5)
-    plots.contact_sheet([clip] * 6, 40, tmp_path / "sheet.png", "demo_40_stage3")
+    clip = figures.SheetClip(frames, np.zeros((8, 2), int), "3", "8", False, 0.5)
+    figures.contact_sheet([clip] * 6, 40, tmp_path / "sheet.png", "demo_40_stage3")
     assert (tmp_path / "sheet.png").stat().st_size < 500_000
 
 
 def test_a_sheet_without_clips_says_so(tmp_path):
-    plots.contact_sheet([], 24, tmp_path / "sheet.png", "demo_28_stage3: wrong predictions")
+    figures.contact_sheet([], 24, tmp_path / "sheet.png", "demo_28_stage3: wrong predictions")
     assert (np.asarray(Image.open(tmp_path / "sheet.png").convert("L")) < 128).any()

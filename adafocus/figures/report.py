@@ -1,0 +1,230 @@
+"""Of results together, for who compares models and their costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from adafocus.figures.style import (
+    BASELINES,
+    BLANK,
+    BLUE,
+    GREEN,
+    GREY,
+    METRICS,
+    PURPLE,
+    SERIES,
+    STYLE,
+    VERMILLION,
+    save,
+    save_note,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def accuracy_against_gflops(
+    rows: Sequence[Mapping[str, Any]],
+    figures: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: Path,
+) -> None:
+    """Our accuracy and the published ones by cost, one panel per data set.
+
+    Args:
+        rows: those of the summary; of each model the latest stage is drawn, without a budget.
+        figures: published figures by data set: ``model``, ``published`` and ``published_gflops``.
+    """
+    latest: dict[str, dict[tuple[int, float | None], Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["stage"]):
+        if row["budget"] is not None:
+            continue
+        latest.setdefault(row["dataset"], {})[row["patch_size"], row["skip_cost"]] = row
+    with matplotlib.rc_context(STYLE):
+        columns = min(len(latest), 3)
+        lines = math.ceil(len(latest) / columns)
+        figure = Figure(figsize=(max(5.4, 4.0 * columns), 4.0 * lines), layout="constrained")
+        for place, (dataset, models) in enumerate(sorted(latest.items()), start=1):
+            axes = figure.add_subplot(lines, columns, place)
+            drawn = sorted(models.values(), key=lambda row: row["patch_size"])
+            _draw_data_set(axes, dataset, drawn, figures.get(dataset, ()))
+        save(figure, path)
+
+
+def _draw_data_set(
+    axes: Axes,
+    dataset: str,
+    rows: Sequence[Mapping[str, Any]],
+    figures: Sequence[Mapping[str, Any]],
+) -> None:
+    metric = METRICS[rows[0]["metric"]]
+    axes.set(title=dataset, xlabel="GFLOPs per video", ylabel=f"{metric} (%)")
+    costs = [row["gflops"] for row in rows]
+    if skipping := [row for row in rows if row["skip_cost"] is not None]:
+        places = ([row[axis] for row in skipping] for axis in ("gflops", "adafocus"))
+        look = SERIES[2] | {"linestyle": "none"}
+        axes.plot(*places, **look, label="AdaFocus+, measured")
+    rows = [row for row in rows if row["skip_cost"] is None]
+    gflops = [row["gflops"] for row in rows]
+    measured = [row["adafocus"] for row in rows]
+    axes.plot(gflops, measured, **SERIES[0], label="AdaFocus, measured")
+    for row in rows:
+        axes.annotate(
+            f"{row['patch_size']} px",
+            (row["gflops"], row["adafocus"]),
+            (6, -10),
+            textcoords="offset points",
+            bbox=BLANK,
+        )
+    drawn = {"oracle": "^", "random": "v"}
+    for name, marker in drawn.items():
+        label, look = BASELINES[name]
+        values = [row[name] for row in rows]
+        if None not in values:
+            axes.plot(gflops, values, **look, marker=marker, fillstyle="none", label=label)
+    costs += _draw_published(axes, figures)
+    axes.set_xlim(0.85 * min(costs), 1.15 * max(costs))
+    axes.margins(y=0.15)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
+
+
+def _draw_published(axes: Axes, figures: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Published figures, peers by their names; returns their GFLOPs."""
+    families = {"AdaFocus": "*", "AdaFocus+": "P"}
+    for figure in figures:
+        place = (figure["published_gflops"], figure["published"])
+        if figure["model"] not in families:
+            axes.plot(*place, color=GREY, marker="x", linestyle="none")
+            look = {"textcoords": "offset points", "color": GREY, "bbox": BLANK}
+            axes.annotate(figure["model"], place, (5, 3), **look)
+    for model, marker in families.items():
+        points = [
+            (figure["published_gflops"], figure["published"])
+            for figure in figures
+            if figure["model"] == model
+        ]
+        if points:
+            look = {"color": "black", "linestyle": "none", "markersize": 9, "fillstyle": "none"}
+            label = f"{model}, published"
+            axes.plot(*zip(*points, strict=True), **look, marker=marker, label=label)
+    return [figure["published_gflops"] for figure in figures]
+
+
+WAYS = {
+    ("conditional exit", False): ("conditional exit", {"color": BLUE, "linestyle": "-"}),
+    ("random exit", False): ("random exit", {"color": VERMILLION, "linestyle": "-."}),
+    ("fewer frames", False): ("fewer frames", {"color": GREY, "linestyle": ":", "marker": "x"}),
+    ("all frames", True): ("AdaFocus+", {"color": GREEN, "linestyle": "--", "marker": "^"}),
+    ("random frames", True): ("random frames skipped", {"color": VERMILLION, "marker": "v"}),
+    ("conditional exit", True): ("AdaFocus+ and exit", {"color": PURPLE, "linestyle": "-"}),
+}
+"""Label and look of each way to spend less, of models that skip no frames and of those that do."""
+
+
+def ways_to_spend_less(
+    points: pd.DataFrame,
+    figures: Sequence[Mapping[str, Any]],
+    metric: str,
+    path: Path,
+    title: str,
+) -> None:
+    """Accuracy against GFLOPs of all ways to spend less, one panel for each patch size.
+
+    Args:
+        points: a row for each, see `adafocus.evaluation.curves`.
+        figures: published ones: ``model``, ``patch_size``, ``published``, ``published_gflops``.
+        metric: of both.
+    """
+    sizes = sorted(points["patch_size"].unique())
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(5.4, 4.0 * len(sizes)), 4.4), layout="constrained")
+        figure.suptitle(title)
+        panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+        handles = {}
+        for axes, size in zip(panels, sizes, strict=True):
+            axes.set(title=f"patches of {size} px", xlabel="GFLOPs per video")
+            of_size = points[points["patch_size"] == size]
+            whole_model = of_size[of_size["skip_cost"].isna() & (of_size["way"] == "all frames")]
+            look = {"color": BLUE, "marker": "o", "markersize": 7, "linestyle": "none"}
+            axes.plot(whole_model["gflops"], whole_model["accuracy"], **look, label="AdaFocus")
+            for (way, skips), (label, look) in WAYS.items():
+                chosen = of_size[(of_size["way"] == way) & (of_size["skip_cost"].notna() == skips)]
+                # Exits of each model are a line of their own.
+                by = "skip_cost" if way == "conditional exit" and skips else "way"
+                for _, line in chosen.sort_values("gflops").groupby(by):
+                    style = {"markersize": 5, "fillstyle": "none", **look}
+                    axes.plot(line["gflops"], line["accuracy"], **style, label=label)
+                if way == "all frames":
+                    for number, row in enumerate(chosen.sort_values("gflops").itertuples()):
+                        place = (row.gflops, row.accuracy)
+                        # In turns below and above, as costs may differ little.
+                        offset = (4, 6 if number % 2 else -12)
+                        text = f"{row.skip_cost:g}"
+                        axes.annotate(text, place, offset, textcoords="offset points", bbox=BLANK)
+            of_others = [row for row in figures if row["patch_size"] in (None, size)]
+            _draw_published(axes, of_others)
+            found, labels = axes.get_legend_handles_labels()
+            handles |= dict(zip(labels, found, strict=True))
+        panels[0].set_ylabel(f"{METRICS[metric]} (%)")
+        columns = min(2 * len(sizes), 4)
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
+        save(figure, path)
+
+
+def run_times(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Wall-clock time of each job as bars, one panel per data set.
+
+    Args:
+        rows: as in ``results/runtimes.csv``, in the order in which to draw them.
+    """
+    if not rows:
+        return save_note("no run times", path)
+    panels: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        panels.setdefault(row["dataset"], []).append(row)
+    with matplotlib.rc_context(STYLE | {"axes.grid.axis": "x"}):
+        tall = [0.9 + 0.24 * len(jobs) for jobs in panels.values()]
+        figure = Figure(figsize=(8, sum(tall)), layout="constrained")
+        columns = figure.subplots(len(panels), 1, squeeze=False, height_ratios=tall)[:, 0]
+        for axes, (dataset, jobs) in zip(columns, panels.items(), strict=True):
+            total = sum(job["seconds"] for job in jobs)
+            unit, length = _time_unit(max(job["seconds"] for job in jobs))
+            longest = max(job["seconds"] for job in jobs) / length
+            axes.set(
+                title=f"{dataset}: {_duration(total)} of wall-clock time in all",
+                xlabel=f"wall-clock time ({unit})",
+                xlim=(0, 1.45 * longest),
+                ylim=(len(jobs) - 0.4, -0.6),
+            )
+            axes.barh(range(len(jobs)), [job["seconds"] / length for job in jobs], color=BLUE)
+            axes.set_yticks(range(len(jobs)), [job["label"] for job in jobs])
+            axes.tick_params(axis="y", length=0)
+            for place, job in enumerate(jobs):
+                text = f"  {_duration(job['seconds'])}"
+                if job["cpu_seconds"] is not None:
+                    text += f", CPU {_duration(job['cpu_seconds'])}"
+                if job["peak_memory_mb"] is not None:
+                    text += f", {job['peak_memory_mb'] / 1000:.1f} GB"
+                axes.text(job["seconds"] / length, place, text, va="center", fontsize=7)
+        save(figure, path)
+
+
+def _time_unit(seconds: float) -> tuple[str, int]:
+    """The unit that fits a time, and its length in seconds."""
+    return next(
+        (name, length)
+        for name, length in (("hours", 3600), ("minutes", 60), ("seconds", 1))
+        if seconds >= 2 * length or length == 1
+    )
+
+
+def _duration(seconds: float) -> str:
+    unit, length = _time_unit(seconds)
+    short = {"hours": "h", "minutes": "min", "seconds": "s"}[unit]
+    return f"{seconds / length:.1f} {short}"
