@@ -143,5 +143,9 @@ def name_what_fills_memory(advice: str) -> Iterator[None]:
         with shared_memory.named():
             yield
     except torch.OutOfMemoryError as error:
-        reason = str(error).partition(". ")[0]
-        raise ValueError(f"the GPU's memory is full ({reason}): {advice}") from error
+        raise ValueError(f"the GPU's memory is full ({reason_of(error)}): {advice}") from error
+
+
+def reason_of(full: torch.OutOfMemoryError) -> str:
+    """The first sentence of what torch says."""
+    return str(full).partition(". ")[0]

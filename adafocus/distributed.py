@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from adafocus.locks import LOOK_EVERY, Lock
 
 PATIENCE = timedelta(hours=2)
 """For processes that wait for the others, such as while the first reads or writes a large file."""
+LATE = timedelta(minutes=10)
+"""For a process whose memory is full, which the others meet before the end of a batch."""
 
 
 @contextmanager
@@ -173,34 +175,82 @@ def of_first(value: Any) -> Any:
     return values[0]
 
 
+# --- a full memory ----------------------------------------------------------------------------
+
+
+class FullElsewhere(torch.OutOfMemoryError):
+    """The memory of another process's GPU is full."""
+
+
+def meet() -> None:
+    """Waits for all processes; raises `FullElsewhere` where one comes by `tell_full`."""
+    if any(most(0)):
+        raise FullElsewhere("CUDA out of memory in another process. It has said more")
+
+
+def tell_full() -> bool:
+    """Lets the others' next `meet` raise `FullElsewhere`; returns whether they came there."""
+    if size() == 1:
+        return True
+    work = dist.all_reduce(torch.tensor([1]), dist.ReduceOp.MAX, async_op=True)
+    try:
+        return work.wait(LATE)
+    except RuntimeError:
+        return False
+
+
+@contextmanager
+def meeting_at(norms: list[nn.Module]) -> Iterator[None]:
+    """Lets processes `meet` before each of these batch norms puts statistics or their gradients
+    together, where they would wait without end for one whose memory is full."""
+
+    def before(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        meet()
+
+    def after(norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: meet())
+
+    hooks = [norm.register_forward_pre_hook(before) for norm in norms]
+    hooks += [norm.register_forward_hook(after) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 # --- modules ----------------------------------------------------------------------------------
 
 
-def synchronized(module: nn.Module) -> nn.Module:
-    """The module with gradients that are averaged over processes after each backward pass."""
-    if size() == 1:
-        return module
-    # Not every loss reaches every weight: in stage 1 none reaches the focuser's own head.
-    return nn.parallel.DistributedDataParallel(
-        module, broadcast_buffers=False, find_unused_parameters=True
-    )
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Gives each process the mean of all processes' gradients.
 
-
-def not_yet(module: nn.Module) -> AbstractContextManager[None]:
-    """Within the block, backward passes leave each process its own gradients."""
-    return module.no_sync() if size() > 1 else nullcontext()
-
-
-def share_statistics(module: nn.Module) -> None:
-    """Lets batch norms in train mode see the whole batch."""
-    if size() == 1:
+    All at once when the backward passes are done, not during them as DistributedDataParallel does:
+    a process whose memory is full there keeps none waiting.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if size() == 1 or not gradients:
         return
+    means = mean(torch.cat([gradient.flatten() for gradient in gradients]))
+    lengths = [gradient.numel() for gradient in gradients]
+    for gradient, values in zip(gradients, means.split(lengths), strict=True):
+        gradient.copy_(values.view_as(gradient))
+
+
+def share_statistics(module: nn.Module) -> list[nn.Module]:
+    """Lets batch norms in train mode see the whole batch; returns them."""
+    norms: list[nn.Module] = []
+    if size() == 1:
+        return norms
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, _BatchNorm):
                 on_gpu = next(child.parameters()).is_cuda
                 shared = nn.SyncBatchNorm if on_gpu else CpuSyncBatchNorm
-                setattr(parent, name, _like(child, shared))
+                norms.append(_like(child, shared))
+                setattr(parent, name, norms[-1])
+    return norms
 
 
 def _like(norm: _BatchNorm, kind: type[_BatchNorm]) -> _BatchNorm:

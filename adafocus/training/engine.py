@@ -12,10 +12,8 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import pairwise
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, Self
 
@@ -37,6 +35,7 @@ from adafocus.model.adafocus import AdaFocus
 from adafocus.recipe import TRAINED_PARTS, Config, HeadTraining, Metric, MicroBatch, Training
 from adafocus.signals import Stop, Stopped
 from adafocus.training.optimizer import build_optimizer, schedule
+from adafocus.training.parts import InParts, Parts, at_once
 from adafocus.training.resume import ResumeFile
 
 CHECKPOINT_MINUTES: float = Config.model_fields["checkpoint_minutes"].default
@@ -74,8 +73,12 @@ class Stage(ABC):
     least = 1
     """Videos that a part of a batch must have."""
 
-    def prepare(self, batch: Batch) -> Videos:
-        """What all steps on a batch start from, computed once, without gradients."""
+    def prepare(self, batch: Batch, in_parts: InParts = at_once) -> Videos:
+        """What all steps on a batch start from, computed once, without gradients.
+
+        Args:
+            in_parts: does what needs much memory.
+        """
         return batch
 
     @abstractmethod
@@ -146,8 +149,7 @@ class Progress:
 
 
 @name_what_fills_memory(
-    "let fewer videos go through at a time, by micro_batch in config/config.yaml (--micro-batch);"
-    " the rollout of stage 2 is of the whole batch, for which a larger card is needed"
+    "let fewer videos go through at a time, by micro_batch in config/config.yaml (--micro-batch)"
 )
 def fit(
     stage: Stage,
@@ -169,7 +171,8 @@ def fit(
     A batch goes through in parts where its maps would not fit into the device's memory, and the
     gradients of the parts add up to those of the whole batch, of which all random numbers are
     drawn. Two things are each part's own: the statistics of batch norms that learn, which also
-    move their running means once a part, and the masks of dropout.
+    move their running means once a part, and the masks of dropout. `Parts` says what several
+    processes do.
 
     Args:
         clips: training batches, drawn by an `EpochSampler`.
@@ -181,8 +184,8 @@ def fit(
         on_epoch: is given each epoch's row, those of a resumed run included.
         checkpoint_minutes: the state is saved after so many, and after every epoch.
         precision: in which the backbones compute; all else does in float32.
-        micro_batch: videos of a batch that go through at a time; ``auto`` is all of them, and half
-            as many each time that the GPU's memory is full.
+        micro_batch: videos of a batch that go through at a time in each process; ``auto`` is all of
+            them, and half as many each time that the GPU's memory is full.
 
     Raises:
         Stopped: after a signal, when the step is done and the state is saved.
@@ -192,8 +195,7 @@ def fit(
     """
     model = stage.model.to(device, memory_format=torch.channels_last)
     model.set_precision(precision)
-    for part in stage.parts.values():
-        distributed.share_statistics(part)
+    norms = [norm for part in stage.parts.values() for norm in distributed.share_statistics(part)]
     stage.train_mode()
     optimizer = build_optimizer(stage.training, stage.parts)
     factor = schedule(stage.training, len(clips))
@@ -209,6 +211,7 @@ def fit(
         state=state,
         interval=60 * checkpoint_minutes,
         micro_batch=micro_batch,
+        norms=norms,
     )
     progress = run.progress
     for row in progress.history:
@@ -236,6 +239,7 @@ def fit(
                 scores = validate(
                     stage, validation, device, seed, run.predict, between=run.end_if_asked
                 )
+                run.parts.agree()
                 row |= {f"val_{k}": v for k, v in scores.items()}
                 bar.set_postfix({"epoch": epoch + 1, metric: f"{scores[metric]:.1f}"})
             row["seconds"] = progress.begun.seconds + time.monotonic() - started
@@ -251,18 +255,6 @@ def fit(
             run.end_if_asked()
     model.load_state_dict(progress.best_tensors, strict=False)
     return progress
-
-
-class _Step(nn.Module):
-    """The trained parts as one module, whose forward pass is a stage's loss."""
-
-    def __init__(self, stage: Stage) -> None:
-        super().__init__()
-        self.parts = nn.ModuleDict(stage.parts)
-        self.loss = stage.loss
-
-    def forward(self, videos: Videos) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.loss(videos)
 
 
 class _Run:
@@ -281,6 +273,7 @@ class _Run:
         state: Mapping[str, Any] | None,
         interval: float,
         micro_batch: MicroBatch,
+        norms: list[nn.Module],
     ) -> None:
         assert isinstance(clips.sampler, EpochSampler)
         self.stage, self.clips, self.device, self.seed = stage, clips, device, seed
@@ -290,9 +283,9 @@ class _Run:
         self.saved = time.monotonic()
         self.stop = Stop()
         self.losses = _Losses()
-        self.step = distributed.synchronized(_Step(stage))
         self.progress = self._resumed(state)
-        self.micro_batch = micro_batch
+        modules = stage.parts.values()
+        self.parts = Parts(self.progress, micro_batch, stage.least, modules, norms)
 
     def train(self, bar: tqdm) -> dict[str, float]:
         """What is left of an epoch; returns the means of what the stage logs over all of it, and
@@ -305,15 +298,15 @@ class _Run:
         for items, total in zip(meter.watch(self.clips), totals, strict=True):
             own = distributed.share(total)
             draws = Draws(self.seed, self.progress.epoch + 1, part.batches, total, own)
-            draws.seed_dropout(distributed.rank())
-            videos = stage.prepare(Batch.of(items, self.device, draws))
+            videos = stage.prepare(Batch.of(items, self.device, draws), self.parts.on_batch)
             finite = torch.ones((), dtype=torch.bool, device=self.device)
             for _ in range(stage.steps):
-                logs = self._learn(videos, own.stop - own.start)
+                logs = self._learn(videos, draws)
                 finite &= logs["loss"].isfinite()
                 part.steps += 1
                 for name, value in logs.items():
                     part.sums[name] = part.sums.get(name, 0) + value
+            self.parts.proven = True
             self.scheduler.step()
             bar.update()
             part.batches += 1
@@ -329,71 +322,36 @@ class _Run:
         part.seconds = meter.seconds
         return means | meter.figures(part.videos)
 
-    def in_parts(self, videos: int) -> list[slice]:
-        """As even parts of so many videos as go through at a time."""
-        asked = videos if self.micro_batch == "auto" else self.micro_batch
-        at_once = min(asked, self.progress.micro_batch or videos)
-        parts = min(-(-videos // at_once), max(videos // self.stage.least, 1))
-        ends = [videos * part // parts for part in range(parts + 1)]
-        return [slice(*ends) for ends in pairwise(ends)]
-
     def predict(self, batch: Batch) -> Tensor:
         """Logits (B, K) of whole videos, in parts."""
-        count = len(batch.index)
-        while True:
-            try:
-                parts = [self.stage.predict(batch.part(rows)) for rows in self.in_parts(count)]
-                return torch.cat(parts)
-            except torch.OutOfMemoryError as error:
-                full = error
-            self._halve(count, full)
 
-    def _learn(self, videos: Videos, count: int) -> dict[str, Tensor]:
-        """One optimizer step on ``count`` videos; what the stage logs of them, in float64."""
+        def predictions(parts: list[slice]) -> Tensor:
+            return torch.cat([self.stage.predict(batch.part(rows)) for rows in parts])
+
+        return self.parts.alone(len(batch.index), predictions)
+
+    def _learn(self, videos: Videos, draws: Draws) -> dict[str, Tensor]:
+        """One optimizer step on a batch; what the stage logs of it, in float64."""
         clip = self.stage.training.clip_gradient
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        while True:
-            try:
-                logs = self._backward(videos, count)
-                break
-            except torch.OutOfMemoryError as error:
-                full = error
-            self._halve(count, full)
+        logs = self.parts.together(draws, partial(self._backward, videos))
+        distributed.average_gradients(parameters)
         if clip is not None:
             nn.utils.clip_grad_norm_(parameters, clip)
         self.optimizer.step()
         return logs
 
-    def _backward(self, videos: Videos, count: int) -> dict[str, Tensor]:
+    def _backward(self, videos: Videos, parts: list[slice]) -> dict[str, Tensor]:
         """Gradients of the mean loss, added up over parts; what the stage logs."""
         self.optimizer.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
-        parts = self.in_parts(count)
         for rows in parts:
-            share = (rows.stop - rows.start) / count
-            last = rows is parts[-1]
-            # The processes put their gradients together once, in the last backward pass.
-            with nullcontext() if last else distributed.not_yet(self.step):
-                loss, logs = self.step(videos if len(parts) == 1 else videos.part(rows))
-                (loss * share).backward()
+            share = (rows.stop - rows.start) / parts[-1].stop
+            loss, logs = self.stage.loss(videos if len(parts) == 1 else videos.part(rows))
+            (loss * share).backward()
             for name, value in logs.items():
                 means[name] = means.get(name, 0) + value.detach().double() * share
         return means
-
-    def _halve(self, count: int, full: torch.OutOfMemoryError) -> None:
-        """Takes half as many videos at a time from now on; raises ``full`` where it cannot."""
-        before = _longest(self.in_parts(count))
-        self.progress.micro_batch = max(before // 2, self.stage.least)
-        # Of several processes none knows that another's memory is full.
-        if distributed.size() > 1 or _longest(self.in_parts(count)) == before:
-            raise full
-        full.__traceback__ = None  # which holds what fills the memory
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.cuda.empty_cache()
-        distributed.say(
-            f"the GPU's memory is full with {before} videos at a time: going on with"
-            f" {self.progress.micro_batch}, whose gradients add up to those of the whole batch"
-        )
 
     def end_if_asked(self) -> None:
         """Between two batches: saves the state where it is time, and raises `Stopped` after a
@@ -471,10 +429,6 @@ class _Run:
         """The batch that was the last."""
         epoch, batch = self.progress.epoch, self.progress.begun.batches
         return f"batch {batch} of epoch {epoch + 1}" if batch else f"epoch {epoch}"
-
-
-def _longest(parts: list[slice]) -> int:
-    return max(rows.stop - rows.start for rows in parts)
 
 
 class _Losses:

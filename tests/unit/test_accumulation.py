@@ -70,12 +70,20 @@ def crowded(stage, room):
     """A stage whose device has room for so many videos at a time."""
     sizes = []
 
+    def see(rows):
+        sizes.append(rows)
+        if rows > room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
     class Crowded(STAGES[stage]):
+        def prepare(self, batch, in_parts):
+            def on_parts(batch, work):
+                return in_parts(batch, lambda part: (see(len(part.index)), work(part))[1])
+
+            return super().prepare(batch, on_parts)
+
         def loss(self, videos):
-            rows = len((videos.rollout if stage == "stage2" else videos)[0])
-            sizes.append(rows)
-            if rows > room:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            see(len((videos.rollout if stage == "stage2" else videos)[0]))
             return super().loss(videos)
 
     return Crowded, sizes
@@ -87,7 +95,7 @@ def test_a_full_memory_halves_the_part_and_goes_on(folder, tmp_path, stage, caps
     expected, _ = run(recipe, stage, folder, tmp_path / "a.pt", batch_size=BATCH, micro_batch=2)
     small, sizes = crowded(stage, room=2)
     weights, _ = run(recipe, small, folder, tmp_path / "b.pt", batch_size=BATCH)
-    # Whole, then two at a time in even parts, and so from then on.
+    # Whole, then two at a time in even parts, and so from then on; the rollout of stage 2 first.
     assert sizes[:5] == [5, 1, 2, 2, 1]
     assert "going on with 2" in capsys.readouterr().out
     for key, weight in expected.items():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from socket import socket
 
@@ -91,6 +92,31 @@ def test_a_signal_to_one_process_stops_all_after_the_same_batch(together):
 def test_a_loss_that_is_not_finite_names_the_videos_of_all_processes(together, alone):
     assert "after batch 2 of epoch 1, of the videos train" in alone["broken"]
     assert together["broken"].partition(": look")[0] == alone["broken"].partition(": look")[0]
+
+
+@pytest.mark.parametrize("where", ["backward", "rollout", "later"])
+def test_where_the_memory_of_one_process_is_full_all_go_on_in_smaller_parts(together, where):
+    assert together[f"{where} left"] == [1, 0]  # of times that it shall be full
+    (weights, rows), (expected, expected_rows) = (
+        together[f"{where} {what}"] for what in ("full", "expected")
+    )
+    if where == "later":  # whose first batch was whole
+        close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
+        for name, tensor in expected.items():
+            close(weights[name], tensor)
+        return
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+    for row, expected_row in zip(rows, expected_rows, strict=True):
+        assert all(row[name] == expected_row[name] for name in row.keys() - TIMINGS)
+
+
+def test_a_validation_that_does_not_fit_into_one_process_is_told_to_all(together):
+    # The first epoch's batch was whole, the second's in two parts.
+    assert together["validation losses"] == [3, 3]
+
+
+def test_no_room_for_one_video_in_one_process_ends_all(together):
+    assert "memory is full (CUDA out of memory in another process)" in together["no room"]
 
 
 def test_two_machines_train_one_model(folder, tmp_path):

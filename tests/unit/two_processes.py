@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from noise import tiny_recipe
 from test_engine import CPU, run
+from torch import nn
 
 from adafocus.data.batches import EpochSampler, loader
 from adafocus.data.clips import Clips
-from adafocus.distributed import is_first, joined, rank
+from adafocus.distributed import gather_lists, is_first, joined, rank
 from adafocus.evaluation.exits import calibrate
 from adafocus.evaluation.measurement import measure
 from adafocus.model.adafocus import build
@@ -25,7 +26,7 @@ from adafocus.model.exits import ConditionalExit
 from adafocus.recipe import Recipe
 from adafocus.signals import Stopped
 from adafocus.training import STAGES
-from adafocus.training.engine import TrainingError
+from adafocus.training.engine import Stage, TrainingError
 
 VIDEOS = {"train": 12, "val": 5}
 """The last batch of a validation is of one video, which two processes cannot share."""
@@ -50,6 +51,91 @@ def steady_recipe(family: str) -> Recipe:
             "model": recipe.model.model_copy(update={"classifier": classifier}),
         }
     )
+
+
+FULL = "CUDA out of memory. Tried to allocate 20.00 GiB."
+
+
+def crowded(stage: str, where: str, process: int = 1, times: int = 1) -> type[Stage]:
+    """A stage during which the memory of one of both processes is full.
+
+    Args:
+        where: ``rollout``, ``backward``: in the middle of the first, ``later``: after the first
+            batch, or ``validation``.
+        times: so often.
+    """
+
+    class Crowded(STAGES[stage]):
+        left, losses = times, 0
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            if where == "backward":
+                convolutions = [
+                    module
+                    for part in self.parts.values()
+                    for module in part.modules()
+                    if isinstance(module, nn.Conv2d)
+                ]
+                middle = convolutions[len(convolutions) // 2]
+                middle.weight.register_hook(lambda gradient: self.fill())
+
+        def fill(self) -> None:
+            if rank() == process and self.left:
+                Crowded.left -= 1
+                raise torch.OutOfMemoryError(FULL)
+
+        def prepare(self, batch, in_parts):
+            def on_parts(batch, work):
+                return in_parts(batch, lambda part: (work(part), self.fill())[0])
+
+            return super().prepare(batch, on_parts if where == "rollout" else in_parts)
+
+        def loss(self, videos):
+            Crowded.losses += 1
+            if where == "later" and self.losses > 1:
+                self.fill()
+            return super().loss(videos)
+
+        def predict(self, batch):
+            if where == "validation" and not self.model.training:
+                self.fill()
+            return super().predict(batch)
+
+    return Crowded
+
+
+def with_full_memory(folder: Path, kept: Path) -> dict[str, Any]:
+    """What comes of stages during which the memory of one process is full, and what should."""
+    done: dict[str, Any] = {}
+    for stage, family, where in (
+        ("stage1", "gru", "backward"),
+        ("stage2", "tsm", "rollout"),
+        ("stage3", "gru", "later"),
+    ):
+        # A batch norm over videos needs two.
+        batch_size = 8 if where == "rollout" else 4
+        recipe, full = steady_recipe(family), crowded(stage, where)
+        for name, what, parts in (
+            ("full", full, "auto"),
+            ("expected", stage, batch_size // 4),
+        ):
+            file = kept / f"{stage}_{name}.pt"
+            done[f"{where} {name}"] = run(
+                recipe, what, folder, file, batch_size=batch_size, micro_batch=parts
+            )
+        done[f"{where} left"] = gather_lists([full.left])
+
+    # All videos are in one batch, which the first process validates, and so is the whole training.
+    full = crowded("stage1", "validation", process=0)
+    run(steady_recipe("gru"), full, folder, kept / "validation.pt", batch_size=8)
+    done["validation losses"] = gather_lists([full.losses])
+    try:
+        none = crowded("stage3", "later", times=9)
+        run(steady_recipe("gru"), none, folder, kept / "none.pt", batch_size=4)
+    except ValueError as error:
+        done["no room"] = str(error)
+    return done
 
 
 def everything(folder: Path, kept: Path) -> dict[str, Any]:
@@ -119,6 +205,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     data, out = map(Path, sys.argv[1:])
     with joined("cpu"):
-        found = everything(data, out)
+        found = everything(data, out) | with_full_memory(data, out)
         if is_first():
             torch.save(found, out / "found.pt")
