@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,11 +111,15 @@ class Step(NamedTuple):
             parts: ends after so many parts of the batch.
         """
         count = len(batch.labels)
-        videos, part = stage.prepare(batch), min(self.part or count, count)
-        for first in range(0, count, part)[:parts]:
-            loss, _ = stage.loss(
-                videos if part == count else videos.part(slice(first, first + part))
-            )
+        part = min(self.part or count, count)
+        slices = [slice(first, first + part) for first in range(0, count, part)]
+
+        def in_parts(batch: Batch, work: Callable[[Batch], Any]) -> list[Any]:
+            return [work(batch if part == count else batch.part(rows)) for rows in slices]
+
+        videos = stage.prepare(batch, in_parts)
+        for rows in slices[:parts]:
+            loss, _ = stage.loss(videos if part == count else videos.part(rows))
             loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

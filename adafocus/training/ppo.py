@@ -66,6 +66,13 @@ def rollout(model: AdaFocus, batch: Batch, skip_cost: float) -> Rollout:
     )
 
 
+def joined(rollouts: list[Rollout]) -> Rollout:
+    """The rollout of all videos of a batch, made of those of its parts."""
+    if len(rollouts) == 1:
+        return rollouts[0]
+    return Rollout(*(torch.cat(tensors) for tensors in zip(*rollouts, strict=True)))
+
+
 def contrast(logits: Tensor, baseline: Tensor, target: Tensor) -> Tensor:
     """The reward: how much likelier the truth is after the policy's patch than after a random one.
 

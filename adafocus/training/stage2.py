@@ -11,6 +11,7 @@ from adafocus.data.batches import Batch
 from adafocus.model.policy import GaussianPolicy
 from adafocus.training import ppo
 from adafocus.training.engine import Stage
+from adafocus.training.parts import InParts, at_once
 
 
 class Experience(NamedTuple):
@@ -43,9 +44,11 @@ class Stage2(Stage):
         """A batch norm over videos needs two."""
         return 2 if isinstance(self.model.policy, GaussianPolicy) else 1
 
-    def prepare(self, batch: Batch) -> Experience:
+    def prepare(self, batch: Batch, in_parts: InParts = at_once) -> Experience:
         training = self.training
-        rollout = ppo.rollout(self.frozen, batch, training.skip_cost or 0.0)
+        rollout = ppo.joined(
+            in_parts(batch, lambda part: ppo.rollout(self.frozen, part, training.skip_cost or 0.0))
+        )
         returns = ppo.standardized(ppo.discounted_returns(rollout.reward, training.discount))
         logs = {
             "reward": rollout.reward.mean(),

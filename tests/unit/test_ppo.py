@@ -114,6 +114,15 @@ def test_the_rollouts_reward_equals_a_loop_over_steps(recipe, batch):
             assert torch.allclose(rollout.reward[:, step], gained, atol=1e-6)
 
 
+def test_a_rollout_made_in_parts_is_that_of_the_whole_batch(recipe, batch):
+    model = build(recipe, 32).eval()
+    whole = ppo.rollout(model, batch, 0.0)
+    parts = [ppo.rollout(model, batch.part(rows), 0.0) for rows in (slice(0, 1), slice(1, 3))]
+    for found, expected in zip(ppo.joined(parts), whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert ppo.joined([whole]) is whole
+
+
 def test_one_pass_has_ratio_one(recipe, batch):
     model = build(recipe, 32).eval()
     rollout = ppo.rollout(model, batch, 0.0)
