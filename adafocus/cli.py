@@ -38,7 +38,10 @@ Anew = Annotated[
 ]
 Budget = Annotated[
     float | None,
-    typer.Option(min=0, help="GFLOPs per video: leave those early that are sure; GRU family."),
+    typer.Option(
+        min=0,
+        help="GFLOPs per video: leave those early that are sure; not for sthv1, sthv2.",
+    ),
 ]
 TrackingUri = Annotated[
     str, typer.Option(help="MLflow's store; MLFLOW_TRACKING_URI in the environment goes before it.")

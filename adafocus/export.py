@@ -41,10 +41,10 @@ class _Exported(nn.Module):
 def export_onnx(checkpoint: Path, output: Path) -> None:
     """Writes a checkpoint's model as ONNX, for batches of any size.
 
-    Inputs: ``frames``, float32 (B, T, 3, S, S) normalised with ImageNet's mean and std, and in the
-    TSM family ``glance``, likewise. Outputs: ``logits`` (B, S, K) and ``corners`` (B, S, 2), as
-    `Output`. A model that skips frames gives the same, but takes its full time. Class names, patch
-    size and normalisation are the file's metadata.
+    Inputs: ``frames``, float32 (B, T, 3, S, S) normalised with ImageNet's mean and std, and
+    ``glance``, likewise, where the glancer sees other frames. Outputs: ``logits`` (B, S, K) and
+    ``corners`` (B, S, 2), as `Output`. A model that skips frames gives the same, but takes its
+    full time. Class names, patch size and normalisation are the file's metadata.
 
     Raises:
         CheckpointError: where the checkpoint cannot be used or has no policy.

@@ -131,7 +131,7 @@ class Predictor:
             store = extract_alone(self.recipe.frames, video, Path(folder))
             count = count_frames(store)
             looked_at, glanced_at = (
-                sample_val(count, segments, shape.family) if segments else []
+                sample_val(count, segments, shape.padding) if segments else []
                 for segments in (shape.frames, shape.glance_frames)
             )
             frames = read_frames(store, [*looked_at, *glanced_at])

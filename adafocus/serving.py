@@ -44,8 +44,8 @@ class Classifier:
         """Classifies videos.
 
         Args:
-            frames: uint8 RGB (B, T, 3, H, W), T and H = W as the model's signature says. The TSM
-                family takes ``{"frames": ..., "glance": ...}``.
+            frames: uint8 RGB (B, T, 3, H, W), T and H = W as the model's signature says. A model
+                that glances at other frames takes ``{"frames": ..., "glance": ...}``.
             params: none are known; MLflow passes it.
 
         Returns:

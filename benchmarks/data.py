@@ -197,7 +197,7 @@ class PilClips(Dataset):
         epoch, number = key
         model, augmentation = self.recipe.model, self.recipe.augmentation
         rng = np.random.default_rng((0, epoch, number))
-        indices = sample_train(self.frames, model.frames, "gru", rng)
+        indices = sample_train(self.frames, model.frames, "last", rng)
         files = [self.folder / "plain" / f"{number:03d}" / f"{n + 1:06d}.jpg" for n in indices]
         images = [Image.open(file).convert("RGB") for file in files]
         y, x, height, width = draw_crop(images[0].height, images[0].width, augmentation.scales, rng)

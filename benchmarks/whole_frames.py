@@ -23,7 +23,7 @@ class WholeFrames(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         shape = recipe.model
-        shifted = shape.family == "tsm"
+        shifted = shape.shift
         self.frames = TSM_FRAMES if shifted else shape.frames
         self.backbone = backbone(shape.focuser, recipe.classes, self.frames if shifted else None)
 

@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     frames: Tensor
     """uint8 (B, T, 3, S, S)."""
     glance: Tensor
-    """What the glancer sees, likewise; in the GRU family the same tensor."""
+    """What the glancer sees, likewise; the same tensor where it sees the same frames."""
     target: Tensor
     """float32 (B, K): a distribution over classes, uniform over a video's labels."""
     labels: Tensor
@@ -54,7 +54,7 @@ class Batch(NamedTuple):
         return cls(frames, glance, target, labels, on_device["index"], positions, draws)
 
     def in_order(self, order: Sequence[int]) -> Batch:
-        """The same with its frames in another order (GRU family)."""
+        """The same with its frames in another order, of which the glancer sees all."""
         frames = self.frames[:, order]
         positions = None if self.positions is None else self.positions[:, order]
         return self._replace(frames=frames, glance=frames, positions=positions)

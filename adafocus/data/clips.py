@@ -12,7 +12,7 @@ from functools import partial
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -25,28 +25,32 @@ from adafocus.data.store import Crop, read_frames
 from adafocus.files import WriteError
 from adafocus.recipe import Augmentation, Recipe
 
+Padding = Literal["last", "first"]
+
 # --- sampling ---------------------------------------------------------------------------------
 
 
-def sample_train(frames: int, segments: int, family: str, rng: np.random.Generator) -> np.ndarray:
+def sample_train(
+    frames: int, segments: int, padding: Padding, rng: np.random.Generator
+) -> np.ndarray:
     """Indices ``(segments,)``, one drawn from each of as many equal segments of the video."""
     if frames < segments:
-        return _sample_short(frames, segments, family)
+        return _sample_short(frames, segments, padding)
     length = frames // segments
     return np.arange(segments) * length + rng.integers(length, size=segments)
 
 
-def sample_val(frames: int, segments: int, family: str) -> np.ndarray:
+def sample_val(frames: int, segments: int, padding: Padding = "last") -> np.ndarray:
     """Indices ``(segments,)``, the middle of each of as many equal segments of the video."""
     if frames < segments:
-        return _sample_short(frames, segments, family)
+        return _sample_short(frames, segments, padding)
     tick = frames / segments
     return (tick / 2 + tick * np.arange(segments)).astype(int)
 
 
-def _sample_short(frames: int, segments: int, family: str) -> np.ndarray:
-    """GRU family: every frame, then the last repeated. TSM family: the first repeated."""
-    return np.arange(segments).clip(max=frames - 1 if family == "gru" else 0)
+def _sample_short(frames: int, segments: int, padding: Padding) -> np.ndarray:
+    """Every frame, then the last again and again; or else the first alone, as TSM does."""
+    return np.arange(segments).clip(max=frames - 1 if padding == "last" else 0)
 
 
 # --- transforms -------------------------------------------------------------------------------
@@ -101,7 +105,7 @@ class Clip(TypedDict):
     frames: Tensor
     """uint8 (T, 3, S, S)."""
     glance: NotRequired[Tensor]
-    """uint8 (glance_frames, 3, S, S), cropped as ``frames`` are (TSM family)."""
+    """uint8 (glance_frames, 3, S, S), cropped as ``frames`` are."""
     labels: Tensor
     """bool (classes,)."""
     index: int
@@ -178,8 +182,8 @@ class Clips(Dataset[Clip]):
 
     def _sample(self, index: int, segments: int, rng: np.random.Generator) -> np.ndarray:
         if self.augment:
-            return sample_train(self.frames[index], segments, self.recipe.model.family, rng)
-        return sample_val(self.frames[index], segments, self.recipe.model.family)
+            return sample_train(self.frames[index], segments, self.recipe.model.padding, rng)
+        return sample_val(self.frames[index], segments, self.recipe.model.padding)
 
 
 def digest_of(folder: Path, split: str) -> str:

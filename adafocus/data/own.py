@@ -159,7 +159,7 @@ def _with_splits(listed: list[Labelled], seed: int) -> list[Labelled]:
 def _values(
     name: str, videos: Path, recipes: Path, listed: list[Labelled], files: dict[str, Path]
 ) -> dict[str, Any]:
-    """The paper's settings of the GRU family, fitted to these videos."""
+    """The paper's settings for untrimmed videos, fitted to these videos."""
     classes = {label for video in listed for label in video.labels}
     counts = Counter(video.split for video in listed)
     several = any(len(video.labels) > 1 for video in listed)
@@ -198,7 +198,6 @@ def _values(
         "annotations": {"format": "table", "file": "labels.csv"},
         "frames": {"height": 360, "shards": max(1, min(128, len(listed) // 250))},
         "model": {
-            "family": "gru",
             "frames": max(2, min(16, int(median(lengths)))),
             "glancer": {"name": "mobilenet_v2", "pretrained": "imagenet"},
             "focuser": {"name": "resnet", "depth": 50, "pretrained": "imagenet"},

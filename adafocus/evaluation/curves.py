@@ -54,8 +54,8 @@ def write_points(
     ``conditional exit``: with thresholds for `BUDGETS`, solved on the training videos. Baselines:
     ``random exit``, which leaves as many videos after each step, but which ones is drawn; ``fewer
     frames``, spread evenly, of a model that skips none; ``random frames``, where a model that skips
-    frames looks at as many of each video, but which ones is drawn. The TSM family, which looks once
-    a video, has the first way alone.
+    frames looks at as many of each video, but which ones is drawn. A model that looks
+    once a video has the first way alone.
 
     Beside the checkpoint it leaves its `Calibration`.
 
@@ -92,7 +92,7 @@ def write_points(
         with name_what_fills_memory(FREE_SOME):
             passed = Pass(model, clips, workers, torch_device, np.random.default_rng(seed))
             points = passed.all_frames()
-            if recipe.model.family == "gru":
+            if not recipe.model.looks_once:
                 calibration = calibrate(
                     checkpoint, model, recipe, data, workers=workers, device=torch_device
                 )
@@ -140,7 +140,7 @@ class Pass:
             labels.append(batch.labels.cpu())
             with torch.inference_mode():
                 self._keep("all frames", model(batch.frames, batch.glance))
-                if self.recipe.model.family == "tsm":
+                if self.recipe.model.looks_once:
                     continue
                 self._keep("visited", visit_all(model, batch.frames), steps=True)
                 if model.skips:
@@ -148,14 +148,13 @@ class Pass:
                         self._keep(f"random frames {draw}", self._at_random_frames(batch))
                     continue
                 for number in fewer(self.frames):
-                    chosen = sample_val(self.frames, number, "gru").tolist()
+                    chosen = sample_val(self.frames, number).tolist()
                     self._keep(f"{number} frames", model(batch.frames[:, chosen]))
         self.labels = torch.cat(labels)
 
     def all_frames(self) -> list[dict[str, Any]]:
         """The model as it is."""
-        steps = 1 if self.recipe.model.family == "tsm" else self.frames
-        return [self._point("all frames", *self._seen("all frames"), steps)]
+        return [self._point("all frames", *self._seen("all frames"), self.recipe.model.steps)]
 
     def exits(self, calibration: Calibration) -> list[dict[str, Any]]:
         """The conditional exit for each budget, and beside it the random one."""

@@ -44,7 +44,7 @@ def count(recipe: Recipe, patch_size: int) -> dict[str, Any]:
             model(frames, glance)
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     flops = {part: counts[f"AdaFocus.{part}"] for part in PARTS["stage3"]}
-    if shape.family == "tsm":
+    if shape.classifier.kind == "average":
         # There the glancer's own logits are part of the prediction.
         flops["glancer"] += counts["AdaFocus.glancer.head"]
     # The counter takes a multiply-add for two operations.
@@ -71,8 +71,8 @@ class Cost:
 
 
 def per_step(recipe: Recipe, patch_size: int) -> Cost:
-    """What each frame costs where all come in order. The TSM family has one step, which looks at
-    all frames."""
+    """What each frame costs where all come in order. A model that looks once has one step, which
+    looks at all frames."""
     return _in_order(recipe, count(recipe, patch_size))
 
 
@@ -85,7 +85,7 @@ def per_visit(recipe: Recipe, patch_size: int) -> Cost:
 
 
 def _in_order(recipe: Recipe, counted: dict[str, Any]) -> Cost:
-    if recipe.model.family == "tsm":
+    if recipe.model.looks_once:
         return Cost(np.array([counted["total"]]), 0.0)
     frames, look = recipe.model.frames, counted["parts"]["focuser"]
     return Cost(np.full(frames, (counted["total"] - look) / frames), look / frames)

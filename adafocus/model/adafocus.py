@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Output(NamedTuple):
-    """A prediction and where it looked, at each of S steps (S = T in the GRU family, else 1)."""
+    """A prediction and where it looked, at each of S steps (S = T, or 1 for the whole video)."""
 
     logits: Tensor
     """float32 (B, S, K), one prediction per step; the last is the video's"""
@@ -73,7 +73,7 @@ class AdaFocus(nn.Module):
     @property
     def skips(self) -> bool:
         """Whether the policy may skip frames (AdaFocus+)."""
-        return isinstance(self.policy, GridPolicy) and self.policy.skip is not None
+        return self.policy is not None and self.policy.skips
 
     @property
     def precision(self) -> torch.dtype:
@@ -91,7 +91,7 @@ class AdaFocus(nn.Module):
 
         Args:
             frames: (B, T, 3, H, W), float normalised with ImageNet's mean and std, or uint8 RGB.
-            glance: the frames the glancer sees where they are others (TSM family).
+            glance: the frames the glancer sees where they are others.
             corners: int64 (B, S, 2), patches to look at instead of the policy's choice.
         """
         self._check(frames)
@@ -158,15 +158,15 @@ class AdaFocus(nn.Module):
         return model
 
     def stream(self) -> Stream:
-        """A new video of which the frames come one by one (GRU family)."""
+        """A new video of which the frames come one by one, see `Looking`."""
         return Stream(self)
 
     def random_corners(
         self, videos: int, frames: int, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Uniform corners (B, S, 2) on the CPU: anew for every frame, or for every video in the TSM
-        family, where one patch position serves all frames."""
-        steps = frames if isinstance(self.classifier, RecurrentClassifier) else 1
+        """Uniform corners (B, S, 2) on the CPU: anew for every frame, or for every video where one
+        place serves all frames."""
+        steps = 1 if self.classifier.predicts_once else frames
         return random_corners((videos, steps), self.margin, generator)
 
     def _check(self, frames: Tensor) -> None:
@@ -180,7 +180,8 @@ class AdaFocus(nn.Module):
 class Looking:
     """Glances and looks at videos whose frames come one by one.
 
-    Only the GRU family can: the TSM family looks at the whole video before it chooses its patch.
+    Only a policy that chooses a place in every frame can: one that looks once sees the whole video
+    before.
 
     Args:
         model: with a policy, in eval mode.
@@ -190,9 +191,10 @@ class Looking:
     """
 
     def __init__(self, model: AdaFocus) -> None:
-        if not isinstance(model.policy, GridPolicy):
+        if model.policy is None or model.policy.looks_once:
             raise ValueError(
-                "only models of the GRU family with a policy, of stage 2 or 3, go frame by frame"
+                "only a model whose policy chooses a place in every frame goes frame by frame, of"
+                " stage 2 or 3"
             )
         self.model = model
         self.state: Tensor | None = None
@@ -238,16 +240,13 @@ class Stream:
 def build(recipe: Recipe, patch_size: int, with_policy: bool = True) -> AdaFocus:
     """An AdaFocus with random weights, as the recipe says."""
     model = recipe.model
-    shifted = model.family == "tsm"
-    glancer = backbone(model.glancer, recipe.classes, model.glance_frames if shifted else None)
-    focuser = backbone(model.focuser, recipe.classes, model.frames if shifted else None)
+    glanced_at = model.glance_frames or model.frames
+    glancer = backbone(model.glancer, recipe.classes, glanced_at if model.shift else None)
+    focuser = backbone(model.focuser, recipe.classes, model.frames if model.shift else None)
     map_size = -(-model.glance_size // model.glancer.output_stride)
-    policy: Policy | None = None
     classifier: Classifier
-    if shifted:
+    if model.classifier.kind == "average":
         classifier = AverageClassifier(focuser.channels, recipe.classes, model.classifier.dropout)
-        if with_policy:
-            policy = GaussianPolicy(glancer.channels, map_size, model.glance_frames, model.policy)
     else:
         classifier = RecurrentClassifier(
             glancer.channels,
@@ -256,9 +255,12 @@ def build(recipe: Recipe, patch_size: int, with_policy: bool = True) -> AdaFocus
             recipe.classes,
             model.classifier.dropout,
         )
-        if with_policy:
-            skips = recipe.skip_cost is not None
-            policy = GridPolicy(glancer.channels, map_size, model.policy, skips)
+    policy: Policy | None = None
+    if with_policy and model.policy.kind == "gaussian":
+        policy = GaussianPolicy(glancer.channels, map_size, glanced_at, model.policy)
+    elif with_policy:
+        skips = recipe.skip_cost is not None
+        policy = GridPolicy(glancer.channels, map_size, model.policy, skips)
     return AdaFocus(
         glancer,
         focuser,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,29 @@ class Glimpse(NamedTuple):
     """(B, T, K), the glancer's own opinion of each frame"""
 
 
+class Classifier(Protocol):
+    """What predicts from the features of both backbones; a module.
+
+    Attributes:
+        predicts_once: whether there is one prediction of the whole video; else one per frame.
+    """
+
+    predicts_once: bool
+
+    def __call__(self, glimpse: Glimpse, local: Tensor) -> Tensor:
+        """Local features (B, T, C) -> logits (B, S, K)."""
+
+    def counterfactual(self, glimpse: Glimpse, local: Tensor, other: Tensor) -> Tensor:
+        """Logits (B, S, K) of each step had that step's patch alone been another one.
+
+        Args:
+            local: the real features (B, T, C).
+            other: the features put in their place (B, T, C).
+        """
+
+
 class RecurrentClassifier(nn.Module):
-    """A GRU over [global, local] features with one prediction per step (GRU family).
+    """A GRU over [global, local] features with one prediction per frame.
 
     Args:
         global_channels: channels of the glancer's features.
@@ -30,6 +51,8 @@ class RecurrentClassifier(nn.Module):
         classes: K.
         dropout: on the GRU's output.
     """
+
+    predicts_once = False
 
     def __init__(
         self, global_channels: int, local_channels: int, hidden: int, classes: int, dropout: float
@@ -59,18 +82,8 @@ class RecurrentClassifier(nn.Module):
         return self.fc(self.dropout(states)).float()
 
     def counterfactual(self, glimpse: Glimpse, local: Tensor, other: Tensor) -> Tensor:
-        """Logits of each step had that step's patch alone been another one.
-
-        Step t continues the real trajectory: it starts from the hidden state that ``local`` left at
-        step t-1 and sees ``other`` at t. All steps are one batch of single GRU steps.
-
-        Args:
-            local: the real features (B, T, C).
-            other: the features put in their place (B, T, C).
-
-        Returns:
-            (B, T, K).
-        """
+        """Step t continues the real trajectory: it starts from the hidden state that ``local`` left
+        at step t-1 and sees ``other`` at t. All steps are one batch of single GRU steps."""
         states = self.remember(self.join(glimpse, local))
         before = torch.cat((torch.zeros_like(states[:, :1]), states[:, :-1]), dim=1)
         inputs = self.join(glimpse, other)
@@ -117,13 +130,15 @@ class OutOfOrder:
 
 
 class AverageClassifier(nn.Module):
-    """The glancer's mean logits plus the mean logits of the local features (TSM family).
+    """The glancer's mean logits plus the mean logits of the local features.
 
     Args:
         channels: channels of the focuser's features.
         classes: K.
         dropout: on the local features.
     """
+
+    predicts_once = True
 
     def __init__(self, channels: int, classes: int, dropout: float) -> None:
         super().__init__()
@@ -136,8 +151,5 @@ class AverageClassifier(nn.Module):
         return logits.unsqueeze(1).float()
 
     def counterfactual(self, glimpse: Glimpse, local: Tensor, other: Tensor) -> Tensor:
-        """Logits had the patches been others: there is one step, hence no trajectory to keep."""
+        """There is one step, hence no trajectory to keep."""
         return self(glimpse, other)
-
-
-Classifier = RecurrentClassifier | AverageClassifier

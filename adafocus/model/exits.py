@@ -41,7 +41,7 @@ def classified_again(frames: int) -> list[int]:
 
 
 def check_can_leave(model: AdaFocus, checkpoint: Path) -> None:
-    """Raises `CheckpointError` unless a checkpoint's model decides frame by frame (GRU family)."""
+    """Raises `CheckpointError` unless a checkpoint's model decides frame by frame."""
     try:
         Looking(model)
     except ValueError as error:
@@ -62,7 +62,7 @@ class Visit(NamedTuple):
 
 
 class ConditionalExit:
-    """Visits frames one by one and goes on with those videos alone that need it (GRU family).
+    """Visits frames one by one and goes on with those videos alone that need it.
 
     Args:
         model: with a policy, in eval mode.

@@ -7,7 +7,7 @@ videos are one pass.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,36 @@ class Decision(NamedTuple):
 
     actions: Distribution
     value: Tensor
+
+
+class Policy(Protocol):
+    """What chooses where to look; a module.
+
+    Attributes:
+        looks_once: whether one place serves the whole video; else each frame has its own.
+        skips: whether it may skip frames (AdaFocus+).
+        grid: cells along each side of the grid in which its places are counted.
+        least: videos that it must see at once to learn.
+    """
+
+    looks_once: bool
+    grid: int
+    least: int
+
+    @property
+    def skips(self) -> bool: ...
+
+    def __call__(self, maps: Tensor) -> Decision:
+        """The glancer's maps (B, T, C, h, w) -> S steps."""
+
+    def sample(self, actions: Distribution, draws: Draws) -> Tensor:
+        """One action for each of S steps."""
+
+    def cells(self, actions: Tensor, margin: int) -> Tensor:
+        """int64 (B, S), cells of the grid, counted row by row, and one more for a skip."""
+
+    def corners(self, actions: Tensor, margin: int) -> Tensor:
+        """int64 (B, S, 2), top and left in pixels, at most ``margin``; `SKIPPED` for a skip."""
 
 
 class CellOrSkip(Categorical):
@@ -56,7 +86,7 @@ class CellOrSkip(Categorical):
 
 
 class GridPolicy(nn.Module):
-    """One cell of a grid of patch positions for every frame (GRU family).
+    """One cell of a grid of patch positions for every frame.
 
     Args:
         channels: C of the glancer's maps.
@@ -64,6 +94,9 @@ class GridPolicy(nn.Module):
         recipe: channels kept, hidden size, cells along each side of the grid.
         skips: whether it may skip a frame, which is the action after the last cell (AdaFocus+).
     """
+
+    looks_once = False
+    least = 1
 
     def __init__(
         self, channels: int, map_size: int, recipe: PolicyRecipe, skips: bool = False
@@ -83,6 +116,10 @@ class GridPolicy(nn.Module):
         self.skip: nn.Linear | None = None
         if skips:
             self.learn_to_skip()
+
+    @property
+    def skips(self) -> bool:
+        return self.skip is not None
 
     def learn_to_skip(self) -> None:
         """Adds the head that decides whether to skip a frame, with random weights."""
@@ -127,7 +164,7 @@ class GridPolicy(nn.Module):
 
 
 class GaussianPolicy(nn.Module):
-    """One position (y, x) in [0, 1] for the whole video (TSM family).
+    """One position (y, x) in [0, 1] for the whole video.
 
     Args:
         channels: C of the glancer's maps.
@@ -136,6 +173,10 @@ class GaussianPolicy(nn.Module):
         recipe: channels kept, hidden size, standard deviation, cells along each side of the grid in
             which the places that it chooses are counted.
     """
+
+    looks_once = True
+    skips = False
+    least = 2  # as a batch norm over videos needs
 
     def __init__(self, channels: int, map_size: int, frames: int, recipe: PolicyRecipe) -> None:
         super().__init__()
@@ -178,6 +219,3 @@ class GaussianPolicy(nn.Module):
     def corners(self, actions: Tensor, margin: int) -> Tensor:
         """(B, 1, 2) in [0, 1] -> int64 (B, 1, 2)."""
         return unit_corners(actions, margin)
-
-
-Policy = GridPolicy | GaussianPolicy

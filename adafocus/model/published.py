@@ -1,8 +1,8 @@
 """The authors' published checkpoints, translated name by name into ours.
 
 A published file is a dictionary of sections, ``glancer``, ``focuser``, ``fc`` and, from stage 2 on,
-``policy``, each a state dict. The section ``focuser`` of the GRU family also holds two older copies
-of the policy, which are passed over: the section ``policy`` is what the model runs.
+``policy``, each a state dict. The section ``focuser`` of the family ``gru`` also holds two older
+copies of the policy, which are passed over: the section ``policy`` is what the model runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FLAT_FIRST_BLOCK = {"0.0": 0, "0.1": 1, "1": 3, "2": 4}
 FLAT_BLOCK = {"0.0": 0, "0.1": 1, "1.0": 3, "1.1": 4, "2": 6, "3": 7}
 """Layers of a MobileNetV2 block by their place in an older torchvision's list."""
 BASE_MODEL = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
-"""Parts of a ResNet-50 by their place in the list into which the TSM family cuts it."""
+"""Parts of a ResNet-50 by their place in the list into which the family ``tsm`` cuts it."""
 
 
 def import_published(
@@ -42,8 +42,8 @@ def import_published(
 
     Which stage it is of follows from its sections: the glancer or the focuser alone is stage 0,
     without a policy it is stage 1. Files of stages 2 and 3 hold the same, so that one has to be
-    told. In the TSM family the focuser's own head, which only stage 0 uses, is in no later file;
-    it becomes zero.
+    told. In the family ``tsm`` the focuser's own head, which only stage 0 uses, is in no later
+    file; it becomes zero.
 
     Args:
         path: a file that ``torch.save`` wrote; it is read without executing code.
@@ -63,6 +63,9 @@ def import_published(
             if patch_size
             else f"{path}: is of {stage}: give its patch size"
         )
+    family = recipe.model.family
+    if family is None:
+        raise CheckpointError(f"{path}: the model of {recipe.name} is none of those published")
     model = build(recipe, patch_size or recipe.patch_sizes[0], with_policy="policy" in sections)
     names = class_names or tuple(str(number) for number in range(recipe.classes))
     if len(names) != recipe.classes:
@@ -80,7 +83,7 @@ def import_published(
         }
         left = {key for key in sections[SECTIONS[part]] if not key.startswith("policy.policy")}
         for name, expected in getattr(model, part).state_dict().items():
-            section, key = _published_name(part, name, recipe.model.family, shifted, stage)
+            section, key = _published_name(part, name, family, shifted, stage)
             given = sections.get(section, {}).get(key)
             left.discard(key)
             if given is None and part == "focuser" and name.startswith("head."):

@@ -59,8 +59,8 @@ class Recipe(Section):
     patch_sizes: tuple[Positive, ...]
     """Side of the patch in pixels."""
     skip_costs: tuple[Cost, ...] = ()
-    """Costs lambda of a look, for each of which there may be a model that skips frames (AdaFocus+,
-    GRU family)."""
+    """Costs lambda of a look, for each of which there may be a model that skips frames
+    (AdaFocus+)."""
     source: Annotated[
         ManualSource | YoutubeSource | ArchiveSource | FolderSource | GenerateSource,
         Field(discriminator="kind"),
@@ -87,8 +87,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _skipping_is_for_steps(self) -> Self:
-        if self.skip_costs and self.model.family == "tsm":
-            raise ValueError("skip_costs is for the gru family: the tsm family looks once a video")
+        if self.skip_costs and self.model.looks_once:
+            raise ValueError(
+                "skip_costs is for a policy of the kind grid: gaussian looks once a video"
+            )
         for cost in self.skip_costs:
             if float(f"{cost:g}") != cost or "e" in f"{cost:g}":
                 raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from adafocus.recipe.section import Fraction, Positive, Rate, Section
 
@@ -30,27 +30,55 @@ class BackboneRecipe(Section):
 
 
 class PolicyRecipe(Section):
+    kind: Literal["grid", "gaussian"] = "grid"
+    """``grid``: one cell of a grid of patch positions for every frame; ``gaussian``: one place for
+    the whole video, drawn around a mean."""
     channels: Positive = 32
     """Channels that the 1x1 convolution leaves of each feature map."""
     hidden: Positive = 1024
     grid: Annotated[int, Field(ge=2)] = 7
-    """Cells along each side of the grid of patch positions (GRU family)."""
+    """Cells along each side of the grid; ``gaussian`` only counts its places by it."""
     std: Rate = 0.25
-    """Standard deviation of the Gaussian over (y, x) in [0, 1] (TSM family)."""
+    """Standard deviation over (y, x) in [0, 1], of ``gaussian``."""
 
 
 class ClassifierRecipe(Section):
+    kind: Literal["recurrent", "average"] = "recurrent"
+    """``recurrent``: a GRU with a prediction after every frame; ``average``: one prediction, the
+    mean over frames."""
     hidden: Positive = 1024
-    """Hidden size of the GRU (GRU family)."""
+    """Hidden size of the GRU."""
     dropout: Fraction = 0.5
 
 
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gru": {
+        "shift": False,
+        "padding": "last",
+        "policy.kind": "grid",
+        "classifier.kind": "recurrent",
+    },
+    "tsm": {
+        "shift": True,
+        "padding": "first",
+        "policy.kind": "gaussian",
+        "classifier.kind": "average",
+    },
+}
+"""What the two models of the paper are made of. Files that name one as ``model.family``, as all did
+once, are read as if they gave these entries. Such a model is written so for good: checkpoints,
+results and fingerprints of earlier versions are to stay what they are."""
+
+
 class ModelRecipe(Section):
-    family: Literal["gru", "tsm"]
     frames: Positive
-    """Frames the focuser sees, T; in the GRU family the glancer sees the same."""
+    """Frames the focuser sees, T."""
     glance_frames: Positive | None = None
-    """Frames the glancer sees, sampled apart (TSM family only)."""
+    """Frames the glancer sees, sampled apart; the focuser's if not given."""
+    shift: bool = False
+    """Whether both backbones shift a part of their channels in time (TSM)."""
+    padding: Literal["last", "first"] = "last"
+    """The frame that stands for those that a video of fewer than T frames lacks."""
     frame_size: Positive = 224
     glance_size: Positive = 224
     glancer: BackboneRecipe
@@ -58,11 +86,72 @@ class ModelRecipe(Section):
     policy: PolicyRecipe = PolicyRecipe()
     classifier: ClassifierRecipe = ClassifierRecipe()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_family(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "family" not in values:
+            return values
+        values = dict(values)
+        family = values.pop("family")
+        if family not in FAMILIES:
+            raise ValueError(f"family is {family!r}; allowed: {', '.join(FAMILIES)}")
+        for name, entry in FAMILIES[family].items():
+            section, _, key = name.rpartition(".")
+            where = values
+            if section:
+                where = values[section] = dict(values.get(section) or {})
+            if where.setdefault(key, entry) != entry:
+                raise ValueError(
+                    f"{name} is {where[key]!r} though family is {family}: leave family out"
+                )
+        return values
+
     @model_validator(mode="after")
-    def _glance_frames_belong_to_tsm(self) -> Self:
-        if (self.family == "tsm") != (self.glance_frames is not None):
-            raise ValueError("glance_frames is for the tsm family, which needs it")
+    def _parts_fit_together(self) -> Self:
+        if self.looks_once != (self.classifier.kind == "average"):
+            raise ValueError(
+                "a policy of the kind grid goes with a classifier of the kind recurrent, and"
+                f" gaussian with average; they are {self.policy.kind} and {self.classifier.kind}"
+            )
+        if self.glance_frames is not None and not self.looks_once:
+            raise ValueError(
+                "glance_frames is for a policy of the kind gaussian: grid glances at every frame"
+                " that it focuses on"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = handler(self)
+        if self.family is None:
+            return values
+        axes = {"shift", "padding"}
+        values = {name: entry for name, entry in values.items() if name not in axes}
+        for part in ("policy", "classifier"):
+            if values.get(part, {}).pop("kind", None) and not values[part]:
+                del values[part]
+        return {"family": self.family} | values
+
+    @property
+    def family(self) -> str | None:
+        """``gru`` or ``tsm`` for the two models of the paper; None for another one."""
+        axes = {
+            "shift": self.shift,
+            "padding": self.padding,
+            "policy.kind": self.policy.kind,
+            "classifier.kind": self.classifier.kind,
+        }
+        return next((family for family, entries in FAMILIES.items() if entries == axes), None)
+
+    @property
+    def looks_once(self) -> bool:
+        """Whether one place and one prediction serve the whole video, not each frame its own."""
+        return self.policy.kind == "gaussian"
+
+    @property
+    def steps(self) -> int:
+        """Predictions of a video."""
+        return 1 if self.looks_once else self.frames
 
     def needed_by(self, stage: str) -> dict[str, Any]:
         """The entries that the weights of a stage's checkpoint depend on, defaults left out."""

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from adafocus.data.batches import Batch
-from adafocus.model.policy import GaussianPolicy
 from adafocus.training import ppo
 from adafocus.training.engine import Stage
 from adafocus.training.parts import InParts, at_once
@@ -41,8 +40,7 @@ class Stage2(Stage):
 
     @property
     def least(self) -> int:
-        """A batch norm over videos needs two."""
-        return 2 if isinstance(self.model.policy, GaussianPolicy) else 1
+        return self.model.policy.least
 
     def prepare(self, batch: Batch, in_parts: InParts = at_once) -> Experience:
         training = self.training

@@ -9,7 +9,7 @@ from adafocus.recipe import RecipeError
 
 
 def steps(recipe) -> int:
-    return recipe.model.frames if recipe.model.family == "gru" else 1
+    return recipe.model.steps
 
 
 def test_shapes(recipe, batch):
@@ -68,7 +68,7 @@ def test_a_stream_gives_what_the_batch_gives(kind):
 
 def test_what_cannot_stream_says_so():
     for model in (build(tiny_recipe("tsm"), 32), build(tiny_recipe("gru"), 32, with_policy=False)):
-        with pytest.raises(ValueError, match="GRU family with a policy"):
+        with pytest.raises(ValueError, match="whose policy chooses a place in every frame"):
             model.stream()
 
 

@@ -17,7 +17,10 @@ from adafocus.data.store import read_frames
 from adafocus.recipe import Augmentation
 
 TSM = {
-    "family": "tsm",
+    "shift": True,
+    "padding": "first",
+    "policy": {"kind": "gaussian"},
+    "classifier": {"kind": "average"},
     "frames": 5,
     "glance_frames": 3,
     "frame_size": 32,

@@ -53,7 +53,7 @@ def test_it_predicts_what_the_model_does_on_the_same_frames(weights, video, tmp_
     shape = recipe.model
     store = extract_alone(recipe.frames, video, tmp_path)
     frames, glance = (
-        crop_centre(read_frames(store, sample_val(FRAMES, n or shape.frames, shape.family)), 64)[0]
+        crop_centre(read_frames(store, sample_val(FRAMES, n or shape.frames, shape.padding)), 64)[0]
         for n in (shape.frames, shape.glance_frames)
     )
     with torch.inference_mode():
@@ -64,9 +64,9 @@ def test_it_predicts_what_the_model_does_on_the_same_frames(weights, video, tmp_
     ]
     assert prediction.guesses[0].probability == pytest.approx(expected.max().item(), abs=1e-5)
     assert len(prediction.steps) == shape.frames
-    assert prediction.steps[0].time == pytest.approx(0.1 * sample_val(FRAMES, 4, "gru")[0])
+    assert prediction.steps[0].time == pytest.approx(0.1 * sample_val(FRAMES, 4)[0])
     # One prediction per step, or a single one after all of them.
-    if shape.family == "gru":
+    if not shape.looks_once:
         assert prediction.steps[-1].probability == prediction.guesses[0].probability
         assert prediction.steps[-1].label == prediction.guesses[0].label
     else:
@@ -130,7 +130,7 @@ def test_within_a_budget_a_video_is_left_when_it_is_sure(video, tmp_path):
     with pytest.raises(CheckpointError, match="no such calibration"):
         Predictor(weights, "cpu", budget=whole.gflops)
     elsewhere = write_weights(tiny_recipe("tsm"), tmp_path, "stage2")
-    with pytest.raises(CheckpointError, match="stage2.*: no budget can be kept .* GRU family"):
+    with pytest.raises(CheckpointError, match="stage2.*: no budget can be kept .* frame by frame"):
         Predictor(elsewhere, "cpu", budget=whole.gflops)
 
 

@@ -98,8 +98,8 @@ def test_a_recipe_survives_its_plain_form(recipes):
         ("stages.stage3.epochs", 0, ["stages.stage3.epochs", "greater than 0"]),
         ("stages.stage2.optimizer", "lamb", ["stages.stage2.optimizer", "'sgd' or 'adam'"]),
         ("stages.stage1.learning_rates", {"focuser": 1.0}, ["stage1", "focuser, classifier"]),
-        ("model.family", "i3d", ["model.family", "'gru' or 'tsm'"]),
-        ("model.glance_frames", 8, ["glance_frames", "tsm"]),
+        ("model.family", "i3d", ["model: family is 'i3d'", "gru, tsm"]),
+        ("model.glance_frames", 8, ["model: glance_frames", "kind gaussian"]),
         ("model.focuser.depth", 51, ["model.focuser.depth", "50"]),
         ("model.glancer.depth", 18, ["model.glancer", "depth is for resnet"]),
         ("patch_sizes", [300], ["patch_sizes", "224"]),
@@ -120,6 +120,30 @@ def test_an_error_names_the_key_and_what_is_allowed(values, where, value, expect
     assert message.startswith("some.yaml: ")
     assert "\n" not in message
     assert all(part in message for part in expected), message
+
+
+def test_a_family_stands_for_its_parts():
+    """In files of earlier versions; whatever is made of them all is written as those did."""
+    values = yaml.safe_load((RECIPES / "actnet.yaml").read_text())
+    parts = parse_recipe(values, source="some.yaml")
+    model = values["model"]
+    kinds = {part: model[part].pop("kind") for part in ("policy", "classifier")}
+    assert parse_recipe(values | {"model": {"family": "gru"} | model}, "some.yaml") == parts
+    assert parts.to_dict()["model"]["family"] == "gru"
+    assert kinds == {"policy": "grid", "classifier": "recurrent"}
+
+    with pytest.raises(RecipeError, match="model: shift is True though family is gru"):
+        parse_recipe(values | {"model": model | {"family": "gru", "shift": True}}, "some.yaml")
+
+    model["policy"]["kind"], model["classifier"]["kind"] = kinds.values()
+    shifted = parse_recipe(values | {"model": model | {"shift": True}}, "some.yaml")
+    assert "family" not in shifted.to_dict()["model"]
+    assert parse_recipe(shifted.to_dict(), "some.yaml") == shifted
+    assert shifted.model.needed_by("stage3") != parts.model.needed_by("stage3")
+
+    model["classifier"]["kind"] = "average"
+    with pytest.raises(RecipeError, match="some.yaml: model: .* grid goes with .* recurrent"):
+        parse_recipe(values, "some.yaml")
 
 
 def test_a_missing_key(values):

@@ -9,7 +9,7 @@ from adafocus.data.batches import EpochSampler
 from adafocus.data.clips import sample_train, sample_val
 
 counts = st.tuples(st.integers(1, 400), st.integers(1, 32))
-families = st.sampled_from(["gru", "tsm"])
+families = st.sampled_from(["last", "first"])
 
 
 @pytest.mark.parametrize(
@@ -23,30 +23,30 @@ families = st.sampled_from(["gru", "tsm"])
     ],
 )
 def test_val_takes_the_middle_of_each_segment(frames, segments, expected):
-    assert sample_val(frames, segments, "gru").tolist() == expected
-    assert sample_val(frames, segments, "tsm").tolist() == expected
+    assert sample_val(frames, segments, "last").tolist() == expected
+    assert sample_val(frames, segments, "first").tolist() == expected
 
 
 def test_train_draws_within_each_segment():
     rng = np.random.default_rng(0)
-    drawn = np.stack([sample_train(11, 3, "gru", rng) for _ in range(500)])
+    drawn = np.stack([sample_train(11, 3, "last", rng) for _ in range(500)])
     # floor(11/3) = 3 offsets in each segment, so the last two frames are never drawn
     assert [sorted(set(column)) for column in drawn.T.tolist()] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     # one offset per segment, not one for the whole clip
     assert {len(set(row % 3)) for row in drawn} == {1, 2, 3}
 
 
-@pytest.mark.parametrize(("family", "expected"), [("gru", [0, 1, 2, 2, 2]), ("tsm", [0] * 5)])
-def test_short_videos(family, expected):
-    assert sample_val(3, 5, family).tolist() == expected
-    assert sample_train(3, 5, family, np.random.default_rng(0)).tolist() == expected
+@pytest.mark.parametrize(("padding", "expected"), [("last", [0, 1, 2, 2, 2]), ("first", [0] * 5)])
+def test_short_videos(padding, expected):
+    assert sample_val(3, 5, padding).tolist() == expected
+    assert sample_train(3, 5, padding, np.random.default_rng(0)).tolist() == expected
 
 
 @given(counts, families, st.integers(0, 9))
-def test_indices_are_ordered_and_within_the_video(count, family, seed):
+def test_indices_are_ordered_and_within_the_video(count, padding, seed):
     frames, segments = count
-    drawn = sample_train(frames, segments, family, np.random.default_rng(seed))
-    for indices in (drawn, sample_val(frames, segments, family)):
+    drawn = sample_train(frames, segments, padding, np.random.default_rng(seed))
+    for indices in (drawn, sample_val(frames, segments, padding)):
         assert len(indices) == segments
         assert (np.diff(indices) >= 0).all()
         assert indices[0] >= 0 and indices[-1] < frames

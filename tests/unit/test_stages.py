@@ -41,6 +41,25 @@ def test_a_step_changes_just_what_the_stage_trains(recipe, batch, name):
     assert weights - changed == unused
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_parts_go_together_in_other_ways_than_in_the_paper(name):
+    """A shifted model that chooses a place in every frame; one that looks once at what it glanced
+    at, and is not shifted."""
+    torch.manual_seed(0)
+    for family, changes in (("gru", {"shift": True}), ("tsm", {"shift": False})):
+        values = tiny_recipe(family).model
+        recipe = tiny_recipe(family).model_copy(
+            update={"model": values.model_copy(update=changes | {"glance_frames": None})}
+        )
+        assert recipe.model.family is None
+        model = build(recipe, 32)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        step(STAGES[name](name, model, recipe.stages[name]), noise_batch(recipe))
+        after = model.state_dict().items()
+        changed = {key.split(".")[0] for key, value in after if not torch.equal(value, before[key])}
+        assert changed == set(TRAINED_PARTS[name])
+
+
 def test_frozen_parts_are_in_eval_mode(recipe):
     for name, stage in STAGES.items():
         model = build(recipe, 32)
