@@ -23,18 +23,14 @@ import yaml
 from machine import machine
 
 from adafocus.evaluation.curves import SHARE, accuracy_at
-from adafocus.evaluation.runtimes import read_runtimes
 
 ROOT = Path(__file__).parents[1]
 RESULT, CURVE = "results/demo_28_stage3.json", "results/curves/demo.csv"
 SEEDS = (0, 1, 2)
-CHAIN = ("download", "frames", "splits", "glancer_stage0", "focuser_stage0")
-CHAIN += ("stage1", "stage2", "stage3", "stage3_evaluation")
 
 
 def measure(seed: int, folder: Path, data: Path) -> dict[str, float]:
-    """Accuracy of one seed's final checkpoint, its baselines and its cheaper ways, and what the
-    chain took."""
+    """Accuracy of one seed's final checkpoint, its baselines and its cheaper ways."""
     shutil.copytree(ROOT / "config", folder / "config", dirs_exist_ok=True)
     config = yaml.safe_load((folder / "config" / "config.yaml").read_text())
     # What a run rounds depends on how many threads share its sums.
@@ -46,8 +42,6 @@ def measure(seed: int, folder: Path, data: Path) -> dict[str, float]:
     command += ["--directory", str(folder), "--cores", "all"]
     for target in (RESULT, CURVE):
         subprocess.run([*command, target, "--quiet", "all"], check=True)
-    jobs = read_runtimes(sorted((folder / "results" / "benchmarks").glob("demo_*.tsv")))
-    chain = [job for job in jobs if job["skip_cost"] is None and job["job"] in CHAIN]
     result = json.loads((folder / RESULT).read_text())
     policy = result["metrics"]["top1"]
     baselines = {name: scores["top1"] for name, scores in result["baselines"].items()}
@@ -58,7 +52,6 @@ def measure(seed: int, folder: Path, data: Path) -> dict[str, float]:
         **baselines,
         "above_random": policy - random,
         "share_of_oracles_gain": 100 * (policy - random) / (oracle - random),
-        "minutes_of_jobs": sum(job["seconds"] for job in chain) / 60,
         "at_60_percent": cheaper(pd.read_csv(folder / CURVE), SHARE),
     }
 
