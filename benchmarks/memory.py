@@ -33,8 +33,8 @@ from adafocus.model import backbones
 from adafocus.model.adafocus import build
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
 from adafocus.training import STAGES
-from adafocus.training.engine import Stage
 from adafocus.training.optimizer import build_optimizer
+from adafocus.training.stage import Stage
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

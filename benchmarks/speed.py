@@ -45,7 +45,7 @@ from adafocus.model.backbones import Backbone, FrozenBackbone, Normalize
 from adafocus.model.patches import SKIPPED
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
 from adafocus.training import STAGES, ppo
-from adafocus.training.engine import Stage
+from adafocus.training.stage import Stage
 from adafocus.training.stage1 import every_step
 
 ROOT = Path(__file__).parents[1]

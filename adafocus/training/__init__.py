@@ -23,9 +23,10 @@ from adafocus.model import checkpoint
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError
 from adafocus.recipe import MicroBatch, Precision, Recipe
-from adafocus.training.engine import CHECKPOINT_MINUTES, Stage, fit, write_history
+from adafocus.training.engine import CHECKPOINT_MINUTES, fit, write_history
 from adafocus.training.fingerprint import accepted, made_by
 from adafocus.training.resume import ResumeFile, previous_state
+from adafocus.training.stage import Stage
 from adafocus.training.stage0 import FocuserStage, GlancerStage
 from adafocus.training.stage1 import Stage1
 from adafocus.training.stage2 import Stage2

@@ -10,12 +10,11 @@ import csv
 import math
 import signal
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -31,85 +30,15 @@ from adafocus.draws import Draws
 from adafocus.evaluation.metrics import accuracy
 from adafocus.files import whole
 from adafocus.meter import Meter
-from adafocus.model.adafocus import AdaFocus
-from adafocus.recipe import TRAINED_PARTS, Config, HeadTraining, Metric, MicroBatch, Training
+from adafocus.recipe import Config, Metric, MicroBatch
 from adafocus.signals import Stop, Stopped
+from adafocus.training.losses import Losses
 from adafocus.training.optimizer import build_optimizer, schedule
-from adafocus.training.parts import InParts, Parts, at_once
+from adafocus.training.parts import Parts
 from adafocus.training.resume import ResumeFile
+from adafocus.training.stage import Stage, Videos
 
 CHECKPOINT_MINUTES: float = Config.model_fields["checkpoint_minutes"].default
-
-
-class Videos(Protocol):
-    """What a stage computes its loss of: some videos, of which it can give a part."""
-
-    def part(self, rows: slice) -> Self: ...
-
-
-class Stage(ABC):
-    """What one stage trains and by which loss.
-
-    Args:
-        name: ``glancer``, ``focuser``, ``stage1``, ``stage2`` or ``stage3``.
-        model: the whole model; only the parts that the stage trains change.
-        training: the stage's section of the recipe.
-    """
-
-    def __init__(self, name: str, model: AdaFocus, training: Training) -> None:
-        self.name = name
-        self.model = model
-        self.training = training
-        self.parts = {part: getattr(model, part) for part in TRAINED_PARTS[name]}
-        if isinstance(training, HeadTraining) and training.dropout is not None:
-            for part in self.parts.values():
-                part.dropout.p = training.dropout
-
-    latest_is_best = False
-    """Whether the last epoch's weights are kept, not those of the best metric."""
-
-    steps = 1
-    """Optimizer steps on each batch."""
-    least = 1
-    """Videos that a part of a batch must have."""
-
-    def prepare(self, batch: Batch, in_parts: InParts = at_once) -> Videos:
-        """What all steps on a batch start from, computed once, without gradients.
-
-        Args:
-            in_parts: does what needs much memory.
-        """
-        return batch
-
-    @abstractmethod
-    def loss(self, videos: Videos) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss of some videos, and what is to be logged, means as well, ``loss`` among it.
-
-        Args:
-            videos: what `prepare` gave, or a part of it.
-        """
-
-    @abstractmethod
-    def predict(self, batch: Batch) -> Tensor:
-        """Logits (B, K) of whole videos, for validation."""
-
-    def figures(self, means: dict[str, Tensor]) -> dict[str, float]:
-        """What an epoch's row says of the means, over its steps, of what was logged."""
-        return {name: float(value) for name, value in means.items()}
-
-    @cached_property
-    def frozen(self) -> AdaFocus:
-        """The model with faster copies of the backbones that the stage does not train.
-
-        Made on first use, when the model has its weights and is on its device.
-        """
-        return self.model.frozen(*({"glancer", "focuser"} - self.parts.keys()))
-
-    def train_mode(self) -> None:
-        """What is trained is in train mode, all else in eval mode and without gradients."""
-        self.model.eval().requires_grad_(False)
-        for part in self.parts.values():
-            part.train().requires_grad_(True)
 
 
 class TrainingError(ValueError):
@@ -282,7 +211,7 @@ class _Run:
         self.resume, self.interval = resume, interval
         self.saved = time.monotonic()
         self.stop = Stop()
-        self.losses = _Losses()
+        self.losses = Losses()
         self.progress = self._resumed(state)
         modules = stage.parts.values()
         self.parts = Parts(self.progress, micro_batch, stage.least, modules, norms)
@@ -429,55 +358,6 @@ class _Run:
         """The batch that was the last."""
         epoch, batch = self.progress.epoch, self.progress.begun.batches
         return f"batch {batch} of epoch {epoch + 1}" if batch else f"epoch {epoch}"
-
-
-class _Losses:
-    """Looks out for losses that are not finite.
-
-    On a GPU it looks at each batch when the next one is on its way, so that neither waits.
-
-    Attributes:
-        where: the last batch that it looked at.
-        videos: names of that batch's.
-        broken: likewise, if one of its losses was not finite.
-    """
-
-    def __init__(self) -> None:
-        self.where = ""
-        self.videos: list[str] = []
-        self.broken: list[str] = []
-        self.pending: tuple[Tensor, torch.cuda.Event, str, list[str]] | None = None
-
-    def see(self, finite: Tensor, where: str, videos: list[str]) -> None:
-        """Takes note of a batch.
-
-        Args:
-            finite: bool (), whether all its losses are.
-            where: which batch it is.
-            videos: their names.
-        """
-        if not finite.is_cuda:
-            self._look(finite, where, videos)
-            return
-        on_host = torch.empty((), dtype=torch.bool, pin_memory=True)
-        on_host.copy_(finite, non_blocking=True)
-        done = torch.cuda.Event()
-        done.record()
-        self.settle()
-        self.pending = (on_host, done, where, videos)
-
-    def settle(self) -> None:
-        """Looks at the last batch."""
-        if self.pending is not None:
-            finite, done, where, videos = self.pending
-            done.synchronize()
-            self._look(finite, where, videos)
-            self.pending = None
-
-    def _look(self, finite: Tensor, where: str, videos: list[str]) -> None:
-        if not self.broken:
-            self.where, self.videos = where, videos
-            self.broken = [] if finite else videos
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from adafocus.data.batches import Batch
 from adafocus.model.backbones import pool
-from adafocus.training.engine import Stage
+from adafocus.training.stage import Stage
 
 
 class GlancerStage(Stage):

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adafocus.data.batches import Batch
-from adafocus.training.engine import Stage
+from adafocus.training.stage import Stage
 
 
 def every_step(logits: Tensor, target: Tensor) -> Tensor:

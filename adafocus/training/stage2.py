@@ -9,8 +9,8 @@ from torch import Tensor
 
 from adafocus.data.batches import Batch
 from adafocus.training import ppo
-from adafocus.training.engine import Stage
 from adafocus.training.parts import InParts, at_once
+from adafocus.training.stage import Stage
 
 
 class Experience(NamedTuple):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from adafocus.data.batches import Batch
-from adafocus.training.engine import Stage
+from adafocus.training.stage import Stage
 from adafocus.training.stage1 import every_step
 
 

@@ -23,8 +23,9 @@ from adafocus.device import tune_cudnn
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
 from adafocus.training import STAGES, ppo
-from adafocus.training.engine import Progress, Stage, TrainingError, fit
+from adafocus.training.engine import Progress, TrainingError, fit
 from adafocus.training.resume import ResumeFile
+from adafocus.training.stage import Stage
 
 pytestmark = [
     pytest.mark.gpu,

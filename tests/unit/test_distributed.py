@@ -33,7 +33,7 @@ def together(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("together")
     command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2"]
     command += [HERE / "two_processes.py", folder, out]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return torch.load(out / "found.pt", weights_only=False)
 

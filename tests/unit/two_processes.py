@@ -26,7 +26,8 @@ from adafocus.model.exits import ConditionalExit
 from adafocus.recipe import Recipe
 from adafocus.signals import Stopped
 from adafocus.training import STAGES
-from adafocus.training.engine import Stage, TrainingError
+from adafocus.training.engine import TrainingError
+from adafocus.training.stage import Stage
 
 VIDEOS = {"train": 12, "val": 5}
 """The last batch of a validation is of one video, which two processes cannot share."""

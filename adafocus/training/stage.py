@@ -1,0 +1,85 @@
+"""What a stage is: what it trains, its loss on some videos and how it predicts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Protocol, Self
+
+from torch import Tensor
+
+from adafocus.data.batches import Batch
+from adafocus.model.adafocus import AdaFocus
+from adafocus.recipe import TRAINED_PARTS, HeadTraining, Training
+from adafocus.training.parts import InParts, at_once
+
+
+class Videos(Protocol):
+    """What a stage computes its loss of: some videos, of which it can give a part."""
+
+    def part(self, rows: slice) -> Self: ...
+
+
+class Stage(ABC):
+    """What one stage trains and by which loss.
+
+    Args:
+        name: ``glancer``, ``focuser``, ``stage1``, ``stage2`` or ``stage3``.
+        model: the whole model; only the parts that the stage trains change.
+        training: the stage's section of the recipe.
+    """
+
+    def __init__(self, name: str, model: AdaFocus, training: Training) -> None:
+        self.name = name
+        self.model = model
+        self.training = training
+        self.parts = {part: getattr(model, part) for part in TRAINED_PARTS[name]}
+        if isinstance(training, HeadTraining) and training.dropout is not None:
+            for part in self.parts.values():
+                part.dropout.p = training.dropout
+
+    latest_is_best = False
+    """Whether the last epoch's weights are kept, not those of the best metric."""
+
+    steps = 1
+    """Optimizer steps on each batch."""
+    least = 1
+    """Videos that a part of a batch must have."""
+
+    def prepare(self, batch: Batch, in_parts: InParts = at_once) -> Videos:
+        """What all steps on a batch start from, computed once, without gradients.
+
+        Args:
+            in_parts: does what needs much memory.
+        """
+        return batch
+
+    @abstractmethod
+    def loss(self, videos: Videos) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss of some videos, and what is to be logged, means as well, ``loss`` among it.
+
+        Args:
+            videos: what `prepare` gave, or a part of it.
+        """
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> Tensor:
+        """Logits (B, K) of whole videos, for validation."""
+
+    def figures(self, means: dict[str, Tensor]) -> dict[str, float]:
+        """What an epoch's row says of the means, over its steps, of what was logged."""
+        return {name: float(value) for name, value in means.items()}
+
+    @cached_property
+    def frozen(self) -> AdaFocus:
+        """The model with faster copies of the backbones that the stage does not train.
+
+        Made on first use, when the model has its weights and is on its device.
+        """
+        return self.model.frozen(*({"glancer", "focuser"} - self.parts.keys()))
+
+    def train_mode(self) -> None:
+        """What is trained is in train mode, all else in eval mode and without gradients."""
+        self.model.eval().requires_grad_(False)
+        for part in self.parts.values():
+            part.train().requires_grad_(True)
