@@ -7,6 +7,7 @@ published code of AdaFocus uses them.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from functools import partial
 from hashlib import sha256
@@ -206,6 +207,19 @@ def digest_of_sizes(folder: Path, *splits: str) -> str | None:
     )
     listed = "".join(f"{video},{sizes.get(video)}\n" for video in sorted(used))
     return sha256(listed.encode()).hexdigest()
+
+
+def digest_of_replaced(folder: Path, *splits: str) -> str | None:
+    """SHA-256 of what tells the videos of splits that took the place of others, as the report on
+    splits has them; None where there are none, or an older version wrote it."""
+    try:
+        report = json.loads((folder / "splits" / "report.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = {split: report.get(split, {}).get("replaced") for split in splits}
+    if not any(found.values()):
+        return None
+    return sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def _read_split(folder: Path, split: str) -> bytes:

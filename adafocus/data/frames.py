@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
+from zlib import crc32
 
 from tqdm import tqdm
 
@@ -19,9 +20,12 @@ from adafocus.data.ffmpeg import Output, open_video, pour, read_timeline, write_
 from adafocus.data.jpeg import Pictures
 from adafocus.data.listing import Stamp
 from adafocus.data.store import (
+    Writer,
     count_frames,
+    digest_frames,
     is_sound,
     read_comment,
+    read_digest,
     read_frames,
     read_pictures,
     write_store,
@@ -81,6 +85,10 @@ class Extracted(NamedTuple):
     """Why a video failed, or what is damaged in one of which ffmpeg could read the rest."""
     modified: int | None = None
     """When the store or folder was changed last, in nanoseconds; None in manifests of old."""
+    source: str = ""
+    """The `Stamp` of the video that the frames are of; empty in manifests of old."""
+    replaced: str = ""
+    """Digest of the frames where they took the place of another video's."""
 
     def is_of(self, path: Path) -> bool:
         """Whether a store or folder is as it was."""
@@ -124,7 +132,7 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
 
     def extracted(group: list[Video]) -> list[Extracted]:
         stale = [v for v in group if not _is_current(settings, v, known.get(v.name))]
-        errors = _fill_each(settings, stale)
+        errors = _fill_each(settings, stale, known)
         return [
             _failed(video.name, paths[video.name], errors[video.name])
             if video.name in errors
@@ -170,6 +178,8 @@ def _read_manifests(folder: Path) -> dict[str, Extracted]:
                         int(row["bytes"]),
                         row["error"],
                         int(row["modified"]) if row.get("modified") else None,
+                        row.get("source") or "",
+                        row.get("replaced") or "",
                     )
     return known
 
@@ -207,7 +217,7 @@ def extract_alone(settings: Frames, source: Path, folder: Path) -> Path:
     """
     video = Video.of("video", source, folder)
     if video.path != video.source:
-        _fill_stores(settings, [video])
+        _fill_stores(settings, [video], {})
     return video.path
 
 
@@ -229,7 +239,7 @@ def extract_again(
     source = folder / sources[0]
     if not source.is_dir():
         settings = _made_at(settings, (path, *others))
-    _fill_stores(settings, [Video(name, source, path)])
+    _fill_stores(settings, [Video(name, source, path)], _read_manifests(folder))
 
 
 def _made_at(settings: Frames, stores: Iterable[Path]) -> Frames:
@@ -253,13 +263,18 @@ def _describe(video: Video, name: str, known: Extracted | None, made: bool) -> E
     path = video.path
     modified = path.stat().st_mtime_ns
     if known and not made and known.is_of(path):
-        return known._replace(modified=modified)
+        source = known.source or _Origin.of(video, known).source
+        return known._replace(modified=modified, source=source or "")
     try:
         rate = duration = None
         complaint = ""
+        source, replaced = _Origin.of(video, known)
         if path.is_dir():
-            sizes = [len(picture) for picture in read_pictures(path)]
-            frames, size = len(sizes), sum(sizes)
+            pictures = [(crc32(picture), len(picture)) for picture in read_pictures(path)]
+            frames, size = len(pictures), sum(length for _, length in pictures)
+            source = " ".join(Stamp.of(path))
+            if known and known.bytes != size:
+                replaced = digest_frames(pictures)
         else:
             frames, size = count_frames(path), path.stat().st_size
             _, seconds, complaint, *_ = read_comment(path).split("\n")
@@ -268,7 +283,7 @@ def _describe(video: Video, name: str, known: Extracted | None, made: bool) -> E
         height, width = read_frames(path, [0]).shape[-2:]
         return Extracted(
             *(video.name, name, "ok", frames, height, width, rate, duration, size, complaint),
-            modified,
+            *(modified, source or "", replaced),
         )
     except DataError as error:
         return _failed(video.name, name, str(error))
@@ -278,26 +293,63 @@ def _failed(video: str, path: str, error: str) -> Extracted:
     return Extracted(video, path, "failed", 0, 0, 0, None, None, 0, error)
 
 
-def _fill_each(settings: Frames, videos: list[Video]) -> dict[str, str]:
+class _Origin(NamedTuple):
+    """Which video the frames that are there are of."""
+
+    source: str | None
+    """Its `Stamp`; empty if it is another than that of now, None if nothing tells."""
+    replaced: str
+    """As in `Extracted`."""
+
+    @classmethod
+    def of(cls, video: Video, known: Extracted | None, comment: str | None = None) -> _Origin:
+        """By the store's comment, the manifest, or else their times: a newer video is another."""
+        path = video.path
+        if comment is None and path != video.source:
+            with suppress(OSError, BadZipFile):
+                comment = read_comment(path)
+        told = (comment or "").split("\n")[3:]
+        if told:
+            return cls(told[0], "".join(told[1:]))
+        source, replaced = (known.source, known.replaced) if known else ("", "")
+        if source or not (path.exists() and video.source.exists()):
+            return cls(source or None, replaced)
+        older = path == video.source or video.source.stat().st_mtime_ns <= path.stat().st_mtime_ns
+        return cls(" ".join(Stamp.of(video.source)) if older else "", replaced)
+
+
+def _fill_each(
+    settings: Frames, videos: list[Video], known: Mapping[str, Extracted]
+) -> dict[str, str]:
     """`_fill_stores`, all at once or else one by one; returns why, by the names of those that
     failed."""
     try:
-        _fill_stores(settings, videos)
+        _fill_stores(settings, videos, known)
         return {}
     except DataError as error:
         if len(videos) == 1:
             return {videos[0].name: str(error)}
-    return {name: why for video in videos for name, why in _fill_each(settings, [video]).items()}
+    singly = (_fill_each(settings, [video], known) for video in videos)
+    return {name: why for errors in singly for name, why in errors.items()}
 
 
-def _fill_stores(settings: Frames, videos: list[Video]) -> None:
+def _fill_stores(settings: Frames, videos: list[Video], known: Mapping[str, Extracted]) -> None:
     """Makes the videos' stores, all or none.
 
     A store's comment tells the settings, the video's duration, what ffmpeg complained about and the
-    video's `Stamp`, a line each.
+    video's `Stamp`, a line each; a fifth its digest where other frames of another video were there
+    before, so that what was learnt from those is known to be so.
     """
     decoding = {"hwaccel": settings.hardware} if settings.hardware else {}
     outputs: list[Output] = []
+
+    def end(store: Writer, video: Video, stamp: str, *told: str) -> None:
+        source, replaced = _Origin.of(video, known.get(video.name))
+        if source not in (None, stamp) and (digest := store.digest()) != _digest_of(video.path):
+            replaced = digest
+        lines = (video.made_with(settings), *told, stamp, *([replaced] if replaced else []))
+        store.comment("\n".join(lines))
+
     with ExitStack() as stack:
         begun = []
         for video in videos:
@@ -306,7 +358,7 @@ def _fill_stores(settings: Frames, videos: list[Video]) -> None:
             if video.source.is_dir():
                 for picture in read_pictures(video.source):
                     store.append(picture)
-                store.comment("\n".join((video.made_with(settings), "", "", stamp)))
+                end(store, video, stamp, "", "")
                 continue
             pictures, timeline = Pictures(store.append), bytearray()
             begun.append((video, store, pictures, timeline, stamp))
@@ -326,34 +378,37 @@ def _fill_stores(settings: Frames, videos: list[Video]) -> None:
         for video, store, pictures, timeline, stamp in begun:
             pictures.close()
             duration = f"{read_timeline(timeline, video.source).end:.3f}"
-            store.comment("\n".join((video.made_with(settings), duration, complaint, stamp)))
+            end(store, video, stamp, duration, complaint)
 
 
 def _is_current(settings: Frames, video: Video, known: Extracted | None) -> bool:
     """Whether a video's frames need not be made, as they are there and whole.
 
-    What a store holds is read where the store is not as it was when the manifest was written. One
-    by an older version does not tell the video's stamp: there, a newer video is another.
+    What a store holds is read where the store is not as it was when the manifest was written.
     """
     store = video.path
     if store == video.source:
         return True
     try:
-        made = store.stat().st_mtime_ns
-        made_with, _, _, *stamp = read_comment(store).split("\n")
-    except (OSError, BadZipFile, ValueError):
+        comment = read_comment(store)
+    except (OSError, BadZipFile):
         return False
     wanted = {video.made_with(settings)}
-    if not video.source.exists():  # deleted when its frames were there
+    if video.source.exists():
+        replaced = _Origin.of(video, known, comment).source != " ".join(Stamp.of(video.source))
+    else:  # deleted when its frames were there
         wanted.add(PACKED)
         replaced = False
-    elif stamp:
-        replaced = stamp != [" ".join(Stamp.of(video.source))]
-    else:
-        replaced = video.source.stat().st_mtime_ns > made
-    if replaced or made_with not in wanted:
+    if replaced or comment.partition("\n")[0] not in wanted:
         return False
     if known is None or known.is_of(store) or is_sound(store):
         return True
     print(f"{store}: is damaged on disk, its frames are extracted again")
     return False
+
+
+def _digest_of(store: Path) -> str | None:
+    try:
+        return read_digest(store)
+    except (OSError, BadZipFile):
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR
 from typing import NamedTuple
@@ -55,15 +56,16 @@ def write_listing(folder: Path, missing: dict[str, str]) -> None:
 def changes(recipe: Recipe, folder: Path) -> str:
     """How a data set's videos differ from ``videos.csv``, in one line; empty where they do not.
 
-    A video differs by its size or time. Listings by older versions hold neither, so that only added
-    and removed videos differ from them. A folder that is empty or gone is no change: its disk may
-    not be mounted, or the videos were deleted when all frames were there. Raises `DataError` where
-    the listing or a folder of videos cannot be read.
+    A video differs by its size or time. Listings by older versions hold neither: there manifests
+    tell them, once a later version has looked at the frames. A folder that is empty or gone is no
+    change: its disk may not be mounted, or the videos were deleted when all frames were there.
+    Raises `DataError` where the listing or a folder of videos cannot be read.
     """
     listing = folder / "videos.csv"
     try:
         with listing.open(newline="", encoding="utf-8") as file:
-            _, *rows = ((name, path, *stamp) for name, path, _, *stamp in csv.reader(file))
+            _, *rows = csv.reader(file)
+        unseen = {path: tuple(stamp) for _, path, _, *stamp in rows if path}
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, csv.Error) as error:
@@ -73,9 +75,11 @@ def changes(recipe: Recipe, folder: Path) -> str:
         ) from None
     told, added, replaced = [], [], []
     if isinstance(recipe.source, YoutubeSource):
-        names = {name for name, *_ in rows}
+        names = {row[0] for row in rows}
         told = _told("to download", [name for name in _wanted(recipe, folder) if name not in names])
-    unseen = {path: tuple(stamp) for _, path, *stamp in rows if path}
+    if rows and len(rows[0]) == 3:
+        stamps = _stamps_in_manifests(folder)
+        unseen = {path: stamps.get(name, ()) for name, path, _ in rows if path}
     listed = len(unseen)
     for path, now in _scan(folder / "videos", "videos", unseen):
         before = unseen.pop(path, None)
@@ -87,6 +91,21 @@ def changes(recipe: Recipe, folder: Path) -> str:
         told += _told("added", added) + _told("replaced", replaced)
         told += _told("taken out", list(unseen))
     return f"videos changed since they were listed: {', '.join(told)}" if told else ""
+
+
+def _stamps_in_manifests(folder: Path) -> dict[str, Stamp]:
+    """Of which videos the frames are, where manifests tell it."""
+    found = {}
+    for path in folder.glob("manifests/*.csv"):
+        # What cannot be read is made again by who reads it next.
+        with (
+            suppress(OSError, ValueError, csv.Error),
+            path.open(newline="", encoding="utf-8") as file,
+        ):
+            for row in csv.DictReader(file):
+                if told := row.get("source"):
+                    found[row["video"]] = Stamp(*told.split(" "))
+    return found
 
 
 def _told(what: str, names: list[str]) -> list[str]:
@@ -111,7 +130,7 @@ def _scan(folder: Path, name: str, listed: Collection[str]) -> Iterator[tuple[st
             if entry.name.startswith("."):
                 continue
             path = f"{name}/{entry.name}"
-            if entry.is_dir() and path not in listed and not holds_frames(Path(entry.path)):
+            if path not in listed and entry.is_dir() and not holds_frames(Path(entry.path)):
                 yield from _scan(Path(entry.path), path, listed)
             else:
                 yield path, Stamp.of(entry)

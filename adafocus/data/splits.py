@@ -25,7 +25,8 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
 
     The tables have the columns ``video, path, frames, labels``: ``path`` relative to ``folder``,
     ``labels`` joined by ``;``. A video without frames is left out and listed in the report with
-    the reason. ``train_split.txt`` and ``val_split.txt`` say the same in the authors' form,
+    the reason; it also tells which videos took the place of others, whose frames were there before.
+    ``train_split.txt`` and ``val_split.txt`` say the same in the authors' form,
     ``video,frames,label[,label...]``. The report also holds the digests of the annotation files.
     Raises `DataError` where a split ends empty, or more of its videos are missing than the recipe
     allows.
@@ -60,6 +61,11 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
                 "missing": dict(zip(missing["video"], missing["error"], strict=True)),
                 "classes": _count_classes(used, classes),
             }
+            replaced = used[used["replaced"] != ""]
+            if not replaced.empty:
+                report[split]["replaced"] = dict(
+                    zip(replaced["video"], replaced["replaced"], strict=True)
+                )
         (splits / "classes.txt").write_text("".join(f"{name}\n" for name in classes), "utf-8")
         (splits / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
@@ -107,8 +113,11 @@ def _read_manifests(recipe: Recipe, folder: Path) -> pd.DataFrame:
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: not found; extract the frames of all shards first")
-    text = {"video": str, "path": str, "status": str, "error": str}
-    return pd.concat(pd.read_csv(path, dtype=text, keep_default_na=False) for path in paths)
+    text = dict.fromkeys(("video", "path", "status", "error", "replaced"), str)
+    found = pd.concat(pd.read_csv(path, dtype=text, keep_default_na=False) for path in paths)
+    # Manifests by older versions do not tell it.
+    replaced = found["replaced"].fillna("") if "replaced" in found else ""
+    return found.assign(replaced=replaced)
 
 
 def _write_split(table: pd.DataFrame, path: Path) -> None:

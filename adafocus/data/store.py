@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from struct import Struct
 from typing import BinaryIO, NamedTuple
@@ -79,6 +80,10 @@ class Writer:
         self.count += 1
         self._archive.writestr(ZipInfo(f"{self.count:06d}.jpg"), picture)
 
+    def digest(self) -> str:
+        """As `read_digest` finds it."""
+        return digest_frames((entry.CRC, entry.file_size) for entry in self._archive.infolist())
+
     def comment(self, text: str) -> None:
         """What `read_comment` finds."""
         self._archive.comment = text.encode()
@@ -98,6 +103,17 @@ def is_sound(path: Path) -> bool:
             return archive.testzip() is None
     except (OSError, BadZipFile):
         return False
+
+
+def read_digest(path: Path) -> str:
+    """What tells the frames of a store from others, by its directory alone."""
+    with ZipFile(path) as archive:
+        return digest_frames((entry.CRC, entry.file_size) for entry in archive.infolist())
+
+
+def digest_frames(pictures: Iterable[tuple[int, int]]) -> str:
+    """SHA-256 of the CRC-32 and length of each JPEG picture of a video, in their order."""
+    return sha256("".join(f"{crc},{length}\n" for crc, length in pictures).encode()).hexdigest()
 
 
 def read_pictures(folder: Path) -> Iterator[bytes]:
@@ -170,8 +186,9 @@ def _decode(
 ENTRY = Struct("<10x H 4x 2I 18x I")
 """Of the directory: method, checksum, length and where the frame's local header lies."""
 LOCAL_HEADER = 30
-END = Struct("<10x H 2I 2x")
-"""Number of entries, size and start of the directory; a comment follows."""
+END = Struct("<10x H 2I H")
+"""Number of entries, size and start of the directory, and the length of the comment that follows.
+"""
 NAME = len("000001.jpg")
 
 
@@ -212,7 +229,11 @@ def _end_of_zip(file: BinaryIO) -> tuple[int, int, int, bytes]:
     found = tail.rfind(b"PK\5\6")
     if not 0 <= found <= len(tail) - END.size:
         raise BadZipFile("File is not a zip file")
-    return *END.unpack_from(tail, found), tail[found + END.size :]
+    count, size, start, length = END.unpack_from(tail, found)
+    comment = tail[found + END.size :]
+    if len(comment) != length:
+        raise BadZipFile("its end is missing")
+    return count, size, start, comment
 
 
 # --- names ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from adafocus.data.clips import digest_of, digest_of_sizes
+from adafocus.data.clips import digest_of, digest_of_replaced, digest_of_sizes
 from adafocus.evaluation.predictions import Predictions
 from adafocus.evaluation.result import Result, ResultError
 from adafocus.files import kept, sha256
@@ -42,6 +42,8 @@ def fingerprint(source: Checkpoint, data: Path, budget: float | None, **facts: o
         "sizes": digest_of_sizes(data, *splits),
         "positions": positions and sha256(data / "annotations" / positions),
     }
+    if replaced := digest_of_replaced(data, *splits):
+        known["replaced"] = replaced
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 

@@ -14,7 +14,13 @@ from tqdm import tqdm
 
 from adafocus import legacy, tracking
 from adafocus.data.batches import EpochSampler, loader
-from adafocus.data.clips import Clips, class_names, digest_of, digest_of_sizes
+from adafocus.data.clips import (
+    Clips,
+    class_names,
+    digest_of,
+    digest_of_replaced,
+    digest_of_sizes,
+)
 from adafocus.device import PRECISIONS, name_of, pick_device, pick_precision, share_threads
 from adafocus.distributed import first_alone, is_first, size
 from adafocus.extras import require
@@ -128,6 +134,7 @@ def train(
             seed=seed,
             data=[digest_of(data, split) for split in ("train", "val")],
             sizes=digest_of_sizes(data, "train", "val"),
+            replaced=digest_of_replaced(data, "train", "val"),
             start=start,
             init=init,
             record=record,

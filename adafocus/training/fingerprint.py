@@ -40,6 +40,7 @@ def accepted(
     seed: int,
     data: Sequence[str],
     sizes: str | None,
+    replaced: str | None = None,
     start: Mapping[str, Tensor],
     init: Sequence[Path],
     record: Path,
@@ -58,6 +59,8 @@ def accepted(
         data: digests of the split tables.
         sizes: digest of the videos' sizes; None where older listings do not tell them, and states
             that were begun then are accepted ever after.
+        replaced: digest of videos that took the place of others; None where none did. What was
+            begun before they did is not accepted.
         start: tensors that the stage takes from the checkpoints before.
         init: those checkpoints.
         record: what the run before has left of itself, see `adafocus.tracking.Record`.
@@ -72,6 +75,7 @@ def accepted(
         "patch_size": patch_size,
         "seed": seed,
         "data": list(data),
+        "replaced": replaced,
         "start": digest(start) if start else None,
     }
     found = [
@@ -84,7 +88,7 @@ def accepted(
         for revision in (REVISION, *sorted(TAKEN_OVER))
         for known in (sizes, None)
     ]
-    if 1 in {REVISION, *TAKEN_OVER}:
+    if 1 in {REVISION, *TAKEN_OVER} and replaced is None:
         old = legacy.fingerprints(recipe, stage, patch_size, seed=seed, data=data, init=init)
         found += old if legacy.may_be_of(record, old, recipe) else []
     return list(dict.fromkeys(found))

@@ -16,7 +16,7 @@ from miniature import make_recipe, make_video
 
 from adafocus.data.ffmpeg import ffmpeg_path
 from adafocus.data.frames import FOLDERS, extract
-from adafocus.data.listing import holds_frames
+from adafocus.data.listing import Stamp, holds_frames
 from adafocus.data.sources import fetch
 from adafocus.data.store import count_frames, read_comment, read_frames
 from adafocus.files import WriteError
@@ -230,14 +230,86 @@ def test_a_store_that_does_not_tell_which_video_it_is_of_is_as_good(tmp_path, li
     comment = read_comment(store)
     with ZipFile(store, "a") as archive:
         archive.comment = comment.rpartition("\n")[0].encode()
+    forget(tmp_path / "manifests" / "0.csv", "source", "replaced", "modified")
     first = store.stat().st_mtime_ns
     os.utime(video, ns=(0, 0))
-    listing()
+    row = listing()["a"]
     assert store.stat().st_mtime_ns == first
-    os.utime(video, ns=(first + 10**9,) * 2)
-    listing()
+    assert row["source"] == f"{video.stat().st_size} 0", "what it is of is known from now on"
+    os.utime(video, ns=(10**9, 10**9))
+    assert listing()["a"]["replaced"] == ""
     assert store.stat().st_mtime_ns != first
     assert read_comment(store).split("\n")[:3] == comment.split("\n")[:3]
+
+
+def forget(manifest, *columns):
+    """Makes a manifest as older versions wrote it."""
+    with manifest.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with manifest.open("w", newline="") as file:
+        names = [name for name in rows[0] if name not in columns]
+        table = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def another(video, seconds):
+    """A video in the place of that one: of as many frames, as large, and older or newer."""
+    size = video.stat().st_size
+    video.unlink()
+    make_video(video, 5, "64x48", "-vf", "negate")
+    with video.open("ab") as file:
+        file.write(bytes(1))
+        file.truncate(max(size, file.tell()))
+    os.utime(video, (seconds, seconds))
+
+
+@pytest.mark.parametrize("told", ["by the store", "by the manifest", "by their times"])
+def test_frames_of_another_video_are_told_from_the_same_made_again(tmp_path, listing, told):
+    """Neither a video that was copied nor a damaged store leads to other frames."""
+    video = make_video(tmp_path / "videos" / "a.mp4", frames=5)
+    os.utime(video, (10**9, 10**9))
+    listing()
+    store = tmp_path / "frames" / "a.zip"
+    if told != "by the store":
+        with ZipFile(store, "a") as archive:
+            archive.comment = archive.comment.rpartition(b"\n")[0]
+        forget(tmp_path / "manifests" / "0.csv", "source", "replaced", "modified")
+    if told == "by the manifest":
+        listing()
+
+    first, later = store.read_bytes(), time.time() + 1000
+    os.utime(video, (later, later))
+    assert listing()["a"]["replaced"] == ""
+    store.write_bytes(first[:100])
+    assert listing()["a"]["replaced"] == ""
+    store.write_bytes(first)
+    another(video, later + 1 if told == "by their times" else 0)
+    row = listing()["a"]
+    assert row["replaced"]
+    assert row["source"] == " ".join(Stamp.of(video))
+
+    assert listing()["a"] == row
+    (tmp_path / "manifests" / "0.csv").unlink()
+    assert listing()["a"] == row, "as the store says so itself"
+    store.write_bytes(store.read_bytes()[:-10])
+    assert listing()["a"]["replaced"] == row["replaced"]
+    assert listing(height=20)["a"]["replaced"] == row["replaced"]
+
+
+def test_a_folder_of_other_pictures_is_told_from_the_same(tmp_path, listing):
+    folder = tmp_path / "videos" / "a"
+    make_pictures(folder, 4)
+    os.utime(folder, (0, 0))
+    assert listing()["a"] | {"source": " 0", "replaced": ""} == listing()["a"]
+    os.utime(folder)
+    assert listing()["a"]["replaced"] == ""
+    shutil.rmtree(folder)
+    make_video(folder / "%05d.jpg", 4, "64x48", "-vf", "negate")
+    replaced = listing()["a"]["replaced"]
+    assert replaced
+    os.utime(folder, (1, 1))
+    assert listing()["a"]["replaced"] == replaced
 
 
 def test_a_store_is_read_where_it_is_not_as_it_was(tmp_path, listing, capfd):
@@ -273,9 +345,8 @@ def test_a_manifest_of_old_is_as_good(tmp_path, listing):
     make_pictures(tmp_path / "videos" / "b", 5)
     rows = listing()
     manifest = tmp_path / "manifests" / "0.csv"
-    lines = [line.rpartition(",")[0] for line in manifest.read_text().splitlines()]
-    assert lines[0].endswith(",bytes,error")
-    manifest.write_text("\n".join(lines) + "\n")
+    forget(manifest, "modified", "source", "replaced")
+    assert manifest.read_text().startswith("video,path,status,frames,height,width,rate,duration,")
     (tmp_path / "videos" / "b" / "00003.jpg").write_bytes(b"broken since")
     assert listing() == rows
 

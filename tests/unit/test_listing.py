@@ -13,7 +13,7 @@ from miniature import make_recipe
 
 from adafocus.data import DataError, splits
 from adafocus.data.annotations import digest_annotations
-from adafocus.data.listing import changes, write_listing
+from adafocus.data.listing import Stamp, changes, write_listing
 
 NAMES = ("a.mp4", "class one/b.webm", "10/00001.jpg", "10/00002.jpg")
 MANUAL = make_recipe(source={"kind": "manual", "homepage": "http://example.org"})
@@ -94,6 +94,21 @@ def test_a_listing_by_an_older_version_counts_as_it_is(folder):
     assert told(folder) == ""
     (folder / "videos" / "new.mp4").touch()
     assert told(folder) == "1 added (videos/new.mp4)"
+
+
+def test_manifests_tell_what_a_listing_by_an_older_version_does_not(folder):
+    videos = {path.stem: path for path in (folder / "videos").rglob("[ab].*")}
+    (folder / "manifests").mkdir()
+    rows = [f"{name},{' '.join(Stamp.of(path))}\n" for name, path in videos.items()]
+    (folder / "manifests" / "0.csv").write_text(f"video,source\n{rows[0]}")
+    (folder / "manifests" / "1.csv").write_text(f"video,error\n{rows[1]}")
+    listed = [f"{name},{path.relative_to(folder)},\n" for name, path in videos.items()]
+    (folder / "videos.csv").write_text("".join(["video,path,error\n", *listed, "10,videos/10,\n"]))
+    assert told(folder) == ""
+    for path in videos.values():
+        os.utime(path, (0, 0))
+    (first, *_) = videos.values()
+    assert told(folder) == f"1 replaced ({first.relative_to(folder)})"
 
 
 def test_videos_that_youtube_is_to_be_asked_for(folder):

@@ -7,7 +7,7 @@ import pytest
 from miniature import make_recipe
 
 from adafocus.data import DataError
-from adafocus.data.clips import class_names
+from adafocus.data.clips import class_names, digest_of_replaced
 from adafocus.data.splits import write_splits
 
 HEADER = "video,path,status,frames,height,width,error\n"
@@ -77,6 +77,28 @@ def test_report(recipe, folder):
             "classes": {"walk": 0, "run": 1, "say 'hé'": 0},
         },
     }
+
+
+def test_videos_that_took_the_place_of_others(recipe, folder):
+    """Manifests by older versions tell nothing of them."""
+    assert digest_of_replaced(folder, "train", "val") is None
+    write_splits(recipe, folder)
+    assert digest_of_replaced(folder, "train", "val") is None
+    manifest = folder / "manifests" / "0.csv"
+    rows = manifest.read_text().splitlines()
+
+    def replace(**replaced):
+        told = [f"{row},{replaced.get(row.partition(',')[0], '')}" for row in rows[1:]]
+        manifest.write_text("\n".join([f"{rows[0]},replaced", *told]) + "\n")
+        before = (folder / "splits" / "train.csv").read_text()
+        write_splits(recipe, folder)
+        assert (folder / "splits" / "train.csv").read_text() == before
+        return [digest_of_replaced(folder, *splits) for splits in (["val"], ["train", "val"])]
+
+    assert replace(unlisted="5") == [None, None]
+    assert replace(a="5")[0] is None
+    found = {*replace(a="5"), *replace(a="6"), *replace(z="5"), *replace(a="5", NA="5")}
+    assert len(found) == 6, "None among them"
 
 
 def test_a_split_that_ends_empty(recipe, folder):

@@ -218,6 +218,7 @@ WEIGHT = {"glancer.weight": torch.ones(2, 2)}
         (RECIPE, {"seed": 1}),
         (RECIPE, {"data": ["a", "c"]}),
         (RECIPE, {"sizes": "c"}),
+        (RECIPE, {"replaced": "d"}),
         (RECIPE, {"precisions": ["bf16"]}),
         (RECIPE, {"start": WEIGHT}),
     ],
@@ -253,6 +254,11 @@ def test_a_run_from_before_sizes_were_listed_is_accepted(tmp_path):
         assert fingerprints()[0] in fingerprints(sizes=found[-1])
     assert found[0] != found[1]
     assert fingerprints(sizes=found[0])[0] not in fingerprints(sizes=found[1])
+
+
+def test_a_run_from_before_a_video_was_replaced_is_not_accepted():
+    assert not set(fingerprints()) & set(fingerprints(replaced="d", sizes="c"))
+    assert fingerprints(replaced="d")[0] in fingerprints(replaced="d", sizes="c")
 
 
 def test_a_finished_run_only_has_its_checkpoint_written_again(trained, data, capsys):

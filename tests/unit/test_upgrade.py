@@ -174,6 +174,18 @@ def test_frames_of_another_height_train_anew(finished, tmp_path, capsys):
         assert "starting over" in capsys.readouterr().out
 
 
+def test_a_replaced_video_trains_anew(finished, tmp_path, capsys):
+    """Of as many frames, so that the split tables are the same."""
+    project = shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    path = project / "data" / "pets" / "splits" / "report.json"
+    report = json.loads(path.read_text())
+    report["train"]["replaced"] = {"cat/0": "other frames"}
+    path.write_text(json.dumps(report))
+    for said in ("starting over", "trained before"):
+        run(project, "pets_glancer_stage0", ())
+        assert said in capsys.readouterr().out
+
+
 def test_what_changed_is_trained_anew(finished, tmp_path, capsys):
     """So that the test above can fail."""
     project = shutil.copytree(finished, tmp_path / "copy", symlinks=True)

@@ -1,5 +1,7 @@
 """Chains that commit 78f3339 has finished, under the workflow of now."""
 
+import json
+import os
 import sqlite3
 from contextlib import closing
 
@@ -58,6 +60,22 @@ def test_jobs_run_again_but_train_and_extract_nothing(finished_project):
     assert project.planned("data/pets/splits/train.csv") == {"splits": 1}
     labels.write_text(before)
     (project.folder / "data" / "pets" / "changed" / "annotations").unlink()
+
+
+def test_a_replaced_video_is_noticed_though_the_listing_tells_no_times(finished_project):
+    """One that is older, of as many frames, and as large."""
+    project, table = finished_project, "data/pets/splits/train.csv"
+    assert project.planned(table) == {}
+    first, other = (project.folder / "my videos" / name / "1.mp4" for name in ("cat", "dog"))
+    found, content = first.stat(), other.read_bytes()
+    first.write_bytes(content.ljust(found.st_size, b"\0")[: max(found.st_size, len(content))])
+    os.utime(first, (found.st_atime, found.st_mtime - 1000))
+    assert project.planned(table) == {"download": 1, "frames": 2, "splits": 1}
+    run = project.snakemake(table)
+    assert run.returncode == 0, run.stderr
+    report = json.loads((project.folder / "data" / "pets" / "splits" / "report.json").read_text())
+    replaced = {**report["train"].get("replaced", {}), **report["val"].get("replaced", {})}
+    assert list(replaced) == ["cat/1"]
 
 
 def test_a_stage_is_trained_anew_where_that_is_asked_for(finished_project):
