@@ -1,6 +1,7 @@
 """Data at full size: planning, splits, extraction and loading, each beside a plain way to do it.
 
     python benchmarks/data.py
+    python benchmarks/data.py plan      that alone, beside the other figures that are there
 
 Listings are synthetic, of the five data sets' real numbers of videos; the videos that are extracted
 and loaded are encoded by ffmpeg. Things that are compared run by turns. Prints a table and writes
@@ -24,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -81,7 +83,14 @@ def plan(folder: Path) -> dict[str, float]:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         seconds.append(time.perf_counter() - started)
     jobs = int(re.search(r"^total +(\d+)", done.stdout, re.MULTILINE)[1])
-    return {"videos": videos, "jobs": jobs, "seconds": statistics.median(seconds)}
+    started = time.perf_counter()
+    subprocess.run([*command, "--config", "scan_videos=false"], capture_output=True, check=True)
+    return {
+        "videos": videos,
+        "jobs": jobs,
+        "seconds": statistics.median(seconds),
+        "seconds_without_scan": time.perf_counter() - started,
+    }
 
 
 def splits(folder: Path) -> dict[str, float]:
@@ -107,7 +116,7 @@ def splits(folder: Path) -> dict[str, float]:
             file.write(header)
             for video in range(shard, count, recipe.frames.shards):
                 file.write(f"{video},frames/{video}.zip,ok,48,240,427,12.0,4.0,600000,\n")
-    command = [sys.executable, __file__, "splits", str(folder)]
+    command = [sys.executable, __file__, "write_largest_splits", str(folder)]
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - started
@@ -283,26 +292,30 @@ def loading(folder: Path) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        report = {"machine": machine(torch.device("cpu"))}
-        for name, measure in (
-            ("plan", lambda: plan(folder / "plan")),
-            ("splits", lambda: splits(folder / "splits")),
-            ("extraction_short", lambda: extraction(folder / "short", 64, "320x240", 4)),
-            ("extraction_long", lambda: extraction(folder / "long", 6, "640x360", 30)),
-            ("loading", lambda: loading(folder / "loading")),
-        ):
-            report[name] = measure()
-            print(name, json.dumps(report[name]), flush=True)
+MEASURES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "plan": plan,
+    "splits": splits,
+    "extraction_short": lambda folder: extraction(folder, 64, "320x240", 4),
+    "extraction_long": lambda folder: extraction(folder, 6, "640x360", 30),
+    "loading": loading,
+}
+
+
+def main(names: list[str]) -> None:
+    """Measures what is named, or all."""
     output = ROOT / "benchmarks" / "results" / "data.json"
+    report = json.loads(output.read_text()) if names else {}
+    for name in names or MEASURES:
+        here = machine(torch.device("cpu"))
+        with tempfile.TemporaryDirectory() as folder:
+            report[name] = MEASURES[name](Path(folder)) | {"machine": here}
+        print(name, json.dumps(report[name]), flush=True)
     output.write_text(json.dumps(report, indent=2) + "\n")
     print(f"written: {output.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["splits"]:
+    if sys.argv[1:2] == ["write_largest_splits"]:
         write_largest_splits(Path(sys.argv[2]))
     else:
-        main()
+        main(sys.argv[1:])
