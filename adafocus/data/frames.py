@@ -155,13 +155,12 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
         for done in pool.map(extracted, _groups(videos)):
             rows.writerows(done)
             progress.update(len(done))
-    kept(manifest).unlink(missing_ok=True)
     return manifest
 
 
 def _read_manifests(folder: Path) -> dict[str, Extracted]:
-    """What was extracted before, by any number of shards, also where the manifest is being made
-    again."""
+    """What was extracted before, by any number of shards, also where manifests are being made
+    again: one that is kept aside tells of videos that another shard takes now."""
     known = {}
     manifest = folder / "manifests" / "*.csv"
     for path in (*manifest.parent.glob(kept(manifest).name), *manifest.parent.glob(manifest.name)):

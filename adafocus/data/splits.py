@@ -13,7 +13,7 @@ from adafocus.data.annotations import (
     digest_annotations,
     read_annotations,
 )
-from adafocus.files import remove_abandoned, whole
+from adafocus.files import kept, remove_abandoned, whole
 from adafocus.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
                 )
         (splits / "classes.txt").write_text("".join(f"{name}\n" for name in classes), "utf-8")
         (splits / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    for path in (folder / "manifests").glob(kept(Path("*.csv")).name):
+        path.unlink(missing_ok=True)  # all shards have taken from it what they needed
 
 
 def changes(recipe: Recipe, folder: Path) -> str:

@@ -19,7 +19,7 @@ from adafocus.data.frames import FOLDERS, extract
 from adafocus.data.listing import Stamp, holds_frames
 from adafocus.data.sources import fetch
 from adafocus.data.store import count_frames, read_comment, read_frames
-from adafocus.files import WriteError
+from adafocus.files import WriteError, keep
 
 MANUAL = {"kind": "manual", "homepage": "http://example.org"}
 HOSTILE = [
@@ -454,6 +454,33 @@ def test_shards_share_the_videos_and_folders_of_images_stay_in_place(tmp_path):
         [("1", "videos/1", "4"), ("3", "frames/3.zip", "6")],
         [("2", "videos/2", "5")],
     ]
+
+
+def test_what_is_known_of_a_video_goes_with_it_to_another_shard(tmp_path):
+    """As all are shared out anew when one is added."""
+    videos, recipe = tmp_path / "videos", make_recipe(frames={"shards": 2})
+    make_pictures(videos / "b", 3)
+    make_video(videos / "c.mp4", 3)
+
+    def extracted():
+        """Shard and whether another video was there before, as the workflow makes manifests."""
+        write_listing(tmp_path)
+        for shard in range(2):
+            manifest = tmp_path / "manifests" / f"{shard}.csv"
+            keep(manifest)
+            manifest.unlink(missing_ok=True)
+        rows = {}
+        for shard in range(2):
+            with extract(recipe, tmp_path, shard, threads=1).open(newline="") as file:
+                for row in csv.DictReader(file):
+                    rows[row["video"]] = shard, row["replaced"] != ""
+        return rows
+
+    assert extracted() == {"b": (0, False), "c": (1, False)}
+    shutil.rmtree(videos / "b")
+    make_video(videos / "b" / "%05d.jpg", 3, "64x48", "-vf", "negate")
+    make_pictures(videos / "a", 3)
+    assert extracted() == {"a": (0, False), "b": (1, True), "c": (0, False)}
 
 
 def test_frames_are_those_that_ffmpeg_writes_as_files(tmp_path, listing):
