@@ -13,7 +13,13 @@ from typing import Annotated
 import typer
 
 from adafocus.extras import missing_extra
-from adafocus.recipe import Config, find_recipe, load_recipe, load_recipes, parse_micro_batch
+from adafocus.recipe import (
+    Config,
+    find_recipe,
+    load_recipe,
+    load_recipes,
+    parse_micro_batch,
+)
 
 # Each command imports what it needs itself: torch takes seconds, which --help need not.
 
@@ -88,10 +94,14 @@ def train(
         str, typer.Option(help="Videos of a batch to take at a time; auto: as many as fit.")
     ] = "auto",
     anew: Anew = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another value of the recipe, stages.stage2.epochs=5."),
+    ] = None,
 ) -> None:
     """Train one stage."""
     with one_line_errors():
-        checked = load_recipe(recipe)
+        checked = load_recipe(recipe, set_ or [])
         videos_at_a_time = parse_micro_batch(micro_batch)
         if stage in (Stage.glancer, Stage.focuser):
             if patch_size is not None:
@@ -142,6 +152,9 @@ def evaluate(
     tracking_uri: TrackingUri = DEFAULT_STORE,
     precision: PrecisionOption = PrecisionName.fp32,
     anew: Anew = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="What the result is of; by default what was trained.")
+    ] = None,
 ) -> None:
     """Measure a checkpoint and its baselines on the validation videos."""
     with one_line_errors():
@@ -161,6 +174,7 @@ def evaluate(
                 budget=budget,
                 anew=anew,
                 precision=precision.value,
+                experiment=experiment,
             )
 
 

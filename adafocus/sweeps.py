@@ -215,7 +215,8 @@ def sweep(
         parameters={"seed": seed, "sweep": budget.model_dump(mode="json")},
     ) as run:
         result = {
-            "dataset": recipe.name,
+            "dataset": recipe.dataset,
+            "experiment": recipe.name,
             "patch_size": patch_size,
             "stage": int(stage.removeprefix("stage")),
             "metric": recipe.metric,

@@ -47,6 +47,7 @@ def write_points(
     device: str,
     threads: int,
     tracking_uri: str,
+    experiment: str | None = None,
 ) -> None:
     """Measures one stage-3 model in all ways to spend less, and writes a row for each point.
 
@@ -68,6 +69,7 @@ def write_points(
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads to use.
         tracking_uri: MLflow's store.
+        experiment: the one that the points are of, where it shares the checkpoint of another.
 
     Raises:
         CheckpointError: where the checkpoint cannot be used.
@@ -77,7 +79,7 @@ def write_points(
     torch_device = pick_device(device)
     workers = share_threads(threads, torch_device)
     source = read(checkpoint)
-    recipe, patch_size = source.recipe, source.patch_size
+    recipe, patch_size = source.recipe.called(experiment), source.patch_size
     model = assemble(source, checkpoint).eval().to(torch_device).frozen()
     clips = Clips(data, "val", recipe, augment=False, seed=seed)
     name = f"{recipe.name}_{output.stem}_curve"
@@ -99,7 +101,7 @@ def write_points(
                 points += passed.exits(calibration)
                 points += passed.random_frames() if model.skips else passed.fewer_frames()
         model_facts = {"patch_size": patch_size, "skip_cost": recipe.skip_cost}
-        table = pd.DataFrame([{"dataset": recipe.name, **model_facts, **row} for row in points])
+        table = pd.DataFrame([{"dataset": recipe.dataset, **model_facts, **row} for row in points])
         with whole(output) as aside:
             table.to_csv(aside, index=False)
         cost = SHARE * passed.cost.total

@@ -27,6 +27,8 @@ class Result:
 
     schema: int = 1
     dataset: str
+    experiment: str | None = None
+    """Name of the recipe; in results of earlier versions that of the data set"""
     patch_size: int
     """In pixels"""
     stage: int

@@ -51,6 +51,7 @@ def evaluate(
     budget: float | None = None,
     precision: Precision = "fp32",
     anew: str | None = None,
+    experiment: str | None = None,
 ) -> Result | None:
     """Evaluates a stage 1, 2 or 3 checkpoint on the validation videos and writes the result.
 
@@ -89,6 +90,7 @@ def evaluate(
         precision: in which the backbones compute, see `pick_precision`; published figures are
             compared with in fp32 alone.
         anew: any word; what was not measured under the same one is measured again.
+        experiment: the one that the result is of, where it shares the checkpoint of another.
 
     Returns:
         What ``output`` holds; None where another process is the first (`distributed.joined`).
@@ -102,7 +104,8 @@ def evaluate(
     torch_device = pick_device(device)
     workers = share_threads(threads, torch_device)
     source = read(checkpoint)
-    recipe = source.recipe
+    recipe = source.recipe.called(experiment)
+    source = replace(source, recipe=recipe)
     model = assemble(source, checkpoint).eval().to(torch_device)
     model.set_precision(pick_precision(precision, torch_device))
     model = model.frozen()
@@ -179,7 +182,8 @@ def _result(
     chosen = scores.pop("chosen")
     result = Result(
         schema=SCHEMA,
-        dataset=recipe.name,
+        dataset=recipe.dataset,
+        experiment=recipe.name,
         patch_size=source.patch_size,
         stage=int(source.stage.removeprefix("stage")),
         metric=recipe.metric,

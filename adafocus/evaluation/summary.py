@@ -10,12 +10,14 @@ from typing import Any
 import pandas as pd
 
 from adafocus.evaluation.result import Result, ResultError
-from adafocus.figures import METRICS, accuracy_against_gflops
+from adafocus.evaluation.tables import PAGE, html, markdown
+from adafocus.figures import accuracy_against_gflops
 from adafocus.files import remove_abandoned, whole
-from adafocus.recipe import Recipe, parse_recipe
+from adafocus.recipe import Recipe, differences, parse_recipe
 
 HEADINGS = {
     "dataset": "data set",
+    "experiment": "experiment",
     "patch_size": "patch",
     "skip_cost": "skip cost",
     "budget": "budget",
@@ -35,6 +37,7 @@ HEADINGS = {
 
 PUBLISHED_HEADINGS = {
     "dataset": "data set",
+    "experiment": "experiment",
     "model": "model",
     "patch_size": "patch",
     "metric": "metric",
@@ -49,6 +52,7 @@ PUBLISHED_HEADINGS = {
 
 RUN_HEADINGS = {
     "dataset": "data set",
+    "experiment": "experiment",
     "title": "title",
     "patch_size": "patch",
     "skip_cost": "skip cost",
@@ -63,39 +67,6 @@ RUN_HEADINGS = {
     "checkpoint": "checkpoint's SHA-256",
 }
 """Columns of the table of what was run."""
-TEXT = (
-    "dataset",
-    "title",
-    "metric",
-    "model",
-    "rates",
-    "device",
-    "torch",
-    "git_commit",
-    "checkpoint",
-)
-"""Columns that are flush left."""
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8"/>
-<title>AdaFocus: results</title>
-<style>
-body {{ font: 15px/1.5 sans-serif; color: #222; margin: 2em; }}
-div {{ overflow-x: auto; }}
-p {{ max-width: 50em; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 0.3em 0.7em; border-bottom: 1px solid #ddd; text-align: right; }}
-th {{ border-bottom: 2px solid #666; vertical-align: bottom; }}
-.text, td {{ white-space: nowrap; }}
-.text {{ text-align: left; }}
-</style>
-</head>
-<body>
-{}
-</body>
-</html>
-"""
 
 
 def write_summary(
@@ -108,8 +79,8 @@ def write_summary(
     Args:
         results: files of results.
         stem: of the files to write.
-        recipes: those of now by data set, for titles and published figures; a data set without one
-            has those of the time of its result.
+        recipes: those of now by experiment, for titles and published figures; an experiment without
+            one has those of the time of its result.
 
     Raises:
         ResultError: where there is no result, or a file is not one.
@@ -117,21 +88,25 @@ def write_summary(
     if not results:
         raise ResultError("no results to summarise; make one: snakemake --cores all demo")
     rows = sorted((_row(path, recipes or {}) for path in results), key=_order)
-    figures = {row["dataset"]: published_figures(row.pop("recipe")) for row in rows}
+    figures = {row["experiment"]: published_figures(row.pop("recipe")) for row in rows}
     beside = _beside(rows, figures)
+    variants = _variants(rows)
     remove_abandoned(stem.parent)
     with whole(stem.with_name(f"{stem.name}.csv")) as aside:
         pd.DataFrame(rows).to_csv(aside, index=False)
     with whole(stem.with_name(f"{stem.name}.md")) as aside:
-        aside.write_text(table(rows) + published_table(beside), encoding="utf-8")
+        text = table(rows) + variants_tables(variants) + published_table(beside)
+        aside.write_text(text, encoding="utf-8")
     with whole(stem.with_name(f"{stem.name}.html")) as aside:
-        aside.write_text(page(rows, beside), encoding="utf-8")
+        aside.write_text(page(rows, variants, beside), encoding="utf-8")
     accuracy_against_gflops(rows, figures, stem.with_name(f"{stem.name}.svg"))
 
 
-def _order(row: dict[str, Any]) -> tuple[str, int, float, int, float]:
+def _order(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Experiments of one data set stand together, so that equal models can be compared."""
     skip_cost, budget = (-1 if row[key] is None else row[key] for key in ("skip_cost", "budget"))
-    return row["dataset"], row["patch_size"], skip_cost, row["stage"], budget
+    model = (row["patch_size"], skip_cost, row["stage"], budget)
+    return (row["dataset"], *model, row["experiment"] != row["dataset"], row["experiment"])
 
 
 def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
@@ -139,7 +114,8 @@ def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
     result = Result.read(path)
     try:
         made_with = parse_recipe(result.recipe, source=f"{path}: recipe")
-        recipe = recipes.get(result.dataset, made_with)
+        experiment = result.experiment or result.dataset
+        recipe = recipes.get(experiment, made_with)
         # Of another metric a figure would say nothing.
         if recipe.metric != result.metric:
             recipe = made_with
@@ -150,6 +126,7 @@ def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
             published = recipe.published_beside(result.patch_size, result.accuracy) or {}
         return {
             "dataset": result.dataset,
+            "experiment": experiment,
             "title": recipe.title,
             "patch_size": int(result.patch_size),
             "skip_cost": result.skip_cost,
@@ -177,6 +154,7 @@ def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
             "checkpoint": result.checkpoint["sha256"],
             "file": str(path),
             "recipe": recipe,
+            "made_with": made_with,
         }
     except KeyError as error:
         raise ResultError(f"{path}: not a result of an evaluation: {error} is missing") from None
@@ -185,7 +163,7 @@ def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
 
 
 def published_figures(recipe: Recipe) -> list[dict[str, Any]]:
-    """Published figures of a data set in its own metric: AdaFocus's by patch size, then others'."""
+    """An experiment's published figures in its metric: AdaFocus's by patch size, then others'."""
     ours = [
         {"model": "AdaFocus", "patch_size": size, "verified": published.verified, "of": published}
         for size, published in recipe.published.items()
@@ -205,23 +183,22 @@ def _beside(
 ) -> list[dict[str, Any]]:
     """Every published figure of AdaFocus beside what was measured, None where nothing was."""
     measured = {
-        (row["dataset"], row["patch_size"]): row
+        (row["experiment"], row["patch_size"]): row
         for row in rows
         if row["stage"] == 3 and row["skip_cost"] is None and row["budget"] is None
     }
-    metrics = {row["dataset"]: row["metric"] for row in rows}
+    known = {row["experiment"]: row for row in rows}
     beside = []
-    for dataset in sorted(figures):
-        for figure in figures[dataset]:
+    for experiment in sorted(figures):
+        for figure in figures[experiment]:
             if figure["patch_size"] is None:
                 continue
             plain = figure["model"] == "AdaFocus"
-            row = measured.get((dataset, figure["patch_size"]), {}) if plain else {}
+            row = measured.get((experiment, figure["patch_size"]), {}) if plain else {}
             accuracy = row.get("adafocus")
             beside.append(
                 {
-                    "dataset": dataset,
-                    "metric": metrics[dataset],
+                    **{key: known[experiment][key] for key in ("dataset", "experiment", "metric")},
                     **figure,
                     "adafocus": accuracy,
                     "gflops": row.get("gflops"),
@@ -229,6 +206,22 @@ def _beside(
                 }
             )
     return beside
+
+
+def _variants(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """What differs between the recipes by which experiments of one data set were made, an entry a
+    row, by data set; what made a row of ``rows`` goes from it."""
+    made_with: dict[str, dict[str, Recipe]] = {}
+    for row in sorted(rows, key=lambda row: row["stage"]):
+        made_with.setdefault(row["dataset"], {})[row["experiment"]] = row.pop("made_with")
+    return {
+        dataset: [
+            {"entry": entry, **{f"of {name}": values[name] for name in sorted(values)}}
+            for entry, values in found.items()
+        ]
+        for dataset, recipes in sorted(made_with.items())
+        if (found := differences(recipes))
+    }
 
 
 def _share(random: float, accuracy: float, oracle: float | None) -> float | None:
@@ -245,33 +238,57 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         rows: as in the CSV.
     """
     columns = _columns(rows)
-    lines = ["# Results", "", *_markdown(columns, rows), "", *_notes(rows, columns)]
+    lines = ["# Results", "", *markdown(columns, rows), "", *_notes(rows, columns)]
     return "\n".join(lines) + "\n"
+
+
+def variants_tables(variants: Mapping[str, Sequence[dict[str, Any]]]) -> str:
+    """For each data set of several experiments what differs between them; nothing where there is
+    none."""
+    lines = []
+    for dataset, rows in variants.items():
+        table = markdown(_entry_headings(rows), rows)
+        lines += ["", f"## Experiments on {dataset} differ in", "", *table]
+    return "\n".join([*lines, ""]) if lines else ""
+
+
+def _entry_headings(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    return {name: name.removeprefix("of ") for name in rows[0]}
 
 
 def published_table(beside: Sequence[dict[str, Any]]) -> str:
     """AdaFocus's published figures beside those measured; nothing where none are published."""
     if not beside:
         return ""
-    lines = ["", "## Published and measured", "", *_markdown(PUBLISHED_HEADINGS, beside), ""]
+    columns = _headings(PUBLISHED_HEADINGS, beside)
+    lines = ["", "## Published and measured", "", *markdown(columns, beside), ""]
     return "\n".join([*lines, _published_notes(beside)]) + "\n"
 
 
-def page(rows: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]]) -> str:
+def page(
+    rows: Sequence[dict[str, Any]],
+    variants: Mapping[str, Sequence[dict[str, Any]]],
+    beside: Sequence[dict[str, Any]],
+) -> str:
     """What was run, its results and the published figures, as a web page of its own.
 
     Args:
         rows: as in the CSV.
+        variants: what differs between experiments, by data set.
         beside: published figures and those measured.
     """
     columns = _columns(rows)
-    parts = ["<h1>Results</h1>", *_html(columns, rows)]
+    parts = ["<h1>Results</h1>", *html(columns, rows)]
     parts += [f"<p>{escape(note)}</p>" for note in _notes(rows, columns) if note]
+    for dataset, entries in variants.items():
+        parts.append(f"<h2>Experiments on {escape(dataset)} differ in</h2>")
+        parts += html(_entry_headings(entries), entries)
     if beside:
-        parts += ["<h2>Published and measured</h2>", *_html(PUBLISHED_HEADINGS, beside)]
+        published = _headings(PUBLISHED_HEADINGS, beside)
+        parts += ["<h2>Published and measured</h2>", *html(published, beside)]
         notes = _published_notes(beside).replace("\\*", "*")
         parts.append(f"<p>{escape(notes)}</p>")
-    parts += ["<h2>What was run</h2>", *_html(RUN_HEADINGS, rows)]
+    parts += ["<h2>What was run</h2>", *html(_headings(RUN_HEADINGS, rows), rows)]
     return PAGE.format("\n".join(parts))
 
 
@@ -279,66 +296,15 @@ def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Headings of the table of results, without columns that are empty."""
     return {
         name: heading
-        for name, heading in HEADINGS.items()
+        for name, heading in _headings(HEADINGS, rows).items()
         if any(row[name] is not None for row in rows)
     }
 
 
-def _html(headings: Mapping[str, str], rows: Sequence[dict[str, Any]]) -> list[str]:
-    def line(tag: str, cells: Mapping[str, str]) -> str:
-        filled = (
-            f'<{tag} class="text">{escape(text)}</{tag}>'
-            if name in TEXT
-            else f"<{tag}>{escape(text)}</{tag}>"
-            for name, text in cells.items()
-        )
-        return f"<tr>{''.join(filled)}</tr>"
-
-    body = [line("td", {name: _cell(name, row) for name in headings}) for row in rows]
-    return ["<div><table>", line("th", headings), *body, "</table></div>"]
-
-
-def _markdown(headings: Mapping[str, str], rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A Markdown table that also reads well as plain text, line by line."""
-    cells = [list(headings.values())]
-    cells += [[_cell(name, row) for name in headings] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    is_text = [name in TEXT for name in headings]
-    rule = [
-        ":" + "-" * (width - 1) if text else "-" * (width - 1) + ":"
-        for width, text in zip(widths, is_text, strict=True)
-    ]
-    padded = [
-        [
-            cell.ljust(width) if text else cell.rjust(width)
-            for cell, width, text in zip(line, widths, is_text, strict=True)
-        ]
-        for line in (cells[0], rule, *cells[1:])
-    ]
-    return [f"| {' | '.join(line)} |" for line in padded]
-
-
-def _cell(name: str, row: dict[str, Any]) -> str:
-    value = row[name]
-    if value is None:
-        return ""
-    match name:
-        case "git_commit" | "checkpoint":
-            return value[:12] + ("-dirty" if value.endswith("-dirty") else "")
-        case "gain":
-            return f"{value:.1f}%"
-        case "metric":
-            return METRICS[value]
-        case "skip_cost" | "budget":
-            return f"{value:g}"
-        case "gflops" | "published_gflops":
-            return f"{value:.2f}" if value < 1 else f"{value:.1f}"
-        case "published":
-            return f"{value:.1f}" + ("" if row["verified"] else "*")
-        case "difference":
-            return f"{value:+.1f}"
-        case _:
-            return f"{value:.1f}" if isinstance(value, float) else str(value)
+def _headings(headings: Mapping[str, str], rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Those of a table, without the experiments where these are the data sets themselves."""
+    only = all(row["experiment"] == row["dataset"] for row in rows)
+    return {name: text for name, text in headings.items() if not (only and name == "experiment")}
 
 
 def _published_notes(beside: Sequence[dict[str, Any]]) -> str:

@@ -18,8 +18,10 @@ from adafocus.figures.style import (
     GREEN,
     GREY,
     METRICS,
+    ORANGE,
     PURPLE,
     SERIES,
+    SKY,
     STYLE,
     VERMILLION,
     save,
@@ -30,27 +32,38 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+VARIANTS = (
+    {"color": ORANGE, "marker": "s", "linestyle": "--"},
+    {"color": SKY, "marker": "D", "linestyle": "-"},
+    {"color": PURPLE, "marker": "o", "linestyle": ":"},
+)
+"""Looks of experiments that extend the data set's own."""
+
+
 def accuracy_against_gflops(
     rows: Sequence[Mapping[str, Any]],
     figures: Mapping[str, Sequence[Mapping[str, Any]]],
     path: Path,
 ) -> None:
-    """Our accuracy and the published ones by cost, one panel per data set.
+    """Our accuracy and the published ones by cost, one panel per data set and metric, in which each
+    experiment on it has a line.
 
     Args:
         rows: those of the summary; of each model the latest stage is drawn, without a budget.
-        figures: published figures by data set: ``model``, ``published`` and ``published_gflops``.
+        figures: published figures by experiment, of which the data set's own are drawn: ``model``,
+            ``published`` and ``published_gflops``.
     """
-    latest: dict[str, dict[tuple[int, float | None], Mapping[str, Any]]] = {}
+    latest: dict[tuple[str, str], dict[tuple[Any, ...], Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["stage"]):
         if row["budget"] is not None:
             continue
-        latest.setdefault(row["dataset"], {})[row["patch_size"], row["skip_cost"]] = row
+        model = (row["experiment"], row["patch_size"], row["skip_cost"])
+        latest.setdefault((row["dataset"], row["metric"]), {})[model] = row
     with matplotlib.rc_context(STYLE):
         columns = min(len(latest), 3)
         lines = math.ceil(len(latest) / columns)
         figure = Figure(figsize=(max(5.4, 4.0 * columns), 4.0 * lines), layout="constrained")
-        for place, (dataset, models) in enumerate(sorted(latest.items()), start=1):
+        for place, ((dataset, _), models) in enumerate(sorted(latest.items()), start=1):
             axes = figure.add_subplot(lines, columns, place)
             drawn = sorted(models.values(), key=lambda row: row["patch_size"])
             _draw_data_set(axes, dataset, drawn, figures.get(dataset, ()))
@@ -66,6 +79,11 @@ def _draw_data_set(
     metric = METRICS[rows[0]["metric"]]
     axes.set(title=dataset, xlabel="GFLOPs per video", ylabel=f"{metric} (%)")
     costs = [row["gflops"] for row in rows]
+    variants: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["experiment"] != dataset and row["skip_cost"] is None:
+            variants.setdefault(row["experiment"], []).append(row)
+    rows = [row for row in rows if row["experiment"] == dataset]
     if skipping := [row for row in rows if row["skip_cost"] is not None]:
         places = ([row[axis] for row in skipping] for axis in ("gflops", "adafocus"))
         look = SERIES[2] | {"linestyle": "none"}
@@ -73,7 +91,12 @@ def _draw_data_set(
     rows = [row for row in rows if row["skip_cost"] is None]
     gflops = [row["gflops"] for row in rows]
     measured = [row["adafocus"] for row in rows]
-    axes.plot(gflops, measured, **SERIES[0], label="AdaFocus, measured")
+    if rows:
+        axes.plot(gflops, measured, **SERIES[0], label="AdaFocus, measured")
+    for number, (experiment, drawn) in enumerate(sorted(variants.items())):
+        places = ([row[axis] for row in drawn] for axis in ("gflops", "adafocus"))
+        look = VARIANTS[number % len(VARIANTS)]
+        axes.plot(*places, **look, fillstyle="none", label=f"{experiment}, measured")
     for row in rows:
         axes.annotate(
             f"{row['patch_size']} px",
@@ -82,11 +105,10 @@ def _draw_data_set(
             textcoords="offset points",
             bbox=BLANK,
         )
-    drawn = {"oracle": "^", "random": "v"}
-    for name, marker in drawn.items():
+    for name, marker in {"oracle": "^", "random": "v"}.items():
         label, look = BASELINES[name]
         values = [row[name] for row in rows]
-        if None not in values:
+        if rows and None not in values:
             axes.plot(gflops, values, **look, marker=marker, fillstyle="none", label=label)
     costs += _draw_published(axes, figures)
     axes.set_xlim(0.85 * min(costs), 1.15 * max(costs))

@@ -20,7 +20,7 @@ from PIL import Image
 from adafocus.files import whole
 
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
-YELLOW = "#F0E442"
+YELLOW, ORANGE, SKY = "#F0E442", "#E69F00", "#56B4E9"
 SERIES = (
     {"color": BLUE, "marker": "o", "linestyle": "-"},
     {"color": VERMILLION, "marker": "s", "linestyle": "--"},

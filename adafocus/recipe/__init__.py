@@ -30,8 +30,10 @@ from adafocus.recipe.data import (
     YoutubeSource,
 )
 from adafocus.recipe.experiment import Recipe, fit
+from adafocus.recipe.extending import differences
 from adafocus.recipe.loading import find_recipe, load_recipe, load_recipes, parse_recipe
 from adafocus.recipe.model import BackboneRecipe, ModelRecipe, PolicyRecipe
+from adafocus.recipe.phases import Phase
 from adafocus.recipe.section import Metric, MicroBatch, Precision, RecipeError
 from adafocus.recipe.training import (
     TRAINED_PARTS,
@@ -62,6 +64,7 @@ __all__ = [
     "MicroBatch",
     "ModelRecipe",
     "Multiplier",
+    "Phase",
     "PolicyRecipe",
     "Precision",
     "Recipe",
@@ -73,6 +76,7 @@ __all__ = [
     "TableFile",
     "Training",
     "YoutubeSource",
+    "differences",
     "find_recipe",
     "fit",
     "load_config",

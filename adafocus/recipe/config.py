@@ -43,7 +43,7 @@ class Config(Section):
     data: str = "data"
     """Folder of videos, frames and split files."""
     datasets: dict[str, tuple[Positive, ...]]
-    """What `snakemake --cores all` makes: patch sizes by data set."""
+    """What `snakemake --cores all` makes: patch sizes by experiment."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
     gpus: Positive = 1
@@ -103,7 +103,7 @@ def parse_micro_batch(text: str) -> MicroBatch:
 
 
 CHECKPOINT_NAME = re.compile(
-    r"(?P<dataset>.+)_((?P<part>glancer|focuser)_stage0"
+    r"(?P<experiment>.+)_((?P<part>glancer|focuser)_stage0"
     r"|(?P<patch_size>\d+)(?P<suffix>_skip[\d.]+(?!_stage1))?_(?P<stage>stage[123]))"
 )
 
@@ -116,7 +116,7 @@ def _check_pretrained(name: str, path: str, recipes: dict[str, Recipe]) -> None:
             "not a checkpoint's name; it must be like actnet_glancer_stage0,"
             " actnet_focuser_stage0 or actnet_128_stage1, stage2 or stage3"
         )
-    recipe = find_recipe(recipes, match["dataset"])
+    recipe = find_recipe(recipes, match["experiment"])
     patch_size = match["patch_size"] and recipe.check_patch_size(int(match["patch_size"]))
     recipe = recipe.named(match["suffix"] or "")
     try:

@@ -51,6 +51,9 @@ class Peer(Section):
 class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     title: str
+    extends: tuple[str, ...] = ()
+    """Recipes that it extends, nearest first. A file names the nearest alone, see
+    `adafocus.recipe.extending`."""
     classes: Annotated[int, Field(ge=2)]
     videos: Videos
     """How many there are, how many of them may be missing, and how much disk they take."""
@@ -123,6 +126,34 @@ class Recipe(Section):
         }
 
     @property
+    def dataset(self) -> str:
+        """The data set whose videos, frames and splits it uses."""
+        return self.extends[-1] if self.extends else self.name
+
+    def called(self, experiment: str | None) -> Self:
+        """The recipe of an experiment that shares what was made by this one; None is this one."""
+        if experiment in (None, self.name):
+            return self
+        extends = (self.name, *self.extends)
+        others = {"title": experiment, "extends": extends, "published": {}, "peers": ()}
+        return self.model_copy(update={"name": experiment, **others})
+
+    def needed_by(self, stage: str) -> dict[str, Any]:
+        """The entries that the weights of a stage depend on, beside its data and the checkpoints
+        that it starts from, defaults left out."""
+        given = self.model_dump(mode="json", exclude_defaults=True)
+        model = self.model.needed_by(stage)
+        for part in {"glancer", "focuser"} & model.keys() - {stage}:
+            model[part].pop("pretrained", None)
+        return {
+            "classes": self.classes,
+            "metric": self.metric,
+            "model": model,
+            "augmentation": given.get("augmentation"),
+            "training": given["stages"][stage],
+        }
+
+    @property
     def skip_cost(self) -> float | None:
         """What a look costs the policy; None where it may not skip frames."""
         return self.stages.stage2.skip_cost
@@ -177,7 +208,7 @@ def fit(made_by: Recipe, recipe: Recipe, stage: str) -> list[tuple[str, Any, Any
     values."""
     has_policy = stage in ("stage2", "stage3")
     return [
-        ("data set", made_by.name, recipe.name),
+        ("data set", made_by.dataset, recipe.dataset),
         ("number of classes", made_by.classes, recipe.classes),
         ("model", made_by.model.shaped_by(stage), recipe.model.shaped_by(stage)),
         *([("skip cost", made_by.skip_cost, recipe.skip_cost)] if has_policy else []),

@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from adafocus.recipe.experiment import Recipe
+from adafocus.recipe.extending import change, check_same_data, extend
 from adafocus.recipe.section import RecipeError, read_yaml, validate
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """Reads and checks a recipe file. Raises `RecipeError` naming the file and the key."""
-    path = Path(path)
-    recipe = parse_recipe(read_yaml(path), source=str(path))
+def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """Reads and checks a recipe file, and those beside it that it extends.
+
+    Args:
+        path: the file.
+        settings: entries that are otherwise than the file says, such as
+            ``stages.stage2.discount=0.9``.
+
+    Raises:
+        RecipeError: naming the file and the key, or the setting.
+    """
+    values, recipe = _load(Path(path), ())
+    changed = recipe
+    for setting in settings:
+        values = change(values, setting)
+        changed = parse_recipe(values, source=f"--set {setting}")
+        check_same_data(changed, recipe, f"--set {setting}")
+    return changed
+
+
+def _load(path: Path, extended_by: tuple[str, ...]) -> tuple[Any, Recipe]:
+    """A recipe's plain values, what it extends among them, and what they say."""
+    values = read_yaml(path)
+    named = values.get("extends") if isinstance(values, dict) else None
+    ancestor = None
+    # Of a list all is there already: that is how `Recipe.write` writes it.
+    if not isinstance(named, list | None):
+        extended_by = (*extended_by, path.stem)
+        beside = _files(path.parent)
+        if not isinstance(named, str) or named not in beside:
+            allowed = ", ".join(name for name in beside if name != path.stem) or "none"
+            raise RecipeError(f"{path}: extends: {named!r} has no recipe; allowed: {allowed}")
+        if named in extended_by:
+            circle = " -> ".join((*extended_by, named))
+            raise RecipeError(f"{path}: extends: goes round in a circle: {circle}")
+        theirs, ancestor = _load(beside[named], extended_by)
+        values = extend(theirs, values) | {"extends": [named, *ancestor.extends]}
+    recipe = parse_recipe(values, source=str(path))
     if recipe.name != path.stem:
         raise RecipeError(f"{path}: name: is {recipe.name!r}, but the file is {path.name}")
-    return recipe
+    if ancestor:
+        check_same_data(recipe, ancestor, str(path))
+    return values, recipe
 
 
 def parse_recipe(values: Any, source: str) -> Recipe:
@@ -25,14 +63,23 @@ def parse_recipe(values: Any, source: str) -> Recipe:
 
 def load_recipes(folder: str | Path) -> dict[str, Recipe]:
     """Every recipe of a folder by name, each that of the plain models."""
-    recipes = {path: load_recipe(path) for path in sorted(Path(folder).glob("*.yaml"))}
-    for path, recipe in recipes.items():
+    files = _files(Path(folder))
+    recipes = {name: load_recipe(path) for name, path in files.items()}
+    for name, recipe in recipes.items():
+        path = files[name]
+        if unknown := [name for name in recipe.extends if name not in files]:
+            raise RecipeError(f"{path}: extends: {unknown[0]!r} has no recipe")
         if recipe.skip_cost is not None:
             raise RecipeError(
                 f"{path}: stages.stage2.skip_cost: list the costs of a look in skip_costs; each"
                 " makes a model of its own"
             )
-    return {path.stem: recipe for path, recipe in recipes.items()}
+    return recipes
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Those of recipes by their names."""
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def find_recipe(recipes: dict[str, Recipe], dataset: str) -> Recipe:

@@ -102,21 +102,11 @@ def frames_of(recipe: Recipe) -> dict[str, Any]:
 
 def _entries(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The recipe's entries that a stage depends on, where they are not the defaults."""
-    given = recipe.model_dump(mode="json", exclude_defaults=True)
-    model = recipe.model.needed_by(stage)
-    for part in ("glancer", "focuser"):
-        if part not in model:
-            continue
-        if (pretrained := model[part].pop("pretrained", None)) and part == stage:
-            model[part]["pretrained"] = _weights(pretrained, f"{recipe.name}: model.{part}")
-    return {
-        "classes": recipe.classes,
-        "metric": recipe.metric,
-        "model": model,
-        "frames": frames_of(recipe),
-        "augmentation": given.get("augmentation"),
-        "training": given["stages"][stage],
-    }
+    entries = recipe.needed_by(stage)
+    own = entries["model"].get(stage, {})
+    if pretrained := own.pop("pretrained", None):
+        own["pretrained"] = _weights(pretrained, f"{recipe.name}: model.{stage}")
+    return entries | {"frames": frames_of(recipe)}
 
 
 def _weights(pretrained: str, key: str) -> str:

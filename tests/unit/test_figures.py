@@ -32,6 +32,7 @@ HISTORY = [
 SCORES = {"top1": 50.0, "top5": 90.0, "mAP": 60.0}
 ROW = {
     "dataset": "demo",
+    "experiment": "demo",
     "patch_size": 40,
     "skip_cost": None,
     "budget": None,
@@ -100,8 +101,8 @@ def test_accuracy_against_gflops_draws_the_latest_stage_of_each_data_set(tmp_pat
         ROW | {"skip_cost": 0.05, "gflops": 0.5},
         ROW | {"budget": 0.01, "gflops": 0.01},
         ROW
-        | {"dataset": "actnet", "metric": "mAP", "patch_size": 128, "gflops": 26.5}
-        | {"oracle": None},
+        | {"dataset": "actnet", "experiment": "actnet", "metric": "mAP", "oracle": None}
+        | {"patch_size": 128, "gflops": 26.5},
     ]
     published = [
         {"model": "AdaFocus", "published": 75.0, "published_gflops": 26.6},
@@ -117,6 +118,18 @@ def test_accuracy_against_gflops_draws_the_latest_stage_of_each_data_set(tmp_pat
     assert said.count("AdaFocus, published") == said.count("AdaFocus+, published") == 1
     assert said.count("AR-Net") == 1
     assert said.count("AdaFocus+, measured") == 1
+
+
+def test_experiments_on_one_data_set_share_its_panel(tmp_path, texts):
+    variant = ROW | {"experiment": "demo-x", "adafocus": 86.0}
+    path = tmp_path / "summary.svg"
+    figures.accuracy_against_gflops([ROW, variant, variant | {"skip_cost": 0.1}], {}, path)
+    said = texts(path)
+    assert said.count("GFLOPs per video") == 1
+    assert said.count("AdaFocus, measured") == said.count("demo-x, measured") == 1
+    figures.accuracy_against_gflops([variant, variant | {"metric": "mAP"}], {}, path)
+    assert texts(path).count("GFLOPs per video") == 2, "of another metric is another axis"
+    assert "AdaFocus, measured" not in texts(path)
 
 
 def predictions_of(classes, videos=60):

@@ -62,7 +62,7 @@ def summarise(tmp_path):
             paths[-1].write_text(json.dumps(values))
         write_summary(paths, tmp_path / "summary")
         assert (tmp_path / "summary.svg").stat().st_size > 1000
-        results, _, _ = (tmp_path / "summary.md").read_text().partition("## Published")
+        results, _, _ = (tmp_path / "summary.md").read_text().partition("\n## ")
         with (tmp_path / "summary.csv").open(newline="") as file:
             return read_table(results), list(csv.DictReader(file))
 
@@ -215,6 +215,30 @@ def test_what_is_no_result_is_named(tmp_path, text, reason):
 def test_nothing_to_summarise(tmp_path):
     with pytest.raises(ResultError, match="no results"):
         write_summary([], tmp_path / "summary")
+
+
+def test_experiments_on_one_data_set_stand_together(summarise, tmp_path):
+    demo, variant = result("demo", 28, 3, 83.5), result("demo-gamma9", 28, 3, 84.5)
+    variant |= {"dataset": "demo", "experiment": "demo-gamma9"}
+    rows, records = summarise(variant, demo, demo | {"patch_size": 20, "stage": 1})
+    assert [(row["experiment"], row["patch"], row["AdaFocus"]) for row in rows[:3]] == [
+        ("demo", "20", "83.5"),
+        ("demo", "28", "83.5"),
+        ("demo-gamma9", "28", "84.5"),
+    ]
+    assert [row["dataset"] for row in records] == ["demo", "demo", "demo"]
+    text = (tmp_path / "summary.md").read_text()
+    entries = read_table(text.partition("## Experiments on demo differ in")[2])
+    assert entries == [{"entry": "stages.stage2.discount", "demo": "0.2", "demo-gamma9": "0.9"}]
+    page = ET.fromstring((tmp_path / "summary.html").read_text().partition("\n")[2])
+    assert [heading.text for heading in page.iter("h2")] == [
+        "Experiments on demo differ in",
+        "What was run",
+    ]
+    for figure in ("demo", "demo-gamma9"):
+        assert figure in (tmp_path / "summary.svg").read_text()
+    summarise(demo)
+    assert "experiment" not in (tmp_path / "summary.md").read_text().lower()
 
 
 def test_models_that_skip_frames_are_rows_of_their_own(summarise, published):

@@ -474,6 +474,37 @@ def test_the_curves(chain):
     assert "results/curves/digits.svg" in (chain.folder / "curve.html").read_text()
 
 
+def test_an_experiment_that_extends_another_trains_what_differs_alone(chain):
+    recipe = {"name": "digits-x", "title": "Tiny digits, faster", "extends": "digits"}
+    recipe |= {"stages": {"stage3": {"learning_rates": {"classifier": 0.02}}}}
+    file = chain.folder / "config" / "recipes" / "digits-x.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    results = chain.folder / "results"
+    before = {path: path.stat().st_mtime_ns for path in results.glob("checkpoints/digits_*")}
+    run = chain.snakemake(
+        "results/digits-x_16_stage3.json", "results/digits-x_16_stage1.json", "results/summary.md"
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "digits-x_16_stage2 is shared: digits_16_stage2" in run.stderr
+    made = {path.name for path in results.glob("checkpoints/digits-x_*.safetensors")}
+    assert made == {"digits-x_16_stage3.safetensors"}
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert not (chain.folder / "data" / "digits-x").exists()
+
+    result = json.loads((results / "digits-x_16_stage3.json").read_text())
+    assert (result["dataset"], result["experiment"]) == ("digits", "digits-x")
+    assert result["learning_rates"]["stage3"] == {"classifier": 0.02}
+    shared = json.loads((results / "digits-x_16_stage1.json").read_text())
+    assert (shared["experiment"], shared["recipe"]["name"]) == ("digits-x", "digits-x")
+    assert shared["checkpoint"]["path"] == "results/checkpoints/digits_16_stage1.safetensors"
+    summary = (results / "summary.md").read_text()
+    [line] = (line for line in summary.splitlines() if line.startswith("| stages."))
+    cells = [cell.strip() for cell in line.split("|")]
+    assert cells[1:-1] == ["stages.stage3.learning_rates.classifier", "0.01", "0.02"]
+    assert "Nothing to be done" in chain.snakemake("results/digits-x_16_stage3.json").stderr
+    file.unlink()
+
+
 def test_a_failed_job_is_one_line_that_names_its_log(chain):
     (chain.folder / "data" / "given" / "annotations" / "category.txt").rename(
         chain.folder / "data" / "given" / "annotations" / "categories.txt"

@@ -53,6 +53,35 @@ def test_a_curve_takes_all_models(project):
     assert planned == expected | {"curve": 1}
 
 
+def test_an_experiment_that_extends_another_shares_what_does_not_differ(project):
+    of_both = ["results/demo_28_stage3.json", "results/demo-gamma9_28_stage3.json"]
+    chain = {name: n for name, n in CHAIN.items() if name != "pretrained"} | {"frames": 2}
+    assert project.planned(of_both[1]) == chain, "once each, what is demo's too"
+    assert project.planned(*of_both) == chain | {"stage2": 2, "stage3": 2, "evaluate": 2}
+    said = project.snakemake("--dry-run", of_both[1]).stdout
+    assert "demo-gamma9 extends demo; other: stages.stage2.discount 0.9 (0.2)" in said
+    assert "demo-gamma9_28_stage1 is shared: demo_28_stage1" in said
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("data/demo-gamma9/splits/train.csv", ["no data of its own", "data/demo"]),
+        (
+            "results/checkpoints/demo-gamma9_28_stage1.safetensors",
+            ["demo-gamma9_28_stage1 is not trained", "use results/checkpoints/demo_28_stage1."],
+        ),
+        (
+            "results/checkpoints/demo-gamma9_glancer_stage0.safetensors",
+            ["not trained", "use results/checkpoints/demo_glancer_stage0.safetensors"],
+        ),
+    ],
+)
+def test_what_is_shared_is_not_made_under_another_name(project, target, expected):
+    line = project.refused(target)
+    assert all(part in line for part in expected), line
+
+
 def test_earlier_stages_can_be_evaluated(project):
     planned = project.planned("results/actnet_128_stage1.json")
     assert planned == {k: n for k, n in CHAIN.items() if k not in ("stage2", "stage3")} | {
@@ -103,7 +132,7 @@ def test_a_data_sets_name_is_a_target(project, dataset, sizes):
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        ("results/foo_128_stage3.json", ["'foo'", "actnet, demo, fcvid, minik, sthv1, sthv2"]),
+        ("results/foo_128_stage3.json", ["'foo'", "actnet, demo, demo-gamma9, fcvid, minik"]),
         ("results/checkpoints/foo_glancer_stage0.safetensors", ["'foo'", "actnet"]),
         ("results/actnet_100_stage3.json", ["100", "actnet", "96, 128, 160, 192"]),
         ("results/checkpoints/sthv1_128_stage1.safetensors", ["128", "sthv1", "144, 160, 176"]),

@@ -18,7 +18,7 @@ from adafocus.data.disk import check_space
 from adafocus.files import WriteError, check_writable, keep, whole
 from adafocus.gpus import visible_gpus, why_no_gpu
 from adafocus.locks import enter
-from adafocus.recipe import RecipeError, find_recipe, load_recipes, parse_config
+from adafocus.recipe import Phase, RecipeError, differences, find_recipe, load_recipes, parse_config
 
 
 @contextmanager
@@ -30,9 +30,15 @@ def one_line_errors():
 
 
 def recipe_of(wildcards):
-    """The data set's recipe, where there is one and it allows the patch size and cost of a look."""
+    """The recipe of an experiment, where there is one and it allows the patch size and cost of a
+    look; or that of a data set, which is not one that extends another."""
     with one_line_errors():
-        recipe = find_recipe(recipes, wildcards.dataset)
+        name = wildcards.get("experiment") or wildcards.dataset
+        recipe = find_recipe(recipes, name)
+        if "dataset" in wildcards.keys() and recipe.extends:
+            raise RecipeError(
+                f"{name} has no data of its own: it shares {config['data']}/{recipe.dataset}"
+            )
         if "patch_size" in wildcards.keys():
             recipe.check_patch_size(int(wildcards.patch_size))
         if wildcards.get("skip") and wildcards.get("stage") == "1":
@@ -52,8 +58,8 @@ def recipe_text(recipe, names, **others):
 
 
 def recipe_entries(*names, of_config=()):
-    """Function of the wildcards for `params`: these entries of the data set's recipe, and of
-    config.yaml, as text.
+    """Function of the wildcards for `params`: these entries of the recipe, and of config.yaml, as
+    text.
 
     What depends on them is made again when they change, and not when the rest of the recipe does.
     """
@@ -92,8 +98,13 @@ def manifests_of(wildcards):
 def splits_of(wildcards):
     """The split files that training and evaluation read."""
     names = ("train.csv", "val.csv", "classes.txt")
-    folder = f"{config['data']}/{recipe_of(wildcards).name}/splits"
+    folder = f"{config['data']}/{dataset_of(wildcards)}/splits"
     return [f"{folder}/{name}" for name in names]
+
+
+def dataset_of(wildcards):
+    """Whose videos, frames and splits an experiment uses."""
+    return recipe_of(wildcards).dataset
 
 
 @cache
@@ -132,38 +143,71 @@ def changed_annotations(wildcards):
     return [str(file) for file in files if file.exists()] if mark.exists() else []
 
 
-def checkpoints_of(*names):
-    """Function of the wildcards for `input`: these checkpoints, those that the configuration has
-    pretrained or else those that the workflow trains."""
+def phase_of(wildcards, stage):
+    """The training run of a stage that makes the model which the wildcards name."""
+    if stage in ("glancer", "focuser"):
+        return Phase(wildcards.experiment, stage)
+    size, suffix = int(wildcards.patch_size), wildcards.get("skip", "")
+    return Phase(wildcards.experiment, stage, size, suffix)
 
-    def paths(wildcards):
-        filled = [name.format_map(dict(wildcards.items())) for name in names]
-        trained = "results/checkpoints/{}.safetensors"
-        return [settings.pretrained.get(name, trained.format(name)) for name in filled]
 
-    return paths
+@cache
+def owner_of(phase):
+    """The training run that is done for another: itself, or an equal one of an experiment that its
+    experiment extends. Tells of those that are shared."""
+    with one_line_errors():
+        find_recipe(recipes, phase.experiment)
+    owner = phase.owner(recipes, settings.pretrained)
+    if owner != phase and workflow.is_main_process:
+        tell_differences(phase.experiment)
+        logger.info(f"{phase.name} is shared: {owner.name}")
+    return owner
+
+
+@cache
+def tell_differences(experiment):
+    """Tells in what an experiment differs from the one that it extends, whose entries follow in
+    brackets."""
+    ancestor = recipes[experiment].extends[0]
+    found = differences({name: recipes[name] for name in (experiment, ancestor)})
+    told = [f"{key} {values[experiment]} ({values[ancestor]})" for key, values in found.items()]
+    logger.info(f"{experiment} extends {ancestor}; other: {', '.join(told) or 'nothing'}")
+
+
+def checkpoint_of(phase):
+    """The checkpoint that the configuration has pretrained, or else the one that the workflow
+    trains; of an experiment that is extended, where nothing differs up to there."""
+    name = owner_of(phase).name
+    return settings.pretrained.get(name, f"results/checkpoints/{name}.safetensors")
+
+
+def checkpoint_of_model(wildcards):
+    """The checkpoint of the stage that the wildcards name, of the finished model where they name
+    none."""
+    recipe_of(wildcards)
+    return checkpoint_of(phase_of(wildcards, f"stage{wildcards.get('stage', 3)}"))
 
 
 def checkpoints_before(stage):
-    """Function of the wildcards for `input`: the checkpoints that a stage starts from. A policy that
-    may skip frames starts from the plain one."""
+    """Function of the wildcards for `input`: the checkpoints that a stage starts from, where it is
+    not shared."""
 
     def paths(wildcards):
-        if stage == "stage1":
-            before = ("{dataset}_glancer_stage0", "{dataset}_focuser_stage0")
-        elif stage == "stage2" and wildcards.get("skip"):
-            before = ("{dataset}_{patch_size}_stage2",)
-        elif stage == "stage2":
-            before = ("{dataset}_{patch_size}_stage1",)
-        else:
-            before = ("{dataset}_{patch_size}{skip}_stage2",)
-        return checkpoints_of(*before)(wildcards)
+        recipe_of(wildcards)
+        phase = phase_of(wildcards, stage)
+        if owner_of(phase) != phase:
+            with one_line_errors():
+                raise RecipeError(
+                    f"{phase.name} is not trained, as {phase.experiment} does not differ so far"
+                    f" from what it extends: use {checkpoint_of(phase)}"
+                )
+        return [checkpoint_of(before) for before in phase.before]
 
     return paths
 
 
 def points_of(wildcards):
-    """What each model of a data set measures for its curve: all patch sizes, with and without
+    """What each model of an experiment measures for its curve: all patch sizes, with and without
     skipping frames."""
     recipe = recipe_of(wildcards)
     sizes = settings.datasets.get(recipe.name, recipe.patch_sizes)
@@ -180,7 +224,8 @@ def sweeps_up_to(stage):
         found = []
         for number in range(int(stage.removeprefix("stage")), 0, -1):
             skip = wildcards.get("skip", "") if number == 3 else ""
-            name = f"{wildcards.dataset}_{wildcards.patch_size}{skip}_stage{number}"
+            size = int(wildcards.patch_size)
+            name = owner_of(Phase(wildcards.experiment, f"stage{number}", size, skip)).name
             if not settings.sweep.use_best or name in settings.pretrained:
                 break
             found.insert(0, f"results/sweeps/{name}.json")
@@ -193,7 +238,7 @@ def pretrained_of(wildcards):
     """What says that the backbones' pretrained weights are there, where the recipe names any."""
     model = recipe_of(wildcards).model
     if model.glancer.pretrained or model.focuser.pretrained:
-        return f"{config['data']}/{wildcards.dataset}/pretrained.json"
+        return f"{config['data']}/{wildcards.experiment}/pretrained.json"
     return []
 
 
@@ -211,7 +256,7 @@ def figure_labels(figure):
     """Function of the wildcards for `report`: what a figure is and which model it is of."""
 
     def labels(wildcards):
-        found = {"figure": figure, "patch": "", "stage": ""}
+        found = {"figure": figure, "experiment": wildcards.experiment, "patch": "", "stage": ""}
         if "patch_size" in wildcards.keys():
             skip = wildcards.get("skip", "").replace("_skip", ", skip cost ")
             found["patch"] = f"{wildcards.patch_size} px{skip}"
@@ -320,6 +365,7 @@ KEPT = {
 
 wildcard_constraints:
     dataset=r"[\w-]+",
+    experiment=r"[\w-]+",
     patch_size=r"\d+",
     # Nothing, or the cost of a look where the policy may skip frames.
     skip=r"(_skip[\d.]+)?",

@@ -1,56 +1,56 @@
 rule evaluate:
     input:
         splits=splits_of,
-        checkpoint=checkpoints_of("{dataset}_{patch_size}{skip}_stage{stage}"),
+        checkpoint=checkpoint_of_model,
     output:
-        result="results/{dataset}_{patch_size}{skip}_stage{stage}.json",
-        predictions="results/{dataset}_{patch_size}{skip}_stage{stage}.predictions.npz",
+        result="results/{experiment}_{patch_size}{skip}_stage{stage}.json",
+        predictions="results/{experiment}_{patch_size}{skip}_stage{stage}.predictions.npz",
         sheet=report(
-            "results/plots/{dataset}_{patch_size}{skip}_stage{stage}_sheet.png",
+            "results/plots/{experiment}_{patch_size}{skip}_stage{stage}_sheet.png",
             caption="../report/sheet.rst",
             category="4 Where it looks",
-            subcategory="{dataset}",
+            subcategory=dataset_of,
             labels=figure_labels("some clips"),
         ),
         right=report(
-            "results/plots/{dataset}_{patch_size}{skip}_stage{stage}_right.png",
+            "results/plots/{experiment}_{patch_size}{skip}_stage{stage}_right.png",
             caption="../report/sheet.rst",
             category="4 Where it looks",
-            subcategory="{dataset}",
+            subcategory=dataset_of,
             labels=figure_labels("right predictions"),
         ),
         wrong=report(
-            "results/plots/{dataset}_{patch_size}{skip}_stage{stage}_wrong.png",
+            "results/plots/{experiment}_{patch_size}{skip}_stage{stage}_wrong.png",
             caption="../report/sheet.rst",
             category="4 Where it looks",
-            subcategory="{dataset}",
+            subcategory=dataset_of,
             labels=figure_labels("wrong predictions"),
         ),
         steps=report(
-            "results/plots/{dataset}_{patch_size}{skip}_stage{stage}_steps.svg",
+            "results/plots/{experiment}_{patch_size}{skip}_stage{stage}_steps.svg",
             caption="../report/steps.rst",
             category="3 Accuracy",
-            subcategory="{dataset}",
+            subcategory=dataset_of,
             labels=figure_labels("accuracy after each step"),
         ),
         patches=report(
-            "results/plots/{dataset}_{patch_size}{skip}_stage{stage}_patches.svg",
+            "results/plots/{experiment}_{patch_size}{skip}_stage{stage}_patches.svg",
             caption="../report/patches.rst",
             category="4 Where it looks",
-            subcategory="{dataset}",
+            subcategory=dataset_of,
             labels=figure_labels("maps of patches"),
         ),
         confusion=report(
-            "results/plots/{dataset}_{patch_size}{skip}_stage{stage}_confusion.svg",
+            "results/plots/{experiment}_{patch_size}{skip}_stage{stage}_confusion.svg",
             caption="../report/confusion.rst",
             category="3 Accuracy",
-            subcategory="{dataset}",
+            subcategory=dataset_of,
             labels=figure_labels("confusion matrix"),
         ),
     log:
-        "results/logs/{dataset}_{patch_size}{skip}_stage{stage}_evaluation.log",
+        "results/logs/{experiment}_{patch_size}{skip}_stage{stage}_evaluation.log",
     benchmark:
-        "results/benchmarks/{dataset}_{patch_size}{skip}_stage{stage}_evaluation.tsv"
+        "results/benchmarks/{experiment}_{patch_size}{skip}_stage{stage}_evaluation.tsv"
     conda:
         "../../environment.yml"
     threads: threads_of(gpus_per_job)
@@ -61,7 +61,7 @@ rule evaluate:
     params:
         seed=config["seed"],
     message:
-        "{wildcards.dataset}: evaluating stage {wildcards.stage} with patches of"
+        "{wildcards.experiment}: evaluating stage {wildcards.stage} with patches of"
         " {wildcards.patch_size} pixels"
     script:
         "../scripts/evaluate.py"
@@ -71,13 +71,13 @@ rule evaluate:
 rule points:
     input:
         splits=splits_of,
-        checkpoint=checkpoints_of("{dataset}_{patch_size}{skip}_stage3"),
+        checkpoint=checkpoint_of_model,
     output:
-        "results/curves/{dataset}/{patch_size}{skip}.csv",
+        "results/curves/{experiment}/{patch_size}{skip}.csv",
     log:
-        "results/logs/{dataset}_{patch_size}{skip}_points.log",
+        "results/logs/{experiment}_{patch_size}{skip}_points.log",
     benchmark:
-        "results/benchmarks/{dataset}_{patch_size}{skip}_points.tsv"
+        "results/benchmarks/{experiment}_{patch_size}{skip}_points.tsv"
     conda:
         "../../environment.yml"
     threads: config["threads"]
@@ -88,7 +88,7 @@ rule points:
     params:
         seed=config["seed"],
     message:
-        "{wildcards.dataset}: measuring ways to spend less with patches of"
+        "{wildcards.experiment}: measuring ways to spend less with patches of"
         " {wildcards.patch_size} pixels"
     script:
         "../scripts/points.py"
@@ -98,18 +98,18 @@ rule curve:
     input:
         points_of,
     output:
-        csv="results/curves/{dataset}.csv",
+        csv="results/curves/{experiment}.csv",
         figure=report(
-            "results/curves/{dataset}.svg",
+            "results/curves/{experiment}.svg",
             caption="../report/curve.rst",
             category="1 Results",
-            subcategory="{dataset}",
+            subcategory=dataset_of,
             labels=figure_labels("ways to spend less"),
         ),
     log:
-        "results/logs/{dataset}_curve.log",
+        "results/logs/{experiment}_curve.log",
     benchmark:
-        "results/benchmarks/{dataset}_curve.tsv"
+        "results/benchmarks/{experiment}_curve.tsv"
     localrule: True
     conda:
         "../../environment.yml"
@@ -121,7 +121,7 @@ rule curve:
     params:
         recipe=recipe_entries("title", "metric", "published", "peers"),
     message:
-        "{wildcards.dataset}: drawing accuracy against GFLOPs"
+        "{wildcards.experiment}: drawing accuracy against GFLOPs"
     script:
         "../scripts/curve.py"
 

@@ -4,11 +4,11 @@
 # First of all: who is offline should not learn it when the frames are extracted.
 rule pretrained:
     output:
-        f"{data}/pretrained.json",
+        f"{config['data']}/{{experiment}}/pretrained.json",
     log:
-        "results/logs/{dataset}_pretrained.log",
+        "results/logs/{experiment}_pretrained.log",
     benchmark:
-        "results/benchmarks/{dataset}_pretrained.tsv"
+        "results/benchmarks/{experiment}_pretrained.tsv"
     priority: 100
     localrule: True
     conda:
@@ -21,7 +21,7 @@ rule pretrained:
     params:
         recipe=recipe_entries("model.glancer", "model.focuser"),
     message:
-        "{wildcards.dataset}: getting the backbones' pretrained weights"
+        "{wildcards.experiment}: getting the backbones' pretrained weights"
     script:
         "../scripts/pretrained.py"
 
@@ -29,20 +29,21 @@ rule pretrained:
 rule train_glancer:
     input:
         splits=splits_of,
+        init=checkpoints_before("glancer"),
         pretrained=pretrained_of,
     output:
-        checkpoint="results/checkpoints/{dataset}_glancer_stage0.safetensors",
+        checkpoint="results/checkpoints/{experiment}_glancer_stage0.safetensors",
         curves=report(
-            "results/plots/{dataset}_glancer_stage0_curves.svg",
+            "results/plots/{experiment}_glancer_stage0_curves.svg",
             caption="../report/curves.rst",
             category="2 Training",
-            subcategory="{dataset}",
+            subcategory=dataset_of,
             labels=figure_labels("glancer, stage 0"),
         ),
     log:
-        "results/logs/{dataset}_glancer_stage0.log",
+        "results/logs/{experiment}_glancer_stage0.log",
     benchmark:
-        "results/benchmarks/{dataset}_glancer_stage0.tsv"
+        "results/benchmarks/{experiment}_glancer_stage0.tsv"
     conda:
         "../../environment.yml"
     threads: threads_of(gpus_per_job)
@@ -57,25 +58,29 @@ rule train_glancer:
             "classes", "metric", "augmentation", "model", "stages.glancer", of_config=["precision"]
         ),
     message:
-        "{wildcards.dataset}: pretraining the glancer on whole frames (stage 0)"
+        "{wildcards.experiment}: pretraining the glancer on whole frames (stage 0)"
     script:
         "../scripts/train.py"
 
 
 use rule train_glancer as train_focuser with:
+    input:
+        splits=splits_of,
+        init=checkpoints_before("focuser"),
+        pretrained=pretrained_of,
     output:
-        checkpoint="results/checkpoints/{dataset}_focuser_stage0.safetensors",
+        checkpoint="results/checkpoints/{experiment}_focuser_stage0.safetensors",
         curves=report(
-            "results/plots/{dataset}_focuser_stage0_curves.svg",
+            "results/plots/{experiment}_focuser_stage0_curves.svg",
             caption="../report/curves.rst",
             category="2 Training",
-            subcategory="{dataset}",
+            subcategory=dataset_of,
             labels=figure_labels("focuser, stage 0"),
         ),
     log:
-        "results/logs/{dataset}_focuser_stage0.log",
+        "results/logs/{experiment}_focuser_stage0.log",
     benchmark:
-        "results/benchmarks/{dataset}_focuser_stage0.tsv"
+        "results/benchmarks/{experiment}_focuser_stage0.tsv"
     params:
         stage="focuser",
         seed=config["seed"],
@@ -83,7 +88,7 @@ use rule train_glancer as train_focuser with:
             "classes", "metric", "augmentation", "model", "stages.focuser", of_config=["precision"]
         ),
     message:
-        "{wildcards.dataset}: pretraining the focuser on whole frames (stage 0)"
+        "{wildcards.experiment}: pretraining the focuser on whole frames (stage 0)"
 
 
 use rule train_glancer as stage1 with:
@@ -92,18 +97,18 @@ use rule train_glancer as stage1 with:
         init=checkpoints_before("stage1"),
         sweeps=sweeps_up_to("stage1"),
     output:
-        checkpoint="results/checkpoints/{dataset}_{patch_size}_stage1.safetensors",
+        checkpoint="results/checkpoints/{experiment}_{patch_size}_stage1.safetensors",
         curves=report(
-            "results/plots/{dataset}_{patch_size}_stage1_curves.svg",
+            "results/plots/{experiment}_{patch_size}_stage1_curves.svg",
             caption="../report/curves.rst",
             category="2 Training",
-            subcategory="{dataset}",
+            subcategory=dataset_of,
             labels=figure_labels("stage 1"),
         ),
     log:
-        "results/logs/{dataset}_{patch_size}_stage1.log",
+        "results/logs/{experiment}_{patch_size}_stage1.log",
     benchmark:
-        "results/benchmarks/{dataset}_{patch_size}_stage1.tsv"
+        "results/benchmarks/{experiment}_{patch_size}_stage1.tsv"
     params:
         stage="stage1",
         seed=config["seed"],
@@ -111,7 +116,7 @@ use rule train_glancer as stage1 with:
             "classes", "metric", "augmentation", "model", "stages.stage1", of_config=["precision"]
         ),
     message:
-        "{wildcards.dataset}: training focuser and classifier on random patches of"
+        "{wildcards.experiment}: training focuser and classifier on random patches of"
         " {wildcards.patch_size} pixels (stage 1)"
 
 
@@ -121,18 +126,18 @@ use rule stage1 as stage2 with:
         init=checkpoints_before("stage2"),
         sweeps=sweeps_up_to("stage2"),
     output:
-        checkpoint="results/checkpoints/{dataset}_{patch_size}{skip}_stage2.safetensors",
+        checkpoint="results/checkpoints/{experiment}_{patch_size}{skip}_stage2.safetensors",
         curves=report(
-            "results/plots/{dataset}_{patch_size}{skip}_stage2_curves.svg",
+            "results/plots/{experiment}_{patch_size}{skip}_stage2_curves.svg",
             caption="../report/rewards.rst",
             category="2 Training",
-            subcategory="{dataset}",
+            subcategory=dataset_of,
             labels=figure_labels("stage 2"),
         ),
     log:
-        "results/logs/{dataset}_{patch_size}{skip}_stage2.log",
+        "results/logs/{experiment}_{patch_size}{skip}_stage2.log",
     benchmark:
-        "results/benchmarks/{dataset}_{patch_size}{skip}_stage2.tsv"
+        "results/benchmarks/{experiment}_{patch_size}{skip}_stage2.tsv"
     params:
         stage="stage2",
         seed=config["seed"],
@@ -140,7 +145,7 @@ use rule stage1 as stage2 with:
             "classes", "metric", "augmentation", "model", "stages.stage2", of_config=["precision"]
         ),
     message:
-        "{wildcards.dataset}: training the policy that picks patches of"
+        "{wildcards.experiment}: training the policy that picks patches of"
         " {wildcards.patch_size} pixels (stage 2)"
 
 
@@ -150,18 +155,18 @@ use rule stage1 as stage3 with:
         init=checkpoints_before("stage3"),
         sweeps=sweeps_up_to("stage3"),
     output:
-        checkpoint="results/checkpoints/{dataset}_{patch_size}{skip}_stage3.safetensors",
+        checkpoint="results/checkpoints/{experiment}_{patch_size}{skip}_stage3.safetensors",
         curves=report(
-            "results/plots/{dataset}_{patch_size}{skip}_stage3_curves.svg",
+            "results/plots/{experiment}_{patch_size}{skip}_stage3_curves.svg",
             caption="../report/curves.rst",
             category="2 Training",
-            subcategory="{dataset}",
+            subcategory=dataset_of,
             labels=figure_labels("stage 3"),
         ),
     log:
-        "results/logs/{dataset}_{patch_size}{skip}_stage3.log",
+        "results/logs/{experiment}_{patch_size}{skip}_stage3.log",
     benchmark:
-        "results/benchmarks/{dataset}_{patch_size}{skip}_stage3.tsv"
+        "results/benchmarks/{experiment}_{patch_size}{skip}_stage3.tsv"
     params:
         stage="stage3",
         seed=config["seed"],
@@ -169,7 +174,7 @@ use rule stage1 as stage3 with:
             "classes", "metric", "augmentation", "model", "stages.stage3", of_config=["precision"]
         ),
     message:
-        "{wildcards.dataset}: training the classifier on the policy's patches of"
+        "{wildcards.experiment}: training the classifier on the policy's patches of"
         " {wildcards.patch_size} pixels (stage 3)"
 
 
@@ -178,18 +183,18 @@ rule sweep:
         splits=splits_of,
         init=lambda wildcards: checkpoints_before(f"stage{wildcards.stage}")(wildcards),
     output:
-        result="results/sweeps/{dataset}_{patch_size}{skip}_stage{stage}.json",
+        result="results/sweeps/{experiment}_{patch_size}{skip}_stage{stage}.json",
         plot=report(
-            "results/sweeps/{dataset}_{patch_size}{skip}_stage{stage}.svg",
+            "results/sweeps/{experiment}_{patch_size}{skip}_stage{stage}.svg",
             caption="../report/sweep.rst",
             category="2 Training",
-            subcategory="{dataset}",
+            subcategory=dataset_of,
             labels=figure_labels("sweep of learning rates"),
         ),
     log:
-        "results/logs/{dataset}_{patch_size}{skip}_stage{stage}_sweep.log",
+        "results/logs/{experiment}_{patch_size}{skip}_stage{stage}_sweep.log",
     benchmark:
-        "results/benchmarks/{dataset}_{patch_size}{skip}_stage{stage}_sweep.tsv"
+        "results/benchmarks/{experiment}_{patch_size}{skip}_stage{stage}_sweep.tsv"
     conda:
         "../../environment.yml"
     threads: threads_of(gpus_per_sweep)
@@ -209,7 +214,7 @@ rule sweep:
             of_config=["precision"],
         ),
     message:
-        "{wildcards.dataset}: sweeping the learning rates of stage {wildcards.stage} with patches"
+        "{wildcards.experiment}: sweeping the learning rates of stage {wildcards.stage} with patches"
         " of {wildcards.patch_size} pixels"
     script:
         "../scripts/sweep.py"

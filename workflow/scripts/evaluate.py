@@ -10,6 +10,7 @@ with job(snakemake) as lock:
         "data": data_of(snakemake),
         "output": Path(snakemake.output.result),
         "plots": Path(snakemake.output.sheet).parent,
+        "experiment": snakemake.wildcards.experiment,
         "anew": snakemake.config["anew"],
         **run_options(snakemake),
     }

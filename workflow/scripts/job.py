@@ -162,17 +162,15 @@ class ChildError(Exception):
 
 
 def recipe_of(snakemake: Any) -> Recipe:
-    """The recipe of the job's data set, as it was when the workflow started."""
-    dataset = snakemake.wildcards.dataset
-    recipe = parse_recipe(
-        snakemake.config["recipes"][dataset], source=f"config/recipes/{dataset}.yaml"
-    )
+    """The recipe of the job's experiment, as it was when the workflow started."""
+    name = snakemake.wildcards.get("experiment") or snakemake.wildcards.dataset
+    recipe = parse_recipe(snakemake.config["recipes"][name], source=f"config/recipes/{name}.yaml")
     return recipe.named(snakemake.wildcards.get("skip", ""))
 
 
 def data_of(snakemake: Any) -> Path:
     """Folder of the job's data set."""
-    return Path(snakemake.config["data"], snakemake.wildcards.dataset)
+    return Path(snakemake.config["data"], recipe_of(snakemake).dataset)
 
 
 def run_options(snakemake: Any) -> dict[str, Any]:

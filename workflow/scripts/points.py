@@ -9,6 +9,7 @@ with job(snakemake):
     write_points(
         Path(checkpoint),
         data=data_of(snakemake),
+        experiment=snakemake.wildcards.experiment,
         output=Path(snakemake.output[0]),
         **run_options(snakemake),
     )
