@@ -134,7 +134,7 @@ class Recipe(Section):
         """The recipe of an experiment that shares what was made by this one; None is this one."""
         if experiment in (None, self.name):
             return self
-        extends = (self.name, *self.extends)
+        extends = (self.name, *self.extends) if experiment != self.dataset else ()
         others = {"title": experiment, "extends": extends, "published": {}, "peers": ()}
         return self.model_copy(update={"name": experiment, **others})
 

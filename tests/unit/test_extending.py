@@ -238,3 +238,4 @@ def test_a_result_of_a_shared_checkpoint_is_called_after_its_experiment(folder):
     called = demo.called("mine")
     assert (called.name, called.extends, called.dataset) == ("mine", ("demo",), "demo")
     assert demo.called("demo") == demo.called(None) == demo
+    assert called.called("demo").dataset == called.called("demo").name == "demo"
