@@ -36,8 +36,8 @@ from adafocus.tracking import SQLITE
 State = Literal["ok", "note", "fails"]
 DECODERS = {"h264": "h264", "hevc": "hevc", "vp8": "vp8", "vp9": "vp9", "av1": "av1|libdav1d"}
 """What videos are coded in for the most part, and the decoders of it."""
-ONE_MACHINE = {"nolock", "localflock", "local_lock=all", "local_lock=flock"}
-"""Options of network file systems whose locks end at the machine."""
+ONE_MACHINE = {"nolock", "localflock", "local_lock=all", "local_lock=flock", "fuse.sshfs"}
+"""Options and kinds of network file systems whose locks end at the machine."""
 PATIENCE = 5
 """Seconds for MLflow's server to answer."""
 
@@ -192,11 +192,12 @@ def _locks(folder: Path, project: Project) -> Iterator[Finding]:
         yield Finding("fails", f"locks: {place} gives two processes the same one; {advice}")
         return
     mounted, kind, options = _mount(place)
-    if ONE_MACHINE & options:
+    if ONE_MACHINE & {kind, *options}:
         yield Finding(
             "note",
-            f"locks: those of {mounted} ({kind}) end at this machine: run Snakemake for this folder"
-            " on one machine at a time, or mount it with locks for all (flock)",
+            f"locks: those of {mounted} ({kind}) end at this machine: where jobs run on several,"
+            " give MLflow a server (tracking_uri), or mount it with locks for all; outputs have"
+            " locks of their own that need none",
         )
     else:
         yield Finding("ok", f"locks: processes keep out of each other's way on {mounted} ({kind})")

@@ -144,11 +144,16 @@ def test_shared_memory_is_held_against_the_largest_batch(tmp_path, monkeypatch):
 # --- disks --------------------------------------------------------------------------------------
 
 
-def test_locks_that_end_at_the_machine(tmp_path, monkeypatch):
-    mounts = f"a / ext4 rw 0 0\nserver:/b {tmp_path} nfs4 rw,nolock,hard 0 0\n"
+@pytest.mark.parametrize(
+    ("kind", "options", "state"),
+    [("nfs4", "nolock,hard", "note"), ("fuse.sshfs", "relatime", "note"), ("nfs4", "hard", "ok")],
+)
+def test_locks_that_end_at_the_machine(tmp_path, monkeypatch, kind, options, state):
+    mounts = f"a / ext4 rw 0 0\nserver:/b {tmp_path} {kind} rw,{options} 0 0\n"
     monkeypatch.setattr(doctor, "_text", lambda path: mounts)
     (line,) = found(doctor._locks, tmp_path)
-    assert line.startswith(f"note locks: those of {tmp_path} (nfs4) end at this machine")
+    assert line.startswith(f"{state} ")
+    assert (f"those of {tmp_path} ({kind}) end at this machine" in line) == (state == "note")
 
 
 def test_a_disk_that_cannot_be_written_to(mount):
