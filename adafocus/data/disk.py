@@ -8,7 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from adafocus.data import DataError
-from adafocus.recipe import ArchiveSource, ManualSource, Recipe
+from adafocus.data.listing import done_with
+from adafocus.recipe import ArchiveSource, ManualSource, Recipe, YoutubeSource
 
 BYTES_PER_PIXEL = 0.056
 """Of a frame at the best quality, 2: ActivityNet's 14,950 videos, 117 seconds long on average, take
@@ -38,6 +39,8 @@ def _videos_to_come(recipe: Recipe, folder: Path) -> float:
     if isinstance(source, ManualSource):
         given = [path for name in source.archives for path in (folder / "archives").glob(name)]
         whole = max(whole, sum(path.stat().st_size for path in given))
+    if isinstance(source, YoutubeSource):
+        whole *= 1 - len(done_with(folder)) / (recipe.videos.train + recipe.videos.val)
     return whole - _size(folder, "videos", "incoming")
 
 

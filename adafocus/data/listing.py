@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from adafocus.data import DataError
 from adafocus.data.annotations import annotation_files, read_cuts
-from adafocus.files import whole
+from adafocus.files import kept, whole
 from adafocus.recipe import Recipe, YoutubeSource
 
 
@@ -35,13 +35,17 @@ class Stamp(NamedTuple):
         return cls(size, str(int(found.st_mtime)))
 
 
-def write_listing(folder: Path, missing: dict[str, str]) -> None:
+def write_listing(
+    folder: Path, missing: dict[str, str], done: Mapping[str, dict[str, str]] | None = None
+) -> None:
     """Writes ``videos.csv``: ``video,path,error,size,time``.
 
     It lists the name of every video under ``videos/``, its path relative to ``folder`` and its
-    `Stamp`, or why it could not be had, which ``missing`` tells by the name.
+    `Stamp`, or why it could not be had, which ``missing`` tells by the name. Those of `done_with`
+    stay listed as they were.
     """
-    videos = name_videos(folder / "videos")
+    done = done or {}
+    videos = {} if done and _is_empty(folder / "videos") else name_videos(folder / "videos")
     with (
         whole(folder / "videos.csv") as unfinished,
         unfinished.open("w", newline="", encoding="utf-8") as file,
@@ -50,7 +54,30 @@ def write_listing(folder: Path, missing: dict[str, str]) -> None:
         listing.writerow(("video", "path", "error", *Stamp._fields))
         for name, path in videos.items():
             listing.writerow((name, path.relative_to(folder), "", *Stamp.of(path)))
+        for name, row in done.items():
+            listing.writerow((name, row["path"], "", *(row.get(key, "") for key in Stamp._fields)))
         listing.writerows((name, "", reason, "", "") for name, reason in sorted(missing.items()))
+    kept(folder / "videos.csv").unlink(missing_ok=True)
+
+
+def done_with(folder: Path) -> dict[str, dict[str, str]]:
+    """Rows of the listing that is there or was kept aside, by name, of the videos that were deleted
+    when their frames were there."""
+    for listing in (kept(folder / "videos.csv"), folder / "videos.csv"):
+        with (
+            suppress(OSError, ValueError, KeyError, csv.Error),
+            listing.open(newline="", encoding="utf-8") as file,
+        ):
+            return {
+                row["video"]: row
+                for row in csv.DictReader(file)
+                if row["path"] and _is_done(folder, row["path"], row["video"])
+            }
+    return {}
+
+
+def _is_done(folder: Path, path: str, name: str) -> bool:
+    return not (folder / path).exists() and (folder / "frames" / f"{name}.zip").exists()
 
 
 def changes(recipe: Recipe, folder: Path) -> str:
@@ -74,7 +101,9 @@ def changes(recipe: Recipe, folder: Path) -> str:
             f" the videos listed again by: snakemake --cores all {listing}"
         ) from None
     told, added, replaced = [], [], []
-    if isinstance(recipe.source, YoutubeSource):
+    # There the annotations say which are wanted, not the folder.
+    youtube = isinstance(recipe.source, YoutubeSource)
+    if youtube:
         names = {row[0] for row in rows}
         told = _told("to download", [name for name in _wanted(recipe, folder) if name not in names])
     if rows and len(rows[0]) == 3:
@@ -88,8 +117,9 @@ def changes(recipe: Recipe, folder: Path) -> str:
         elif before and before != now:
             replaced.append(path)
     if added or len(unseen) < listed:
-        told += _told("added", added) + _told("replaced", replaced)
-        told += _told("taken out", list(unseen))
+        names = {row[1]: row[0] for row in rows}
+        gone = [path for path in unseen if not (youtube and _is_done(folder, path, names[path]))]
+        told += _told("added", added) + _told("replaced", replaced) + _told("taken out", gone)
     return f"videos changed since they were listed: {', '.join(told)}" if told else ""
 
 
@@ -134,6 +164,10 @@ def _scan(folder: Path, name: str, listed: Collection[str]) -> Iterator[tuple[st
                 yield from _scan(Path(entry.path), path, listed)
             else:
                 yield path, Stamp.of(entry)
+
+
+def _is_empty(folder: Path) -> bool:
+    return not folder.is_dir() or next(find_videos(folder), None) is None
 
 
 def name_videos(folder: Path) -> dict[str, Path]:

@@ -14,7 +14,7 @@ from adafocus.data import DataError
 from adafocus.data.annotations import read_cuts
 from adafocus.data.digits import write_videos
 from adafocus.data.download import download, unpack
-from adafocus.data.listing import Stamp, write_listing
+from adafocus.data.listing import Stamp, done_with, write_listing
 from adafocus.data.youtube import fetch_videos
 from adafocus.files import publish, remove_abandoned, sha256
 from adafocus.recipe import (
@@ -31,11 +31,13 @@ def fetch(recipe: Recipe, folder: Path, workers: int) -> None:
     """Brings ``folder`` to hold ``videos/``, ``annotations/`` and ``videos.csv``.
 
     A video is a file, or a folder of JPEG files; its name is its path under ``videos/``, without a
-    file's suffix, see `write_listing`. One's own videos and labels stay where they are. Raises
+    file's suffix, see `write_listing`. One's own videos and labels stay where they are. Videos of
+    YouTube that were deleted when their frames were there are not downloaded again. Raises
     `DataError` that lists what only a person can bring.
     """
     remove_abandoned(folder, folder / "annotations")
     missing: dict[str, str] = {}
+    done: dict[str, dict[str, str]] = {}
     match recipe.source:
         case ManualSource():
             archives = _given_archives(recipe.source, folder)
@@ -43,15 +45,15 @@ def fetch(recipe: Recipe, folder: Path, workers: int) -> None:
             _unpack(archives, recipe.source.strip, folder)
         case YoutubeSource():
             _check_present(recipe, recipe.source.homepage, folder, [])
-            cuts = read_cuts(recipe, folder)
-            missing = fetch_videos(recipe, recipe.source, cuts, folder, workers)
+            cuts, done = read_cuts(recipe, folder), done_with(folder)
+            missing = fetch_videos(recipe, recipe.source, cuts, folder, workers, done)
         case ArchiveSource():
             _download(recipe.source, folder)
         case FolderSource():
             _link(recipe.source, folder)
         case GenerateSource():
             write_videos(recipe.source, folder, workers)
-    write_listing(folder, missing)
+    write_listing(folder, missing, done)
 
 
 def _link(source: FolderSource, folder: Path) -> None:

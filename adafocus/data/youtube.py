@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -28,9 +28,15 @@ PATIENCE = 5
 
 
 def fetch_videos(
-    recipe: Recipe, source: YoutubeSource, cuts: dict[str, Cut], folder: Path, workers: int
+    recipe: Recipe,
+    source: YoutubeSource,
+    cuts: dict[str, Cut],
+    folder: Path,
+    workers: int,
+    done: Collection[str] = (),
 ) -> dict[str, str]:
-    """Brings all of ``cuts`` to ``folder/videos`` that are not there, ``workers`` at a time.
+    """Brings all of ``cuts`` to ``folder/videos`` that are neither there nor ``done`` with,
+    ``workers`` at a time.
 
     A video appears under its name when it is whole; what came of one that was cut off is used by
     the next call. An error, or a signal that raises one, stops those that run and starts no other.
@@ -44,7 +50,7 @@ def fetch_videos(
     """
     videos = folder / "videos"
     videos.mkdir(parents=True, exist_ok=True)
-    there = {path.stem for path in videos.iterdir()}
+    there = {path.stem for path in videos.iterdir()}.union(done)
     wanted = {name: cut for name, cut in cuts.items() if name not in there}
     allowed = recipe.videos.missing * len(cuts)
     reasons: dict[str, str] = {}

@@ -83,3 +83,14 @@ def test_archives_that_a_person_gave_are_not_the_videos(tmp_path, free):
     assert "about 5 GB of videos" in check_space(download, RECIPES, tmp_path)[0]
     hole(tmp_path / "sthv2" / "videos" / "1.webm", 1)
     assert check_space(download, RECIPES, tmp_path) == [], "all is unpacked"
+
+
+def test_videos_that_were_deleted_when_their_frames_were_there_do_not_come_again(tmp_path, free):
+    free(1000)
+    videos = RECIPES["minik"].videos.model_copy(update={"train": 1, "val": 1})
+    recipes = {"minik": RECIPES["minik"].model_copy(update={"videos": videos})}
+    assert "about 130 GB of videos" in check_space({"minik": {"download"}}, recipes, tmp_path)[0]
+    hole(tmp_path / "minik" / "frames" / "a.zip", 1)
+    rows = "video,path,error\na,videos/a.mp4,\nb,videos/b.mp4,\n"
+    (tmp_path / "minik" / "videos.csv").write_text(rows)
+    assert "about 65 GB of videos" in check_space({"minik": {"download"}}, recipes, tmp_path)[0]

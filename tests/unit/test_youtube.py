@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,9 @@ from miniature import make_recipe, make_video
 from adafocus.data import DataError
 from adafocus.data.ffmpeg import timeline
 from adafocus.data.frames import extract
+from adafocus.data.listing import changes
 from adafocus.data.sources import fetch
+from adafocus.files import keep
 
 pytest.importorskip("yt_dlp", reason="yt-dlp is not installed")
 IDS = ("AAAAAAAAAAA", "-BBBBBBBBB_", "CCCCCCCCCCC", "gone1234567")
@@ -94,6 +97,34 @@ def test_what_is_there_is_not_downloaded_again(site, data):
     first = {path: path.stat().st_mtime_ns for path in (data / "videos").iterdir()}
     fetch(recipe_of("http://127.0.0.1:9/{id}", missing=0), data, workers=2)  # no server there
     assert {path: path.stat().st_mtime_ns for path in (data / "videos").iterdir()} == first
+
+
+def test_videos_that_were_deleted_when_their_frames_were_there_are_not_downloaded_again(site, data):
+    recipe = recipe_of(site, missing=0.25)
+    fetch(recipe, data, workers=2)
+    before = rows(extract(recipe, data, shard=0, threads=2))
+    listed = rows(data / "videos.csv")
+    shutil.rmtree(data / "videos")
+    assert changes(recipe, data) == ""
+    make_video(data / "videos" / "v_gone1234567.webm", 5)  # as if it was downloaded
+    for _ in range(2):  # the second time with what the first has added
+        keep(data / "videos.csv")
+        (data / "videos.csv").unlink()
+        elsewhere = recipe_of("http://127.0.0.1:9/{id}", missing=0)  # no server there
+        fetch(elsewhere, data, workers=1)
+        now = rows(data / "videos.csv")
+        assert {name: now[name] for name in listed if "gone" not in name} == {
+            name: row for name, row in listed.items() if "gone" not in name
+        }
+        assert now["v_gone1234567"]["path"] == "videos/v_gone1234567.webm"
+        assert changes(recipe, data) == ""
+        manifest = rows(extract(recipe, data, shard=0, threads=2))
+        assert {name: row for name, row in manifest.items() if "gone" not in name} == {
+            name: row for name, row in before.items() if "gone" not in name
+        }
+    assert not list(data.glob(".*.old"))
+    (data / "frames" / "v_CCCCCCCCCCC.zip").unlink()
+    assert changes(recipe, data).endswith("1 taken out (videos/v_CCCCCCCCCCC.mp4)")
 
 
 def test_pieces_of_videos(site, data):

@@ -354,6 +354,7 @@ if workflow.is_main_process and not on_cluster and settings.device != "cpu":
 
 # What jobs look at that make it again: where nothing has changed for them, they end at once.
 KEPT = {
+    "download": [0],
     "frames": [0],
     **dict.fromkeys(
         ("train_glancer", "train_focuser", "stage1", "stage2", "stage3"), ["checkpoint"]
