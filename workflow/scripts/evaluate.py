@@ -5,7 +5,7 @@ from job import data_of, job, launch, run_options
 with job(snakemake) as lock:
     from adafocus.evaluation import evaluate
 
-    [checkpoint] = snakemake.input.checkpoint
+    checkpoint = snakemake.input.checkpoint
     options = {
         "data": data_of(snakemake),
         "output": Path(snakemake.output.result),
