@@ -14,6 +14,7 @@ import typer
 
 from adafocus.extras import missing_extra
 from adafocus.recipe import (
+    SPECS,
     Config,
     find_recipe,
     load_recipe,
@@ -25,8 +26,8 @@ from adafocus.recipe import (
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-Stage = StrEnum("Stage", ["glancer", "focuser", "stage1", "stage2", "stage3"])
-PolicyStage = StrEnum("PolicyStage", ["stage2", "stage3"])
+Stage = StrEnum("Stage", list(SPECS))
+PolicyStage = StrEnum("PolicyStage", [name for name, spec in SPECS.items() if spec.has_policy])
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])
 PrecisionName = StrEnum("PrecisionName", ["auto", "bf16", "fp32"])
 
@@ -103,7 +104,7 @@ def train(
     with one_line_errors():
         checked = load_recipe(recipe, set_ or [])
         videos_at_a_time = parse_micro_batch(micro_batch)
-        if stage in (Stage.glancer, Stage.focuser):
+        if not SPECS[stage].of_patch_size:
             if patch_size is not None:
                 raise ValueError(f"--patch-size is not for {stage}: all patch sizes share it")
         elif patch_size is None:
@@ -112,7 +113,7 @@ def train(
         else:
             checked.check_patch_size(patch_size)
         if skip_cost is not None:
-            if stage not in (Stage.stage2, Stage.stage3):
+            if not SPECS[stage].has_policy:
                 raise ValueError(f"--skip-cost is not for {stage}, which has no policy")
             checked = checked.skipping(skip_cost)
 

@@ -22,19 +22,10 @@ from adafocus import legacy
 from adafocus.files import kept, sha256, whole
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, backbone
-from adafocus.recipe import RecipeError, fit, parse_recipe
+from adafocus.recipe import SPECS, RecipeError, fit, parse_recipe
 
 if TYPE_CHECKING:
     from adafocus.recipe import BackboneRecipe, Recipe
-
-PARTS = {
-    "glancer": ("glancer",),
-    "focuser": ("focuser",),
-    "stage1": ("glancer", "focuser", "classifier"),
-    "stage2": ("glancer", "focuser", "classifier", "policy"),
-    "stage3": ("glancer", "focuser", "classifier", "policy"),
-}
-"""Parts of the model that each stage's checkpoint holds."""
 
 DIGESTS = {
     "mobilenet_v2-b0353104.pth": "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
@@ -165,9 +156,9 @@ def assemble(checkpoint: Checkpoint, path: Path) -> AdaFocus:
     if checkpoint.patch_size is None:
         raise CheckpointError(f"{path}: a stage-0 checkpoint is a {checkpoint.stage}, not a model")
     model = build(
-        checkpoint.recipe, checkpoint.patch_size, with_policy="policy" in PARTS[checkpoint.stage]
+        checkpoint.recipe, checkpoint.patch_size, with_policy=SPECS[checkpoint.stage].has_policy
     )
-    fill(model, {path: checkpoint}, PARTS[checkpoint.stage])
+    fill(model, {path: checkpoint}, SPECS[checkpoint.stage].leaves)
     model.class_names = checkpoint.class_names
     return model
 
@@ -182,7 +173,7 @@ def fill(model: AdaFocus, sources: Mapping[Path, Checkpoint], parts: Iterable[st
         expected = {
             f"{part}.{key}": value for key, value in getattr(model, part).state_dict().items()
         }
-        holders = [path for path, source in sources.items() if part in PARTS[source.stage]]
+        holders = [path for path, source in sources.items() if part in SPECS[source.stage].leaves]
         if not holders:
             raise CheckpointError(
                 f"{', '.join(map(str, sources)) or 'no checkpoint'}: holds no {part}"

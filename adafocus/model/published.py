@@ -16,7 +16,8 @@ from torch import Tensor
 
 from adafocus.model.adafocus import build
 from adafocus.model.backbones import ShiftedConv2d
-from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError, list_some
+from adafocus.model.checkpoint import Checkpoint, CheckpointError, list_some
+from adafocus.recipe import SPECS
 
 if TYPE_CHECKING:
     from adafocus.recipe import Recipe
@@ -75,7 +76,7 @@ def import_published(
 
     tensors: dict[str, Tensor] = {}
     problems = []
-    for part in PARTS[stage]:
+    for part in SPECS[stage].leaves:
         shifted = {
             name
             for name, module in getattr(model, part).named_modules()
@@ -134,7 +135,7 @@ def _stage(path: Path, sections: dict[str, dict[str, Tensor]], policy_stage: str
         (stage,) = backbones
     else:
         stage = "stage1"
-    if missing := {SECTIONS[part] for part in PARTS[stage]} - sections.keys():
+    if missing := {SECTIONS[part] for part in SPECS[stage].leaves} - sections.keys():
         raise CheckpointError(f"{path}: section {', '.join(sorted(missing))} is missing")
     return stage
 

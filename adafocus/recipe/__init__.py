@@ -7,7 +7,6 @@ allowed.
 """
 
 from adafocus.recipe.config import (
-    CHECKPOINT_NAME,
     Config,
     Sweep,
     load_config,
@@ -35,8 +34,8 @@ from adafocus.recipe.loading import find_recipe, load_recipe, load_recipes, pars
 from adafocus.recipe.model import BackboneRecipe, ModelRecipe, PolicyRecipe
 from adafocus.recipe.phases import Phase
 from adafocus.recipe.section import Metric, MicroBatch, Precision, RecipeError
+from adafocus.recipe.stages import PARTS, SPECS, StageSpec
 from adafocus.recipe.training import (
-    TRAINED_PARTS,
     HeadTraining,
     Multiplier,
     Stages,
@@ -45,8 +44,9 @@ from adafocus.recipe.training import (
 )
 
 __all__ = [
-    "CHECKPOINT_NAME",
-    "TRAINED_PARTS",
+    "PARTS",
+    "SPECS",
+    "StageSpec",
     "ActivityNetFiles",
     "AnnotationFiles",
     "ArchiveSource",

@@ -21,6 +21,7 @@ from adafocus.recipe.section import (
     read_yaml,
     validate,
 )
+from adafocus.recipe.stages import SPECS
 from adafocus.recipe.training import SweepBudget
 
 
@@ -102,23 +103,32 @@ def parse_micro_batch(text: str) -> MicroBatch:
     return int(text)
 
 
-CHECKPOINT_NAME = re.compile(
-    r"(?P<experiment>.+)_((?P<part>glancer|focuser)_stage0"
-    r"|(?P<patch_size>\d+)(?P<suffix>_skip[\d.]+(?!_stage1))?_(?P<stage>stage[123]))"
-)
+WILDCARDS = {
+    "experiment": r"(?P<experiment>.+)",
+    "patch_size": r"(?P<patch_size>\d+)",
+    "skip": r"(?P<skip>(_skip[\d.]+)?)",
+}
+CHECKPOINT_NAMES = {
+    spec.name: re.compile(spec.pattern.format(**WILDCARDS)) for spec in SPECS.values()
+}
+"""Patterns of checkpoints' names, by stage."""
 
 
 def _check_pretrained(name: str, path: str, recipes: dict[str, Recipe]) -> None:
     """Raises `RecipeError` unless the checkpoint at ``path`` may stand for the one named."""
-    match = CHECKPOINT_NAME.fullmatch(name)
+    matches = {stage: pattern.fullmatch(name) for stage, pattern in CHECKPOINT_NAMES.items()}
+    stage, match = next((one for one in matches.items() if one[1]), (None, None))
     if match is None:
         raise RecipeError(
             "not a checkpoint's name; it must be like actnet_glancer_stage0,"
             " actnet_focuser_stage0 or actnet_128_stage1, stage2 or stage3"
         )
-    recipe = find_recipe(recipes, match["experiment"])
-    patch_size = match["patch_size"] and recipe.check_patch_size(int(match["patch_size"]))
-    recipe = recipe.named(match["suffix"] or "")
+    named = match.groupdict()
+    recipe = find_recipe(recipes, named["experiment"])
+    patch_size = None
+    if "patch_size" in named:
+        patch_size = recipe.check_patch_size(int(named["patch_size"]))
+    recipe = recipe.named(named.get("skip", ""))
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
@@ -126,7 +136,7 @@ def _check_pretrained(name: str, path: str, recipes: dict[str, Recipe]) -> None:
         theirs = (metadata["stage"], json.loads(metadata["patch_size"]))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise RecipeError(f"{path} is not a checkpoint of AdaFocus ({error})") from None
-    ours = (match["part"] or match["stage"], patch_size)
+    ours = (stage, patch_size)
     for what, its, wanted in (
         ("stage and patch size", theirs, ours),
         *fit(made_by, recipe, metadata["stage"]),

@@ -21,6 +21,7 @@ from adafocus.recipe.data import (
 )
 from adafocus.recipe.model import ModelRecipe
 from adafocus.recipe.section import Cost, Metric, Positive, RecipeError, Section
+from adafocus.recipe.stages import SPECS
 from adafocus.recipe.training import Stages, SweepBudget
 
 SKIP = "_skip"
@@ -206,7 +207,7 @@ class Recipe(Section):
 def fit(made_by: Recipe, recipe: Recipe, stage: str) -> list[tuple[str, Any, Any]]:
     """What has to be equal where a stage's checkpoint of one recipe serves another: name, both
     values."""
-    has_policy = stage in ("stage2", "stage3")
+    has_policy = SPECS[stage].has_policy
     return [
         ("data set", made_by.dataset, recipe.dataset),
         ("number of classes", made_by.classes, recipe.classes),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from adafocus.recipe.section import Fraction, Positive, Rate, Section
+from adafocus.recipe.stages import PARTS, SPECS
 
 
 class BackboneRecipe(Section):
@@ -156,7 +157,7 @@ class ModelRecipe(Section):
     def needed_by(self, stage: str) -> dict[str, Any]:
         """The entries that the weights of a stage's checkpoint depend on, defaults left out."""
         given = self.model_dump(mode="json", exclude_defaults=True)
-        others = {"glancer", "focuser", "classifier", "policy"} - set(DRAWN_PARTS[stage])
+        others = set(PARTS) - set(SPECS[stage].depends_on)
         return {name: entry for name, entry in given.items() if name not in others}
 
     def shaped_by(self, stage: str) -> dict[str, Any]:
@@ -171,12 +172,3 @@ class ModelRecipe(Section):
 
 SHAPELESS = {"pretrained", "std", "dropout"}
 """Entries of the model's parts that only matter while they are trained."""
-DRAWN_PARTS = {
-    "glancer": ("glancer",),
-    "focuser": ("glancer", "focuser"),
-    "stage1": ("glancer", "focuser", "classifier"),
-    "stage2": ("glancer", "focuser", "classifier", "policy"),
-    "stage3": ("glancer", "focuser", "classifier", "policy"),
-}
-"""Parts of the model that decide what weights each stage leaves: those that it uses, and those
-whose first weights are drawn before its own."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from adafocus.recipe.experiment import Recipe
+from adafocus.recipe.stages import SPECS, StageSpec
 
 
 @dataclass(frozen=True)
@@ -24,24 +25,25 @@ class Phase:
     @property
     def name(self) -> str:
         """Of its checkpoint, such as ``actnet_128_stage1``."""
-        if self.patch_size is None:
-            return f"{self.experiment}_{self.stage}_stage0"
-        return f"{self.experiment}_{self.patch_size}{self.suffix}_{self.stage}"
+        return SPECS[self.stage].pattern.format(
+            experiment=self.experiment, patch_size=self.patch_size, skip=self.suffix
+        )
 
     @property
     def before(self) -> tuple[Phase, ...]:
         """The phases that it starts from. A policy that may skip frames starts from the plain
         one."""
-        match self.stage:
-            case "stage1":
-                parts = ("glancer", "focuser")
-                return tuple(Phase(self.experiment, part) for part in parts)
-            case "stage2":
-                return (replace(self, stage="stage2" if self.suffix else "stage1", suffix=""),)
-            case "stage3":
-                return (replace(self, stage="stage2"),)
-            case _:
-                return ()
+        spec = SPECS[self.stage]
+        if self.suffix:
+            spec = spec.learning_to_skip()
+        return tuple(self._of(SPECS[stage]) for stage in spec.after)
+
+    def _of(self, before: StageSpec) -> Phase:
+        """The phase before it of that stage. A policy that learns to skip follows a plain one."""
+        if not before.of_patch_size:
+            return Phase(self.experiment, before.name)
+        plain = not before.has_policy or before.name == self.stage
+        return replace(self, stage=before.name, suffix="" if plain else self.suffix)
 
     def owner(self, recipes: Mapping[str, Recipe], given: Collection[str] = ()) -> Phase:
         """The phase that is trained for this one: itself, or that of the furthest ancestor whose

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from adafocus.recipe.section import Cost, Fraction, Positive, Rate, Section
+from adafocus.recipe.stages import SPECS
 
 
 class Multiplier(Section):
@@ -70,27 +71,17 @@ class Stages(Section):
 
     @model_validator(mode="after")
     def _rates_name_what_is_trained(self) -> Self:
-        for stage, parts in TRAINED_PARTS.items():
+        for stage, spec in SPECS.items():
             given = set(self[stage].learning_rates)
-            if given != set(parts):
+            if given != set(spec.trains):
                 raise ValueError(
-                    f"{stage}.learning_rates must name exactly {', '.join(parts)}; "
+                    f"{stage}.learning_rates must name exactly {', '.join(spec.trains)}; "
                     f"it names {', '.join(sorted(given)) or 'nothing'}"
                 )
         return self
 
     def __getitem__(self, stage: str) -> Training:
         return getattr(self, stage)
-
-
-TRAINED_PARTS = {
-    "glancer": ("glancer",),
-    "focuser": ("focuser",),
-    "stage1": ("focuser", "classifier"),
-    "stage2": ("policy",),
-    "stage3": ("classifier",),
-}
-"""What each stage trains; all else is frozen and in eval mode."""
 
 
 class SweepBudget(Section):

@@ -27,8 +27,8 @@ from adafocus.extras import require
 from adafocus.files import kept, remove_abandoned
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import AdaFocus, build
-from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError
-from adafocus.recipe import MicroBatch, Precision, Recipe
+from adafocus.model.checkpoint import Checkpoint, CheckpointError
+from adafocus.recipe import SPECS, MicroBatch, Precision, Recipe
 from adafocus.training.engine import CHECKPOINT_MINUTES, fit, write_history
 from adafocus.training.fingerprint import accepted, made_by
 from adafocus.training.resume import ResumeFile, previous_state
@@ -45,16 +45,6 @@ STAGES: dict[str, type[Stage]] = {
     "stage2": Stage2,
     "stage3": Stage3,
 }
-STARTS_FROM = {
-    "glancer": (),
-    "focuser": (),
-    "stage1": ("glancer", "focuser"),
-    "stage2": ("glancer", "focuser", "classifier"),
-    "stage3": ("glancer", "focuser", "classifier", "policy"),
-}
-"""Parts of the model that each stage takes from the checkpoints it is given. A policy that learns
-to skip frames also starts from one that knows where to look: before it does, no look is worth its
-cost, and the policy would only learn never to look."""
 
 
 def train(
@@ -91,7 +81,7 @@ def train(
         stage: ``glancer``, ``focuser``, ``stage1``, ``stage2`` or ``stage3``.
         patch_size: in pixels; None for stage 0, which is shared by all patch sizes.
         data: the data set's folder, with its splits.
-        init: checkpoints of the stages before, see `STARTS_FROM`.
+        init: checkpoints of the stages before, see `StageSpec`.
         output: the checkpoint to write.
         curves: the figure of training curves to write.
         seed: fixes the run; on a CPU bit for bit, for one number of threads.
@@ -153,7 +143,7 @@ def train(
         from adafocus import figures  # here, as matplotlib would hold up the first batch
 
         figures.training_curves(history, curves, title=name)
-        tensors, names = _tensors(model, PARTS[stage]), tuple(class_names(data))
+        tensors, names = _tensors(model, SPECS[stage].leaves), tuple(class_names(data))
         checkpoint.replace(output, Checkpoint(tensors, recipe, stage, patch_size, names, facts))
 
     ended = tracking.finished(record, resume.fingerprints)
@@ -268,16 +258,17 @@ def begin(
     Raises:
         CheckpointError: where ``init`` does not fit the recipe or lacks a part.
     """
-    # Up to stage 2 all starts from plain models, which stage 2 teaches to skip frames.
-    starts_as = recipe if stage == "stage3" else recipe.never_skipping
+    spec = SPECS[stage]
+    # A policy starts as a plain one, which is taught to skip frames.
+    starts_as = recipe if "policy" in spec.takes else recipe.never_skipping
     model = build(starts_as, patch_size or recipe.patch_sizes[0])
     sources = {path: checkpoint.read(path) for path in init}
     for path, source in sources.items():
         checkpoint.check_fit(source, path, starts_as, patch_size)
-    learns_to_skip = stage == "stage2" and recipe.skip_cost is not None
-    parts = STARTS_FROM["stage3" if learns_to_skip else stage]
-    checkpoint.fill(model, sources, parts)
-    return model, _tensors(model, parts)
+    if recipe.skip_cost is not None:
+        spec = spec.learning_to_skip()
+    checkpoint.fill(model, sources, spec.takes)
+    return model, _tensors(model, spec.takes)
 
 
 def _trained(
@@ -289,7 +280,7 @@ def _trained(
     anew: str | None,
 ) -> Checkpoint | None:
     """The stage's checkpoint that is there or was kept aside, if it fits the model."""
-    shapes = {key: value.shape for key, value in _tensors(model, PARTS[stage]).items()}
+    shapes = {key: value.shape for key, value in _tensors(model, SPECS[stage].leaves).items()}
     for path in (kept(output), output):
         with suppress(CheckpointError):
             found = checkpoint.read(path)

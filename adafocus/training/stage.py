@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adafocus.data.batches import Batch
 from adafocus.model.adafocus import AdaFocus
-from adafocus.recipe import TRAINED_PARTS, HeadTraining, Training
+from adafocus.recipe import SPECS, HeadTraining, Training
 from adafocus.training.parts import InParts, at_once
 
 
@@ -33,7 +33,7 @@ class Stage(ABC):
         self.name = name
         self.model = model
         self.training = training
-        self.parts = {part: getattr(model, part) for part in TRAINED_PARTS[name]}
+        self.parts = {part: getattr(model, part) for part in SPECS[name].trains}
         if isinstance(training, HeadTraining) and training.dropout is not None:
             for part in self.parts.values():
                 part.dropout.p = training.dropout

@@ -14,8 +14,8 @@ from adafocus.data.batches import Batch
 from adafocus.draws import Draws
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import AdaFocus, build
-from adafocus.model.checkpoint import PARTS, Checkpoint
-from adafocus.recipe import Recipe, parse_recipe
+from adafocus.model.checkpoint import Checkpoint
+from adafocus.recipe import SPECS, Recipe, parse_recipe
 
 BATCH, CLASSES, SIZE = 3, 5, 64
 
@@ -126,7 +126,9 @@ def write_noise(folder: Path, videos: dict[str, int]) -> Path:
 def write_checkpoint(path: Path, recipe: Recipe, stage: str, patch_size: int | None) -> Path:
     """An untrained model as a stage leaves it."""
     model = build(recipe, patch_size or 32)
-    tensors = {k: v for k, v in model.state_dict().items() if k.split(".")[0] in PARTS[stage]}
+    tensors = {
+        k: v for k, v in model.state_dict().items() if k.split(".")[0] in SPECS[stage].leaves
+    }
     names = ("a",) * recipe.classes
     checkpoint.write(path, Checkpoint(tensors, recipe, stage, patch_size, names))
     return path

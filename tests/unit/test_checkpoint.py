@@ -11,14 +11,14 @@ import adafocus
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.backbones import backbone
-from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError
-from adafocus.recipe import BackboneRecipe, parse_recipe
+from adafocus.model.checkpoint import Checkpoint, CheckpointError
+from adafocus.recipe import SPECS, BackboneRecipe, parse_recipe
 
 NAMES = ("a", "b, c", 'd "e"', "ü", "f")
 
 
 def held(model, stage):
-    return {k: v for k, v in model.state_dict().items() if k.split(".")[0] in PARTS[stage]}
+    return {k: v for k, v in model.state_dict().items() if k.split(".")[0] in SPECS[stage].leaves}
 
 
 def write(path, model, recipe, stage="stage3", patch_size=32, **changes):

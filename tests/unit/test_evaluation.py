@@ -29,9 +29,9 @@ from adafocus.evaluation.metrics import accuracy
 from adafocus.evaluation.predictions import Predictions
 from adafocus.files import keep
 from adafocus.model.adafocus import build
-from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError, load, read, write
+from adafocus.model.checkpoint import Checkpoint, CheckpointError, load, read, write
 from adafocus.model.patches import centred_corners
-from adafocus.recipe import parse_recipe
+from adafocus.recipe import SPECS, parse_recipe
 
 VIDEOS, FRAMES, PATCH = 7, 6, 32
 CPU = torch.device("cpu")
@@ -89,7 +89,7 @@ def evaluated(folder, tmp_path_factory):
         tensors = {
             key: value
             for key, value in model.state_dict().items()
-            if key.split(".")[0] in PARTS[stage]
+            if key.split(".")[0] in SPECS[stage].leaves
         }
         name = f"{family}_{PATCH}_{stage}"
         checkpoint = results / "checkpoints" / f"{name}.safetensors"

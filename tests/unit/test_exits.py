@@ -21,10 +21,11 @@ from adafocus.evaluation.curves import accuracy_at, write_curve, write_points
 from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, leave, solve
 from adafocus.evaluation.metrics import accuracy
 from adafocus.model.adafocus import build
-from adafocus.model.checkpoint import PARTS, Checkpoint, CheckpointError, load, write
+from adafocus.model.checkpoint import Checkpoint, CheckpointError, load, write
 from adafocus.model.classifier import Glimpse, OutOfOrder, RecurrentClassifier
 from adafocus.model.exits import ConditionalExit, classified_again, visit_all, visiting_order
 from adafocus.model.patches import SKIPPED
+from adafocus.recipe import SPECS
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from demo_seeds import cheaper  # noqa: E402
@@ -216,7 +217,9 @@ def data(tmp_path):
 @pytest.fixture
 def checkpoint(tmp_path, model, recipe):
     path = tmp_path / "model.safetensors"
-    tensors = {k: v for k, v in model.state_dict().items() if k.split(".")[0] in PARTS["stage3"]}
+    tensors = {
+        k: v for k, v in model.state_dict().items() if k.split(".")[0] in SPECS["stage3"].leaves
+    }
     names = tuple(f"class {number}" for number in range(CLASSES))
     write(path, Checkpoint(tensors, recipe, "stage3", PATCH, names))
     return path

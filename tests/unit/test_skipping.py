@@ -138,5 +138,5 @@ def test_costs_are_those_of_the_recipe():
         with pytest.raises(RecipeError, match="skip_costs: .* cannot stand in a file's name"):
             parse_recipe(values, "tiny.yaml")
     values = tiny_recipe("tsm").to_dict() | {"skip_costs": [0.1]}
-    with pytest.raises(RecipeError, match="skip_costs is for the gru family"):
+    with pytest.raises(RecipeError, match="skip_costs is for a policy of the kind grid"):
         parse_recipe(values, "tiny.yaml")

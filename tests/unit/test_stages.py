@@ -5,7 +5,7 @@ import torch
 from noise import noise_batch, tiny_recipe
 
 from adafocus.model.adafocus import build
-from adafocus.recipe import TRAINED_PARTS
+from adafocus.recipe import SPECS
 from adafocus.training import STAGES
 from adafocus.training.stage1 import every_step
 
@@ -30,7 +30,7 @@ def test_a_step_changes_just_what_the_stage_trains(recipe, batch, name):
     changed = {
         key for key, value in model.state_dict().items() if not torch.equal(value, before[key])
     }
-    trained = set(TRAINED_PARTS[name])
+    trained = set(SPECS[name].trains)
     assert {key.split(".")[0] for key in changed} == trained
     # What no loss reaches: the focuser's own head after stage 0, and the recurrent weights of a
     # policy that takes a single step from a state of zeros.
@@ -57,7 +57,7 @@ def test_parts_go_together_in_other_ways_than_in_the_paper(name):
         step(STAGES[name](name, model, recipe.stages[name]), noise_batch(recipe))
         after = model.state_dict().items()
         changed = {key.split(".")[0] for key, value in after if not torch.equal(value, before[key])}
-        assert changed == set(TRAINED_PARTS[name])
+        assert changed == set(SPECS[name].trains)
 
 
 def test_frozen_parts_are_in_eval_mode(recipe):
@@ -65,7 +65,7 @@ def test_frozen_parts_are_in_eval_mode(recipe):
         model = build(recipe, 32)
         stage(name, model, recipe.stages[name]).train_mode()
         modes = {part: module.training for part, module in model.named_children()}
-        assert modes == {part: part in TRAINED_PARTS[name] for part in modes}
+        assert modes == {part: part in SPECS[name].trains for part in modes}
 
 
 def test_every_step_by_hand():

@@ -12,8 +12,8 @@ from noise import CLASSES, skipping_recipe, tiny_recipe, write_checkpoint, write
 from adafocus.data.clips import digest_of_sizes
 from adafocus.model import checkpoint
 from adafocus.model.checkpoint import CheckpointError
-from adafocus.recipe import parse_recipe
-from adafocus.training import STARTS_FROM, fingerprint, train
+from adafocus.recipe import SPECS, parse_recipe
+from adafocus.training import fingerprint, train
 
 RECIPE = tiny_recipe("gru")
 
@@ -130,7 +130,7 @@ def test_training_that_goes_on_is_the_same_run_in_mlflow(data, tmp_path, monkeyp
 @pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
 def test_a_part_that_no_checkpoint_holds_is_an_error(stage, data, tmp_path):
     glancer = write(tmp_path / "g.safetensors", "glancer", None)
-    assert STARTS_FROM[stage][1] == "focuser"
+    assert SPECS[stage].takes[1] == "focuser"
     with pytest.raises(CheckpointError, match="g.safetensors: holds no focuser"):
         run(stage, [glancer], data, tmp_path)
     assert not (tmp_path / f"{stage}.safetensors").exists()

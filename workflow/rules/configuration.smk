@@ -18,7 +18,15 @@ from adafocus.data.disk import check_space
 from adafocus.files import WriteError, check_writable, keep, whole
 from adafocus.gpus import visible_gpus, why_no_gpu
 from adafocus.locks import enter
-from adafocus.recipe import Phase, RecipeError, differences, find_recipe, load_recipes, parse_config
+from adafocus.recipe import (
+    SPECS,
+    Phase,
+    RecipeError,
+    differences,
+    find_recipe,
+    load_recipes,
+    parse_config,
+)
 
 
 @contextmanager
@@ -145,7 +153,7 @@ def changed_annotations(wildcards):
 
 def phase_of(wildcards, stage):
     """The training run of a stage that makes the model which the wildcards name."""
-    if stage in ("glancer", "focuser"):
+    if not SPECS[stage].of_patch_size:
         return Phase(wildcards.experiment, stage)
     size, suffix = int(wildcards.patch_size), wildcards.get("skip", "")
     return Phase(wildcards.experiment, stage, size, suffix)
@@ -215,18 +223,19 @@ def points_of(wildcards):
     return [f"{folder}/{size}{suffix}.csv" for size in sizes for suffix in recipe.suffixes]
 
 
-def sweeps_up_to(stage):
+def sweeps_up_to(spec):
     """Function of the wildcards for `input`: sweeps whose best rates a stage and those before it
-    train at, its own last; none unless the configuration says so. Stage 2 learns to skip frames at
+    train at, its own last; none unless the configuration says so. A policy learns to skip frames at
     the plain one's rates: accuracy alone would choose those at which it skips least."""
 
     def paths(wildcards):
         found = []
-        for number in range(int(stage.removeprefix("stage")), 0, -1):
-            skip = wildcards.get("skip", "") if number == 3 else ""
+        before = [one for one in SPECS.values() if one.of_patch_size and one.number <= spec.number]
+        for one in reversed(before if settings.sweep.use_best and spec.of_patch_size else []):
+            skip = wildcards.get("skip", "") if "policy" in one.takes else ""
             size = int(wildcards.patch_size)
-            name = owner_of(Phase(wildcards.experiment, f"stage{number}", size, skip)).name
-            if not settings.sweep.use_best or name in settings.pretrained:
+            name = owner_of(Phase(wildcards.experiment, one.name, size, skip)).name
+            if name in settings.pretrained:
                 break
             found.insert(0, f"results/sweeps/{name}.json")
         return found
@@ -356,9 +365,7 @@ if workflow.is_main_process and not on_cluster and settings.device != "cpu":
 KEPT = {
     "download": [0],
     "frames": [0],
-    **dict.fromkeys(
-        ("train_glancer", "train_focuser", "stage1", "stage2", "stage3"), ["checkpoint"]
-    ),
+    **{spec.rule: ["checkpoint"] for spec in SPECS.values()},
     "evaluate": ["result", "predictions"],
     "sweep": ["result"],
 }
@@ -371,7 +378,7 @@ wildcard_constraints:
     # Nothing, or the cost of a look where the policy may skip frames.
     skip=r"(_skip[\d.]+)?",
     shard=r"\d+",
-    stage="[123]",
+    stage="|".join(str(spec.number) for spec in SPECS.values() if spec.of_patch_size),
 
 
 # Before any job: whether results can be written, what the data sets will take, and whether there
