@@ -471,10 +471,10 @@ def stepwise_loss(number: int, stage: Stage, frames: Tensor, target: Tensor) -> 
     return ppo.loss(
         stage.model.policy(rollout.maps),
         rollout,
-        ppo.standardized(ppo.discounted_returns(rollout.reward, training.discount)),
+        ppo.standardized(ppo.discounted_returns(rollout.reward, training.gamma)),
         clip=training.clip,
-        value_weight=training.value_weight,
-        entropy_weight=training.entropy_weight,
+        value_coefficient=training.value_coefficient,
+        entropy_coefficient=training.entropy_coefficient,
     ).total
 
 

@@ -58,7 +58,7 @@ def change(values: Mapping[str, Any], setting: str) -> dict[str, Any]:
 
     Args:
         values: plain values of the recipe.
-        setting: such as ``stages.stage2.discount=0.9``, whose value is read as YAML. It goes over
+        setting: such as ``stages.stage2.gamma=0.9``, whose value is read as YAML. It goes over
             what is there as what a recipe's file says goes over what it extends.
 
     Raises:
@@ -80,7 +80,7 @@ def change(values: Mapping[str, Any], setting: str) -> dict[str, Any]:
 
 
 def differences(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, str]]:
-    """The entries in which recipes of one data set differ, such as ``stages.stage2.discount``.
+    """The entries in which recipes of one data set differ, such as ``stages.stage2.gamma``.
 
     Returns:
         For each entry its value by the recipe's name, as text; empty where a recipe lacks it. Names
@@ -88,11 +88,7 @@ def differences(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, str]]:
     """
     left_out = {*OWN, *OF_DATA, "extends", "patch_sizes", "skip_costs", "swept"}
     flat = {
-        name: {
-            entry: text
-            for entry, text in _flat(recipe.never_skipping).items()
-            if entry.partition(".")[0] not in left_out
-        }
+        name: _flat({k: v for k, v in recipe.never_skipping if k not in left_out})
         for name, recipe in recipes.items()
     }
     entries = dict.fromkeys(entry for values in flat.values() for entry in values)

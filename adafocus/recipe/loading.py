@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from adafocus.recipe.earlier import modern
 from adafocus.recipe.experiment import Recipe
 from adafocus.recipe.extending import change, check_same_data, extend
 from adafocus.recipe.section import RecipeError, read_yaml, validate
@@ -17,7 +18,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     Args:
         path: the file.
         settings: entries that are otherwise than the file says, such as
-            ``stages.stage2.discount=0.9``.
+            ``stages.stage2.gamma=0.9``.
 
     Raises:
         RecipeError: naming the file and the key, or the setting.
@@ -33,7 +34,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
 
 def _load(path: Path, extended_by: tuple[str, ...]) -> tuple[Any, Recipe]:
     """A recipe's plain values, what it extends among them, and what they say."""
-    values = read_yaml(path)
+    values = modern(read_yaml(path), str(path))
     named = values.get("extends") if isinstance(values, dict) else None
     ancestor = None
     # Of a list all is there already: that is how `Recipe.write` writes it.
@@ -58,7 +59,7 @@ def _load(path: Path, extended_by: tuple[str, ...]) -> tuple[Any, Recipe]:
 
 def parse_recipe(values: Any, source: str) -> Recipe:
     """Checks a recipe given as plain values; ``source`` names them in errors."""
-    return validate(Recipe, values, source)
+    return validate(Recipe, modern(values, source), source)
 
 
 def load_recipes(folder: str | Path) -> dict[str, Recipe]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from adafocus.recipe.earlier import family_of, written_model
 from adafocus.recipe.section import Fraction, Positive, Rate, Section
 from adafocus.recipe.stages import PARTS, SPECS
 
@@ -52,25 +53,6 @@ class ClassifierRecipe(Section):
     dropout: Fraction = 0.5
 
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    "gru": {
-        "shift": False,
-        "padding": "last",
-        "policy.kind": "grid",
-        "classifier.kind": "recurrent",
-    },
-    "tsm": {
-        "shift": True,
-        "padding": "first",
-        "policy.kind": "gaussian",
-        "classifier.kind": "average",
-    },
-}
-"""What the two models of the paper are made of. Files that name one as ``model.family``, as all did
-once, are read as if they gave these entries. Such a model is written so for good: checkpoints,
-results and fingerprints of earlier versions are to stay what they are."""
-
-
 class ModelRecipe(Section):
     frames: Positive
     """Frames the focuser sees, T."""
@@ -86,26 +68,6 @@ class ModelRecipe(Section):
     focuser: BackboneRecipe
     policy: PolicyRecipe = PolicyRecipe()
     classifier: ClassifierRecipe = ClassifierRecipe()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_a_family(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "family" not in values:
-            return values
-        values = dict(values)
-        family = values.pop("family")
-        if family not in FAMILIES:
-            raise ValueError(f"family is {family!r}; allowed: {', '.join(FAMILIES)}")
-        for name, entry in FAMILIES[family].items():
-            section, _, key = name.rpartition(".")
-            where = values
-            if section:
-                where = values[section] = dict(values.get(section) or {})
-            if where.setdefault(key, entry) != entry:
-                raise ValueError(
-                    f"{name} is {where[key]!r} though family is {family}: leave family out"
-                )
-        return values
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -124,25 +86,18 @@ class ModelRecipe(Section):
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values = handler(self)
-        if self.family is None:
-            return values
-        axes = {"shift", "padding"}
-        values = {name: entry for name, entry in values.items() if name not in axes}
-        for part in ("policy", "classifier"):
-            if values.get(part, {}).pop("kind", None) and not values[part]:
-                del values[part]
-        return {"family": self.family} | values
+        return values if self.family is None else written_model(values, self.family)
 
     @property
     def family(self) -> str | None:
         """``gru`` or ``tsm`` for the two models of the paper; None for another one."""
-        axes = {
+        parts = {
             "shift": self.shift,
             "padding": self.padding,
             "policy.kind": self.policy.kind,
             "classifier.kind": self.classifier.kind,
         }
-        return next((family for family, entries in FAMILIES.items() if entries == axes), None)
+        return family_of(parts)
 
     @property
     def looks_once(self) -> bool:

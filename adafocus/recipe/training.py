@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from adafocus.recipe.earlier import written_ppo
 from adafocus.recipe.section import Cost, Fraction, Positive, Rate, Section
 from adafocus.recipe.stages import SPECS
 
@@ -52,14 +53,20 @@ class HeadTraining(Training):
 class PolicyTraining(Training):
     """Proximal policy optimization (stage 2)."""
 
-    discount: Fraction = 0.7
+    gamma: Fraction = 0.7
+    """By which a step's return discounts the next one's."""
     clip: Rate = 0.2
-    value_weight: Rate = 0.5
-    entropy_weight: Annotated[float, Field(ge=0)] = 0.01
-    passes: Positive = 1
+    """The ratio of probabilities counts between so much less and more than one."""
+    value_coefficient: Rate = 0.5
+    entropy_coefficient: Annotated[float, Field(ge=0)] = 0.01
+    update_epochs: Positive = 1
     """Updates on each batch of clips."""
     skip_cost: Cost | None = None
     """What a look costs the policy where it may skip frames, see `Recipe.skipping`."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return written_ppo(handler(self))
 
 
 class Stages(Section):

@@ -245,7 +245,7 @@ def train(
     if history[-1].get("distinct_cells") == 1:
         tqdm.write(
             f"{name}: the policy's likeliest place was one and the same in every frame of the last"
-            f" epoch. It has learnt a place, not where to look: more epochs or passes in"
+            f" epoch. It has learnt a place, not where to look: more epochs or update_epochs in"
             f" stages.{stage}, or more videos, may help"
         )
 

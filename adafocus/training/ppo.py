@@ -96,14 +96,14 @@ def contrast(logits: Tensor, baseline: Tensor, target: Tensor) -> Tensor:
     return torch.einsum("bsk,bk->bs", gained, target)
 
 
-def discounted_returns(reward: Tensor, discount: float) -> Tensor:
-    """R_t = r_t + discount · R_{t+1}, along the last axis: (B, S) -> (B, S).
+def discounted_returns(reward: Tensor, gamma: float) -> Tensor:
+    """R_t = r_t + gamma · R_{t+1}, along the last axis: (B, S) -> (B, S).
 
-    As one product with the triangle of the discount's powers, so that no step waits for the next.
+    As one product with the triangle of gamma's powers, so that no step waits for the next.
     """
     step = torch.arange(reward.shape[-1], device=reward.device)
     ahead = step[:, None] - step[None, :]
-    weights = torch.where(ahead >= 0, float(discount) ** ahead.clamp(min=0), 0.0)
+    weights = torch.where(ahead >= 0, float(gamma) ** ahead.clamp(min=0), 0.0)
     return reward @ weights.to(reward.dtype)
 
 
@@ -137,8 +137,8 @@ def loss(
     returns: Tensor,
     *,
     clip: float,
-    value_weight: float,
-    entropy_weight: float,
+    value_coefficient: float,
+    entropy_coefficient: float,
 ) -> Loss:
     """The clipped surrogate loss plus the value's error less an entropy bonus, means over (B, S).
 
@@ -153,7 +153,7 @@ def loss(
     policy = -torch.min(ratio * advantage, clipped * advantage).mean()
     value = functional.mse_loss(decision.value, returns)
     entropy = decision.actions.entropy().mean()
-    total = policy + value_weight * value - entropy_weight * entropy
+    total = policy + value_coefficient * value - entropy_coefficient * entropy
     with torch.no_grad():
         # The estimator k3 of Schulman's note "Approximating KL divergence": never below 0.
         divergence = (ratio - 1 - log_ratio).mean()

@@ -36,7 +36,7 @@ class Stage2(Stage):
 
     @property
     def steps(self) -> int:
-        return self.training.passes
+        return self.training.update_epochs
 
     @property
     def least(self) -> int:
@@ -47,7 +47,7 @@ class Stage2(Stage):
         rollout = ppo.joined(
             in_parts(batch, lambda part: ppo.rollout(self.frozen, part, training.skip_cost or 0.0))
         )
-        returns = ppo.standardized(ppo.discounted_returns(rollout.reward, training.discount))
+        returns = ppo.standardized(ppo.discounted_returns(rollout.reward, training.gamma))
         logs = {
             "reward": rollout.reward.mean(),
             "explained_variance": ppo.explained_variance(rollout.value, returns),
@@ -64,8 +64,8 @@ class Stage2(Stage):
             experience.rollout,
             experience.returns,
             clip=training.clip,
-            value_weight=training.value_weight,
-            entropy_weight=training.entropy_weight,
+            value_coefficient=training.value_coefficient,
+            entropy_coefficient=training.entropy_coefficient,
         )
         return loss.total, {
             "loss": loss.total,

@@ -68,11 +68,11 @@ def test_what_is_given_goes_over_what_is_inherited(folder):
 
 
 def test_a_chain_of_recipes(folder, tmp_path):
-    write(folder, "first", stages={"stage2": {"discount": 0.9}})
+    write(folder, "first", stages={"stage2": {"gamma": 0.9}})
     second = write(folder, "second", "first", stages={"stage3": {"epochs": 1}})
     recipe = load_recipe(second)
     assert (recipe.extends, recipe.dataset) == (("first", "demo"), "demo")
-    assert (recipe.stages.stage2.discount, recipe.stages.stage3.epochs) == (0.9, 1)
+    assert (recipe.stages.stage2.gamma, recipe.stages.stage3.epochs) == (0.9, 1)
     assert parse_recipe(recipe.to_dict(), source="plain") == recipe
     (tmp_path / "elsewhere").mkdir()
     assert load_recipe(recipe.write(tmp_path / "elsewhere")) == recipe, "complete as it is"
@@ -89,7 +89,7 @@ def test_a_chain_of_recipes(folder, tmp_path):
         ({"extends": ["demo"]}, ["classes", "required"]),
         ({"frames": {"height": 32}}, ["frames", "demo", "shares"]),
         ({"source": {"seed": 3}}, ["source", "demo", "shares"]),
-        ({"stages": {"stage2": {"dicsount": 1}}}, ["stages.stage2", "'dicsount'", "discount"]),
+        ({"stages": {"stage2": {"gamm": 1}}}, ["stages.stage2", "'gamm'", "gamma"]),
         ({"stages": {"stage2": {"epochs": None}}}, ["stages.stage2.epochs", "required"]),
         ({"title": None}, ["title", "required"]),
     ],
@@ -122,8 +122,11 @@ def test_a_list_of_unknown_ancestors(folder):
 @pytest.mark.parametrize(
     ("setting", "found"),
     [
-        ("stages.stage2.discount=0.9", lambda recipe: recipe.stages.stage2.discount == 0.9),
-        ("stages.stage2.passes=null", lambda recipe: recipe.stages.stage2.passes == 1),
+        ("stages.stage2.gamma=0.9", lambda recipe: recipe.stages.stage2.gamma == 0.9),
+        (
+            "stages.stage2.update_epochs=null",
+            lambda recipe: recipe.stages.stage2.update_epochs == 1,
+        ),
         ("model.glancer={width: 0.125}", lambda recipe: recipe.model.glancer.width == 0.125),
         ("augmentation.scales=[1, 0.5]", lambda recipe: recipe.augmentation.scales == (1, 0.5)),
         ("title=Digits", lambda recipe: recipe.title == "Digits"),
@@ -165,8 +168,8 @@ def test_a_wrong_setting_is_one_line(folder, setting, expected):
     ("entries", "own"),
     [
         ({}, ()),
-        ({"stages": {"stage2": {"discount": 0.9}}}, ("stage2", "stage3")),
-        ({"stages": {"stage2": {"discount": 0.2, "clip": 0.2}}}, ()),
+        ({"stages": {"stage2": {"gamma": 0.9}}}, ("stage2", "stage3")),
+        ({"stages": {"stage2": {"gamma": 0.2, "clip": 0.2}}}, ()),
         ({"stages": {"stage3": {"epochs": 9}}}, ("stage3",)),
         ({"stages": {"focuser": {"epochs": 9}}}, ("focuser", "stage1", "stage2", "stage3")),
         ({"stages": {"glancer": {"epochs": 9}}}, ("glancer", "stage1", "stage2", "stage3")),
@@ -223,13 +226,13 @@ def test_a_checkpoint_that_is_given_is_not_shared(folder):
 
 
 def test_variants_differ_key_by_key(folder):
-    write(folder, "first", stages={"stage2": {"discount": 0.9}}, skip_costs=[])
+    write(folder, "first", stages={"stage2": {"gamma": 0.9}}, skip_costs=[])
     write(folder, "second", "first", model={"policy": {"hidden": 64}}, patch_sizes=[20])
     recipes = {name: load_recipes(folder)[name] for name in ("demo", "first", "second")}
     recipes["demo"] = recipes["demo"].skipping(0.01)
     assert differences(recipes) == {
         "model.policy.hidden": {"demo": "128", "first": "128", "second": "64"},
-        "stages.stage2.discount": {"demo": "0.2", "first": "0.9", "second": "0.9"},
+        "stages.stage2.gamma": {"demo": "0.2", "first": "0.9", "second": "0.9"},
     }
 
 

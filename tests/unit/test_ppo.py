@@ -19,15 +19,13 @@ def test_discounted_returns_by_hand():
     assert torch.allclose(ppo.discounted_returns(reward, 0.7), expected)
 
 
-@given(
-    rewards=st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=20), discount=st.floats(0, 1)
-)
-def test_discounted_returns_equal_the_recursion(rewards, discount):
+@given(rewards=st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=20), gamma=st.floats(0, 1))
+def test_discounted_returns_equal_the_recursion(rewards, gamma):
     expected, ahead = [], 0.0
     for reward in reversed(rewards):
-        ahead = reward + discount * ahead
+        ahead = reward + gamma * ahead
         expected.append(ahead)
-    returns = ppo.discounted_returns(torch.tensor([rewards]), discount)[0]
+    returns = ppo.discounted_returns(torch.tensor([rewards]), gamma)[0]
     assert torch.allclose(returns, torch.tensor(expected[::-1]), atol=1e-5)
 
 
@@ -58,7 +56,9 @@ def test_loss_by_hand():
     )
     rollout = even_chances([0, 1])
     returns = torch.tensor([[1.5, -1.0]])
-    loss = ppo.loss(decision, rollout, returns, clip=0.2, value_weight=0.5, entropy_weight=0.01)
+    loss = ppo.loss(
+        decision, rollout, returns, clip=0.2, value_coefficient=0.5, entropy_coefficient=0.01
+    )
     # Ratios 1.6 and 0.4, advantages 1 and -1: min(1.6, 1.2) = 1.2; min(-0.4, -0.8) = -0.8.
     assert loss.policy.item() == pytest.approx(-(1.2 - 0.8) / 2)
     assert loss.value.item() == pytest.approx((1.0 + 1.0) / 2)
@@ -72,7 +72,7 @@ def test_what_tells_how_ppo_fares_by_hand():
         Categorical(probs=torch.tensor([[[0.8, 0.2], [0.55, 0.45]]])), torch.zeros(1, 2)
     )
     rollout = even_chances([0, 0])
-    weights = {"clip": 0.2, "value_weight": 0.5, "entropy_weight": 0.01}
+    weights = {"clip": 0.2, "value_coefficient": 0.5, "entropy_coefficient": 0.01}
     loss = ppo.loss(decision, rollout, torch.zeros(1, 2), **weights)
     # Ratios 1.6 and 1.1, of which one is beyond 1.2: r - 1 - log r of each.
     expected = (0.6 - math.log(1.6) + 0.1 - math.log(1.1)) / 2

@@ -85,7 +85,7 @@ def test_every_pass_computes_on_the_weights_of_the_pass_before(tmp_path, precisi
     folder = write_noise(tmp_path, {"train": 6, "val": 2})
     recipe = tiny_recipe("gru")
     training = recipe.stages.stage2.model_copy(
-        update={"passes": 4, "learning_rates": {"policy": 0.01}, "epochs": 1}
+        update={"update_epochs": 4, "learning_rates": {"policy": 0.01}, "epochs": 1}
     )
     stages = recipe.stages.model_copy(update={"stage2": training})
     recipe = recipe.model_copy(update={"stages": stages})
@@ -101,8 +101,8 @@ def test_every_pass_computes_on_the_weights_of_the_pass_before(tmp_path, precisi
                     experience.rollout,
                     experience.returns,
                     clip=training.clip,
-                    value_weight=training.value_weight,
-                    entropy_weight=training.entropy_weight,
+                    value_coefficient=training.value_coefficient,
+                    entropy_coefficient=training.entropy_coefficient,
                 )
             found = super().loss(experience)
             losses.append((found[0].item(), expected.total.item()))

@@ -60,7 +60,7 @@ def test_the_gru_familys_paper_values(recipes, name):
     assert stages.stage1.learning_rates == {"focuser": 5e-4, "classifier": 0.05}
     assert stages.stage2.learning_rates == {"policy": 3e-4}
     assert stages.stage3.learning_rates == {"classifier": 0.005}
-    assert (stages.stage2.optimizer, stages.stage2.discount, stages.stage2.clip) == (
+    assert (stages.stage2.optimizer, stages.stage2.gamma, stages.stage2.clip) == (
         "adam",
         0.7,
         0.2,
@@ -98,7 +98,7 @@ def test_a_recipe_survives_its_plain_form(recipes):
         ("stages.stage3.epochs", 0, ["stages.stage3.epochs", "greater than 0"]),
         ("stages.stage2.optimizer", "lamb", ["stages.stage2.optimizer", "'sgd' or 'adam'"]),
         ("stages.stage1.learning_rates", {"focuser": 1.0}, ["stage1", "focuser, classifier"]),
-        ("model.family", "i3d", ["model: family is 'i3d'", "gru, tsm"]),
+        ("model.family", "i3d", ["model.family: is 'i3d'", "gru, tsm"]),
         ("model.glance_frames", 8, ["model: glance_frames", "kind gaussian"]),
         ("model.focuser.depth", 51, ["model.focuser.depth", "50"]),
         ("model.glancer.depth", 18, ["model.glancer", "depth is for resnet"]),
@@ -122,6 +122,18 @@ def test_an_error_names_the_key_and_what_is_allowed(values, where, value, expect
     assert all(part in message for part in expected), message
 
 
+def test_names_of_earlier_versions_are_read(values):
+    """And written, so that what is finished stays; `values` are such."""
+    stage2 = values["stages"]["stage2"]
+    assert (stage2["discount"], stage2["passes"]) == (0.7, 1)
+    recipe = parse_recipe(values, "some.yaml")
+    assert recipe.stages.stage2.gamma == 0.7
+    assert recipe.to_dict() == values
+    stage2["gamma"] = 0.9
+    with pytest.raises(RecipeError, match="some.yaml: stages.stage2.discount: is now called gamma"):
+        parse_recipe(values, "some.yaml")
+
+
 def test_a_family_stands_for_its_parts():
     """In files of earlier versions; whatever is made of them all is written as those did."""
     values = yaml.safe_load((RECIPES / "actnet.yaml").read_text())
@@ -132,7 +144,7 @@ def test_a_family_stands_for_its_parts():
     assert parts.to_dict()["model"]["family"] == "gru"
     assert kinds == {"policy": "grid", "classifier": "recurrent"}
 
-    with pytest.raises(RecipeError, match="model: shift is True though family is gru"):
+    with pytest.raises(RecipeError, match="model.shift: is True though family is gru"):
         parse_recipe(values | {"model": model | {"family": "gru", "shift": True}}, "some.yaml")
 
     model["policy"]["kind"], model["classifier"]["kind"] = kinds.values()

@@ -96,7 +96,7 @@ def test_never_skipping_is_the_plain_model_exactly(batch):
         rollouts.append(ppo.rollout(model, batch, 0.0))
         returns = ppo.standardized(ppo.discounted_returns(rollouts[-1].reward, 0.7))
         decision = model.policy(rollouts[-1].maps)
-        weights = {"clip": 0.2, "value_weight": 0.5, "entropy_weight": 0.01}
+        weights = {"clip": 0.2, "value_coefficient": 0.5, "entropy_coefficient": 0.01}
         losses.append(torch.stack(ppo.loss(decision, rollouts[-1], returns, **weights)))
     assert torch.equal(rollouts[0].reward, rollouts[1].reward)
     torch.testing.assert_close(rollouts[0].log_probability, rollouts[1].log_probability)

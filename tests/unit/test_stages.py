@@ -75,10 +75,10 @@ def test_every_step_by_hand():
     assert torch.isclose(every_step(logits, target), expected)
 
 
-def test_stage2_makes_as_many_updates_as_passes(recipe):
+def test_stage2_makes_as_many_updates_as_it_is_told(recipe):
     stage = STAGES["stage2"]("stage2", build(recipe, 32), recipe.stages.stage2)
     stage.train_mode()
-    assert stage.steps == recipe.stages.stage2.passes == 2
+    assert stage.steps == recipe.stages.stage2.update_epochs == 2
     _, logs = stage.loss(stage.prepare(noise_batch(recipe)))
     assert logs.keys() >= {"loss", "reward", "entropy"}
 

@@ -229,7 +229,7 @@ def test_experiments_on_one_data_set_stand_together(summarise, tmp_path):
     assert [row["dataset"] for row in records] == ["demo", "demo", "demo"]
     text = (tmp_path / "summary.md").read_text()
     entries = read_table(text.partition("## Experiments on demo differ in")[2])
-    assert entries == [{"entry": "stages.stage2.discount", "demo": "0.2", "demo-gamma9": "0.9"}]
+    assert entries == [{"entry": "stages.stage2.gamma", "demo": "0.2", "demo-gamma9": "0.9"}]
     page = ET.fromstring((tmp_path / "summary.html").read_text().partition("\n")[2])
     assert [heading.text for heading in page.iter("h2")] == [
         "Experiments on demo differ in",

@@ -59,7 +59,7 @@ def test_an_experiment_that_extends_another_shares_what_does_not_differ(project)
     assert project.planned(of_both[1]) == chain, "once each, what is demo's too"
     assert project.planned(*of_both) == chain | {"stage2": 2, "stage3": 2, "evaluate": 2}
     said = project.snakemake("--dry-run", of_both[1]).stdout
-    assert "demo-gamma9 extends demo; other: stages.stage2.discount 0.9 (0.2)" in said
+    assert "demo-gamma9 extends demo; other: stages.stage2.gamma 0.9 (0.2)" in said
     assert "demo-gamma9_28_stage1 is shared: demo_28_stage1" in said
 
 
@@ -153,9 +153,9 @@ def test_a_target_without_recipe_is_one_line(project, target, expected):
         (("config.yaml", "datasets", "foo"), [128], ["datasets.foo", "allowed: actnet"]),
         (("config.yaml", "datasets", "sthv2"), [128], ["datasets.sthv2", "144, 160, 176"]),
         (
-            ("recipes/actnet.yaml", "stages", "stage2", "dicsount"),
+            ("recipes/actnet.yaml", "stages", "stage2", "gamm"),
             0.7,
-            ["config/recipes/actnet.yaml", "stages.stage2", "'dicsount'", "discount"],
+            ["config/recipes/actnet.yaml", "stages.stage2", "'gamm'", "gamma"],
         ),
         (
             ("config.yaml", "pretrained"),
