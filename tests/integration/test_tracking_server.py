@@ -22,6 +22,7 @@ from adafocus.cli import app
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint
+from adafocus.tracking import internals, runs
 from adafocus.training.engine import write_history
 
 pytestmark = pytest.mark.integration
@@ -130,9 +131,9 @@ def test_a_folder_without_runs_is_an_error(tmp_path):
 
 
 def test_a_server_that_hangs_holds_nothing_up(tmp_path, monkeypatch, caplog, facts):
-    monkeypatch.setattr(tracking, "START_PATIENCE", 1)
-    monkeypatch.setattr(tracking, "END_PATIENCE", 1)
-    tracking.Upload.load_mlflow()
+    monkeypatch.setattr(runs, "START_PATIENCE", 1)
+    monkeypatch.setattr(runs, "END_PATIENCE", 1)
+    internals.load_mlflow()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         started = time.monotonic()

@@ -1,11 +1,13 @@
 """Against real MLflow stores in SQLite."""
 
+import ast
 import json
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from typer.testing import CliRunner
 from adafocus import tracking
 from adafocus.cli import app
 from adafocus.recipe import load_recipe, parse_recipe
+from adafocus.tracking import record
 from adafocus.training.engine import write_history
 
 RECIPE_FILE = Path(__file__).parents[2] / "config" / "recipes" / "demo.yaml"
@@ -258,9 +261,9 @@ def test_a_store_that_cannot_be_used_is_one_warning(broken, tmp_path, monkeypatc
         assert run.id is None
         run.epoch_done()
         run.add_artifacts(text)
-    [record] = [record for record in caplog.records if record.name == "adafocus.tracking"]
-    assert uri.replace("user:secret@", "") in record.message
-    assert "secret" not in record.message
+    [line] = warnings(caplog)
+    assert uri.replace("user:secret@", "") in line
+    assert "secret" not in line
 
 
 def test_a_machine_without_mlflow_is_one_warning(monkeypatch, caplog, facts):
@@ -347,7 +350,7 @@ def test_processes_that_start_at_once_on_no_store_lose_nothing(tmp_path):
 
 def test_git_commit_tells_a_clean_checkout_from_a_changed_one(tmp_path, monkeypatch):
     code = tmp_path / "code.py"
-    monkeypatch.setattr(tracking, "__file__", str(code))
+    monkeypatch.setattr(record, "__file__", str(code))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert tracking.git_commit() is None
 
@@ -368,7 +371,7 @@ def test_git_commit_tells_a_clean_checkout_from_a_changed_one(tmp_path, monkeypa
     unpacked = tmp_path / "adafocus-1.0" / "code.py"
     unpacked.parent.mkdir()
     unpacked.write_text("1\n")
-    monkeypatch.setattr(tracking, "__file__", str(unpacked))
+    monkeypatch.setattr(record, "__file__", str(unpacked))
     assert tracking.git_commit() is None, "it is another project's commit"
 
 
@@ -477,13 +480,27 @@ def test_importing_tracking_leaves_mlflow_alone():
     assert done.stdout.strip() == "False"
 
 
+def test_mlflows_inner_modules_are_used_in_one_file_alone():
+    public = {"mlflow", "mlflow.entities", "mlflow.exceptions", "mlflow.models", "mlflow.pyfunc"}
+    package = Path(tracking.__file__).parents[1]
+    users = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                if name.split(".")[0] == "mlflow" and name not in public | {"mlflow.types"}:
+                    users.add(path.relative_to(package).as_posix())
+    assert users == {"tracking/internals.py"}
+
+
 def test_a_clock_that_goes_backwards_does_not_end_a_run_before_it_began(
     store, tmp_path, facts, monkeypatch
 ):
     history = tmp_path / "runs" / "demo_40_stage2.metrics.csv"
-    now = tracking.time.time
+    now = time.time
     with tracking.run(store, tags={}, parameters={}, history=history, **facts) as run:
-        monkeypatch.setattr(tracking.time, "time", lambda: now() - 3600)
+        monkeypatch.setattr(time, "time", lambda: now() - 3600)
         write_history(ROWS, history)
         run.epoch_done()
     ended = MlflowClient(store).get_run(run.id)
