@@ -115,7 +115,7 @@ class Predictor:
             self.cost = per_step(self.recipe, self.model.patch_size)
         else:
             check_can_leave(self.model, checkpoint)
-            calibration = Calibration.of(checkpoint)
+            calibration = Calibration.of(checkpoint, source)
             self.cost = calibration.cost
             self.exits = ConditionalExit(self.model, calibration.thresholds(budget).tolist())
 

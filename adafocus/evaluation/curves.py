@@ -11,17 +11,18 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from adafocus import tracking
 from adafocus.data.batches import Batch
 from adafocus.data.clips import Clips, sample_val
 from adafocus.device import FREE_SOME, name_what_fills_memory, pick_device, share_threads
-from adafocus.evaluation import flops
+from adafocus.evaluation import again, flops
 from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, my_batches
 from adafocus.evaluation.metrics import accuracy
 from adafocus.evaluation.summary import published_figures
 from adafocus.figures import ways_to_spend_less
-from adafocus.files import remove_abandoned, whole
+from adafocus.files import kept, remove_abandoned, whole
 from adafocus.model.adafocus import AdaFocus, Output
 from adafocus.model.checkpoint import assemble, read
 from adafocus.model.exits import visit_all
@@ -48,6 +49,7 @@ def write_points(
     threads: int,
     tracking_uri: str,
     experiment: str | None = None,
+    anew: str | None = None,
 ) -> None:
     """Measures one stage-3 model in all ways to spend less, and writes a row for each point.
 
@@ -58,7 +60,8 @@ def write_points(
     frames looks at as many of each video, but which ones is drawn. A model that looks
     once a video has the first way alone.
 
-    Beside the checkpoint it leaves its `Calibration`.
+    Beside the checkpoint it leaves its `Calibration`. Points of which nothing has changed are not
+    measured again.
 
     Args:
         checkpoint: of stage 3.
@@ -70,6 +73,7 @@ def write_points(
         threads: CPU threads to use.
         tracking_uri: MLflow's store.
         experiment: the one that the points are of, where it shares the checkpoint of another.
+        anew: any word; what was not measured under the same one is measured again.
 
     Raises:
         CheckpointError: where the checkpoint cannot be used.
@@ -82,28 +86,39 @@ def write_points(
     recipe, patch_size = source.recipe.called(experiment), source.patch_size
     model = assemble(source, checkpoint).eval().to(torch_device).frozen()
     clips = Clips(data, "val", recipe, augment=False, seed=seed)
+    calibration = None
+    if not recipe.model.looks_once:
+        with name_what_fills_memory(FREE_SOME):
+            calibration = calibrate(
+                checkpoint, source, model, data, workers=workers, device=torch_device
+            )
     name = f"{recipe.name}_{output.stem}_curve"
+    record = output.with_name(f"{name}.run.json")
+    fingerprint = again.fingerprint(
+        source, data, early=calibration is not None, seed=seed, skip_cost=recipe.skip_cost
+    )
+    if (before := again.points_before(output, record, fingerprint, anew)) is not None:
+        _leave(before, output)
+        tqdm.write(f"{output}: measured before")
+        return
     with tracking.run(
         tracking_uri,
-        record=output.with_name(f"{name}.run.json"),
+        record=record,
         name=name,
         **tracking.identity(recipe, patch_size, source.stage, "curve", seed),
-        parameters={"seed": seed, "checkpoint": checkpoint},
+        parameters={"seed": seed, "checkpoint": checkpoint, "anew": anew},
         datasets=[tracking.dataset(recipe, "val", data, clips.digest, len(clips))],
+        fingerprints=[fingerprint],
     ) as run:
         with name_what_fills_memory(FREE_SOME):
             passed = Pass(model, clips, workers, torch_device, np.random.default_rng(seed))
             points = passed.all_frames()
-            if not recipe.model.looks_once:
-                calibration = calibrate(
-                    checkpoint, model, recipe, data, workers=workers, device=torch_device
-                )
+            if calibration is not None:
                 points += passed.exits(calibration)
                 points += passed.random_frames() if model.skips else passed.fewer_frames()
         model_facts = {"patch_size": patch_size, "skip_cost": recipe.skip_cost}
         table = pd.DataFrame([{"dataset": recipe.dataset, **model_facts, **row} for row in points])
-        with whole(output) as aside:
-            table.to_csv(aside, index=False)
+        _leave(table.to_csv(index=False).encode(), output)
         cost = SHARE * passed.cost.total
         figures = {"all_frames": points[0]["accuracy"], "gflops_per_video": points[0]["gflops"]}
         for way, line in table.groupby("way"):
@@ -112,6 +127,13 @@ def write_points(
                 figures[name] = accuracy_at(line, cost)
         run.add_figures(figures, {})
         run.add_artifacts(output)
+
+
+def _leave(table: bytes, output: Path) -> None:
+    """Writes the points."""
+    with whole(output) as aside:
+        aside.write_bytes(table)
+    kept(output).unlink(missing_ok=True)
 
 
 def accuracy_at(points: pd.DataFrame, gflops: float) -> float:

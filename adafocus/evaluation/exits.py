@@ -5,9 +5,11 @@ After the budgeted batch prediction of MSDNet (Huang et al., ICLR 2018, arXiv 17
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from operator import itemgetter
 from pathlib import Path
 from typing import Self
@@ -20,15 +22,15 @@ from tqdm import tqdm
 
 from adafocus import legacy
 from adafocus.data.batches import Batch, EpochSampler, loader, own_batches
-from adafocus.data.clips import Clips
+from adafocus.data.clips import Clips, digest_of, digest_of_replaced, digest_of_sizes
 from adafocus.distributed import gather_lists, is_first
 from adafocus.evaluation.flops import Cost, per_visit
-from adafocus.files import check_writable, sha256, whole
+from adafocus.files import check_writable, whole
 from adafocus.model.adafocus import AdaFocus
-from adafocus.model.checkpoint import CheckpointError
+from adafocus.model.checkpoint import Checkpoint, CheckpointError, digest
 from adafocus.model.exits import check_can_leave, visit_all
 from adafocus.model.patches import SKIPPED
-from adafocus.recipe import Recipe
+from adafocus.training.fingerprint import frames_of
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class Calibration:
     gflops_look: float
     """of a look"""
     checkpoint_sha256: str
+    """see `_digest_of_model`; older versions wrote that of the checkpoint's file"""
     videos_sha256: str
-    """of the table of the training videos"""
+    """see `_digests_of_videos`; older versions wrote that of the training videos' table"""
 
     @staticmethod
     def path_of(checkpoint: Path) -> Path:
@@ -53,11 +56,15 @@ class Calibration:
         return checkpoint.with_suffix(".exits.npz")
 
     @classmethod
-    def of(cls, checkpoint: Path) -> Self:
+    def of(cls, checkpoint: Path, source: Checkpoint) -> Self:
         """The calibration beside a checkpoint.
 
+        Args:
+            checkpoint: the file.
+            source: what it holds.
+
         Raises:
-            CheckpointError: where there is none, or it is of another checkpoint.
+            CheckpointError: where there is none, or it is of another model.
         """
         path = cls.path_of(checkpoint)
         advice = "make it: adafocus evaluate with --budget, where the training videos are"
@@ -68,7 +75,7 @@ class Calibration:
             raise CheckpointError(f"{path}: no such calibration; {advice}") from None
         except (OSError, EOFError, ValueError, TypeError, BadZipFile) as error:
             raise CheckpointError(f"{path}: not a calibration ({error}); {advice}") from None
-        if found.checkpoint_sha256 not in legacy.digests(checkpoint):
+        if found.checkpoint_sha256 not in (_digest_of_model(source), *legacy.digests(checkpoint)):
             raise CheckpointError(f"{path}: is of another checkpoint; {advice}")
         return found
 
@@ -150,8 +157,8 @@ def exit_steps(confidence: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 def calibrate(
     checkpoint: Path,
+    source: Checkpoint,
     model: AdaFocus,
-    recipe: Recipe,
     data: Path,
     *,
     workers: int,
@@ -160,8 +167,9 @@ def calibrate(
     """The calibration beside a checkpoint; made on all training videos where there is none of both.
 
     Args:
+        checkpoint: the file.
+        source: what it holds.
         model: the checkpoint's, in eval mode on the device.
-        recipe: the checkpoint's.
         data: the data set's folder, with its splits.
         workers: processes that load clips.
 
@@ -171,10 +179,11 @@ def calibrate(
         WriteError: where nothing can be written beside the checkpoint.
     """
     check_can_leave(model, checkpoint)
-    clips = Clips(data, "train", recipe, augment=False, seed=0)
+    clips = Clips(data, "train", source.recipe, augment=False, seed=0)
+    of_videos = _digests_of_videos(data)
     with suppress(CheckpointError):
-        found = Calibration.of(checkpoint)
-        if found.videos_sha256 == clips.digest:
+        found = Calibration.of(checkpoint, source)
+        if found.videos_sha256 in of_videos:
             return found
     check_writable(checkpoint.parent)
     found = []
@@ -184,18 +193,43 @@ def calibrate(
         confidence = logits.float().softmax(-1).amax(-1)
         found.append((number, confidence.cpu(), (corners != SKIPPED).all(-1).cpu()))
     _, confidence, looked = zip(*sorted(gather_lists(found), key=itemgetter(0)), strict=True)
-    cost = per_visit(recipe, model.patch_size)
+    cost = per_visit(source.recipe, model.patch_size)
     made = Calibration(
         torch.cat(confidence).numpy(),
         torch.cat(looked).numpy(),
         cost.visits,
         cost.look,
-        sha256(checkpoint),
-        clips.digest,
+        _digest_of_model(source),
+        of_videos[0],
     )
     if is_first():
         made.write(Calibration.path_of(checkpoint))
     return made
+
+
+def _digest_of_model(source: Checkpoint) -> str:
+    """SHA-256 of what decides what a checkpoint's model sees and says: no name in its recipe, nor
+    what trained it."""
+    recipe = source.recipe
+    facts = {
+        "tensors": digest(source.tensors),
+        "patch_size": source.patch_size,
+        "model": recipe.model.shaped_by(source.stage),
+        "frames": frames_of(recipe),
+    }
+    return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _digests_of_videos(data: Path) -> list[str]:
+    """By which the training videos may be known: first their table, their sizes and which of them
+    took the place of others; then without sizes, where listings do not tell them; and as older
+    versions wrote it, unless videos were replaced since."""
+    table, sizes = digest_of(data, "train"), digest_of_sizes(data, "train")
+    replaced = digest_of_replaced(data, "train")
+    found = [
+        sha256(json.dumps([table, known, replaced]).encode()).hexdigest() for known in (sizes, None)
+    ]
+    return found if replaced else [*found, table]
 
 
 def my_batches(

@@ -116,7 +116,7 @@ def evaluate(
         "precision": name_of(model.precision),
         "device": _device_name(torch_device),
     }
-    fingerprint = again.fingerprint(source, data, **facts)
+    fingerprint = again.fingerprint(source, data, early=budget is not None, **facts)
     before = again.measured_before(output, fingerprint, source, anew) if is_first() else None
     if any(most(before is not None)):
         if before is None:
@@ -131,7 +131,7 @@ def evaluate(
     with name_what_fills_memory(FREE_SOME):
         if budget is not None:
             calibration = calibrate(
-                checkpoint, model, recipe, data, workers=workers, device=torch_device
+                checkpoint, source, model, data, workers=workers, device=torch_device
             )
             cost = calibration.cost
             exits = ConditionalExit(model, calibration.thresholds(budget).tolist())

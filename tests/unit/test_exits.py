@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from adafocus.evaluation import evaluate, flops
 from adafocus.evaluation.curves import accuracy_at, write_curve, write_points
 from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, leave, solve
 from adafocus.evaluation.metrics import accuracy
+from adafocus.files import keep, sha256
 from adafocus.model.adafocus import build
-from adafocus.model.checkpoint import Checkpoint, CheckpointError, load, write
+from adafocus.model.checkpoint import Checkpoint, CheckpointError, load, read, write
 from adafocus.model.classifier import Glimpse, OutOfOrder, RecurrentClassifier
 from adafocus.model.exits import ConditionalExit, classified_again, visit_all, visiting_order
 from adafocus.model.patches import SKIPPED
@@ -257,7 +259,7 @@ def test_evaluation_keeps_to_a_budget(tmp_path, data, checkpoint, recipe, model)
 
     budget = budget_of(recipe, 0.4)
     result = evaluated(budget)
-    calibration = Calibration.of(checkpoint)
+    calibration = Calibration.of(checkpoint, read(checkpoint))
     thresholds = calibration.thresholds(budget)
     assert leave(calibration.confidence, thresholds, calibration.gflops).mean() <= budget
 
@@ -297,41 +299,103 @@ def test_an_evaluation_says_what_it_made(tmp_path, data, checkpoint, recipe):
     assert f"{output}: top1 {top1:.1f} at {cost:.3g} GFLOPs per video; figures: " in said
 
 
-def test_a_calibration_is_of_its_checkpoint(data, checkpoint, recipe, model):
-    path = Calibration.path_of(checkpoint)
+@pytest.fixture
+def calibrated(data, checkpoint, model):
+    """The calibration beside the checkpoint, and whether it was there."""
+
+    def run():
+        path = Calibration.path_of(checkpoint)
+        before = path.stat().st_mtime_ns if path.exists() else None
+        made = calibrate(checkpoint, read(checkpoint), model, data, workers=0, device=CPU)
+        return made, path.stat().st_mtime_ns == before
+
+    return run
+
+
+def test_a_calibration_is_of_its_checkpoint(data, checkpoint, calibrated):
+    path, source = Calibration.path_of(checkpoint), read(checkpoint)
     with pytest.raises(CheckpointError, match="no such calibration; make it: adafocus evaluate"):
-        Calibration.of(checkpoint)
-    made = calibrate(checkpoint, model, recipe, data, workers=0, device=CPU)
+        Calibration.of(checkpoint, source)
+    made, _ = calibrated()
     assert made.confidence.shape == (9, 4)
-    changed = path.stat().st_mtime_ns
-    calibrate(checkpoint, model, recipe, data, workers=0, device=CPU)
-    assert path.stat().st_mtime_ns == changed, "it was there already"
+    assert calibrated()[1]
     whole = path.read_bytes()
     for broken in (b"", b"broken", whole[:-50]):
         path.write_bytes(broken)
         with pytest.raises(CheckpointError, match="not a calibration"):
-            Calibration.of(checkpoint)
+            Calibration.of(checkpoint, source)
     made.write(path)
-    with (data / "splits" / "train.csv").open("a") as table:
-        table.write((data / "splits" / "train.csv").read_text().splitlines()[-1] + "\n")
-    again = calibrate(checkpoint, model, recipe, data, workers=0, device=CPU)
-    assert again.confidence.shape == (10, 4), "it was of other videos"
-    checkpoint.write_bytes(checkpoint.read_bytes() + b" ")
+    table = data / "splits" / "train.csv"
+    with table.open("a") as file:
+        file.write(table.read_text().splitlines()[-1] + "\n")
+    made, was_there = calibrated()
+    assert made.confidence.shape == (10, 4) and not was_there, "it was of other videos"
+    other = {name: tensor + 1 for name, tensor in source.tensors.items()}
     with pytest.raises(CheckpointError, match="is of another checkpoint"):
-        Calibration.of(checkpoint)
+        Calibration.of(checkpoint, replace(source, tensors=other))
 
 
-def test_points_of_a_model_and_the_curve(tmp_path, data, checkpoint, recipe):
-    points = tmp_path / "points.csv"
-    write_points(
-        checkpoint,
-        data=data,
-        output=points,
-        seed=0,
-        device="cpu",
-        threads=1,
-        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+def test_a_calibration_outlives_other_names(checkpoint, recipe, calibrated):
+    made, _ = calibrated()
+    named = replace(
+        read(checkpoint),
+        class_names=tuple(f"renamed {number}" for number in range(CLASSES)),
+        recipe=recipe.model_copy(update={"title": "Another title"}),
+        made_by={"seed": 1},
     )
+    write(checkpoint, named)
+    again, was_there = calibrated()
+    assert was_there and (again.confidence == made.confidence).all()
+    taller = recipe.frames.model_copy(update={"height": 64})
+    write(checkpoint, replace(named, recipe=recipe.model_copy(update={"frames": taller})))
+    assert not calibrated()[1], "predict extracts frames by the checkpoint's recipe"
+
+
+def test_a_calibration_is_made_anew_where_a_video_is_another(data, checkpoint, calibrated):
+    listing = data / "videos.csv"
+    sizes = [f"train{number},{1000 + number}" for number in range(9)]
+    calibrated()
+    listing.write_text("\n".join(["video,size", *sizes]) + "\n")
+    assert calibrated()[1], "older listings do not tell sizes"
+    Calibration.path_of(checkpoint).unlink()
+    calibrated()
+    assert calibrated()[1]
+    listing.write_text("\n".join(["video,size", *sizes[:-1], "train8,7"]) + "\n")
+    assert not calibrated()[1]
+
+
+def test_a_calibration_of_an_older_version_is_current(data, checkpoint, calibrated):
+    """It went by the digests of whole files."""
+    made, _ = calibrated()
+    table = data / "splits" / "train.csv"
+    old = replace(made, checkpoint_sha256=sha256(checkpoint), videos_sha256=sha256(table))
+    old.write(Calibration.path_of(checkpoint))
+    assert calibrated()[1]
+    replace(old, videos_sha256="0" * 64).write(Calibration.path_of(checkpoint))
+    assert not calibrated()[1]
+
+
+@pytest.fixture
+def points_of_model(tmp_path, data, checkpoint):
+    """Measures them; returns the table's file."""
+
+    def run(**options):
+        write_points(
+            checkpoint,
+            data=data,
+            output=tmp_path / "points.csv",
+            device="cpu",
+            threads=1,
+            tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+            **{"seed": 0} | options,
+        )
+        return tmp_path / "points.csv"
+
+    return run
+
+
+def test_points_of_a_model_and_the_curve(tmp_path, points_of_model, recipe):
+    points = points_of_model()
     table = pd.read_csv(points)
     skips = recipe.skip_cost is not None
     ways = {"all frames", "conditional exit", "random exit"}
@@ -357,6 +421,38 @@ def test_points_of_a_model_and_the_curve(tmp_path, data, checkpoint, recipe):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "curve.csv"), table)
     label = "AdaFocus+ and exit" if skips else "conditional exit"
     assert (tmp_path / "curve.svg").read_text().count(f"<!-- {label} -->") == 1
+
+
+@pytest.mark.parametrize("recipe", [tiny_recipe("gru")], ids=["plain"])
+def test_points_that_have_not_changed_are_not_measured_again(
+    checkpoint, data, points_of_model, recipe, capsys
+):
+    """Neither where Snakemake has removed them before."""
+
+    def measured(**options):
+        points_of_model(**options)
+        return "measured before" not in capsys.readouterr().out
+
+    assert measured()
+    points, exits = points_of_model(), Calibration.path_of(checkpoint)
+    made = points.read_bytes()
+    keep(points)
+    points.unlink()
+    exits.unlink()
+    assert not measured()
+    assert points.read_bytes() == made and exits.exists()
+    assert not list(points.parent.glob(".*.old"))
+    write(checkpoint, replace(read(checkpoint), made_by={"seed": 1}))
+    assert not measured(), "of the same tensors"
+
+    assert measured(anew="mended") and not measured(anew="mended") and not measured()
+    assert points.read_bytes() == made
+    assert measured(seed=1) and measured()
+    points.write_text("half of")
+    assert measured()
+    table = data / "splits" / "val.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    assert measured()
 
 
 @pytest.mark.parametrize(("gflops", "both"), [(70.0, 75.0), (50.0, 85.0)])

@@ -163,10 +163,11 @@ def everything(folder: Path, kept: Path) -> dict[str, Any]:
             # Each process has its own, which only the first one's calibration is written beside.
             checkpoint = kept / f"{rank()}.safetensors"
             names = tuple(map(str, range(recipe.classes)))
-            write(checkpoint, Checkpoint(model.state_dict(), recipe, "stage3", 32, names))
+            source = Checkpoint(model.state_dict(), recipe, "stage3", 32, names)
+            write(checkpoint, source)
             model, exits = model.frozen(), None
             if how == "exits":
-                found = calibrate(checkpoint, model, recipe, folder, workers=0, device=CPU)
+                found = calibrate(checkpoint, source, model, folder, workers=0, device=CPU)
                 done["calibration"] = asdict(found)
                 exits = ConditionalExit(model, np.median(found.confidence, axis=0).tolist())
             clips = Clips(folder, "val", recipe, augment=False, seed=0)

@@ -367,6 +367,7 @@ KEPT = {
     "frames": [0],
     **{spec.rule: ["checkpoint"] for spec in SPECS.values()},
     "evaluate": ["result", "predictions"],
+    "points": [0],
     "sweep": ["result"],
 }
 

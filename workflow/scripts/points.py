@@ -10,5 +10,6 @@ with job(snakemake):
         data=data_of(snakemake),
         experiment=snakemake.wildcards.experiment,
         output=Path(snakemake.output[0]),
+        anew=snakemake.config["anew"],
         **run_options(snakemake),
     )
