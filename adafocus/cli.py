@@ -99,6 +99,10 @@ def train(
         list[str] | None,
         typer.Option("--set", help="Another value of the recipe, stages.stage2.epochs=5."),
     ] = None,
+    trial: Annotated[
+        Path | None,
+        typer.Option(help="Resume file of a sweep's trial at the same rates, to go on from."),
+    ] = None,
 ) -> None:
     """Train one stage."""
     with one_line_errors():
@@ -137,6 +141,7 @@ def train(
                 precision=precision.value,
                 micro_batch=videos_at_a_time,
                 anew=anew,
+                trial=trial,
             )
 
 

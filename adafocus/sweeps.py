@@ -152,7 +152,7 @@ def sweep(
         data: the data set's folder, with its splits.
         init: checkpoints of the stages before.
         output: the result to write, JSON. The trials lie in a folder of its name, and of the best
-            one the resume file is kept, see `take_over`.
+            one the resume file is kept, see `best_trial`.
         plot: the figure of accuracy against rates to write.
         seed: of all trials, and of their rates.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -270,7 +270,7 @@ def _swept_before(job: Job, drawn: Sequence[dict[str, float]]) -> dict[str, Any]
 def _accepted(job: Job, recipe: Recipe, record: Path) -> list[str]:
     """The fingerprints that a trial with this recipe may have; with the precision left to the GPUs,
     which may be a cluster's, of each."""
-    from adafocus.data.clips import digest_of, digest_of_sizes
+    from adafocus.data.clips import digest_of, digest_of_replaced, digest_of_sizes
     from adafocus.device import PRECISIONS
     from adafocus.training import begin, fingerprint
 
@@ -282,6 +282,7 @@ def _accepted(job: Job, recipe: Recipe, record: Path) -> list[str]:
         seed=job.seed,
         data=[digest_of(job.data, split) for split in ("train", "val")],
         sizes=digest_of_sizes(job.data, "train", "val"),
+        replaced=digest_of_replaced(job.data, "train", "val"),
         start=start,
         init=job.init,
         record=record,
@@ -513,18 +514,11 @@ def use_best(recipe: Recipe, sweeps: Sequence[Path]) -> Recipe:
     return recipe
 
 
-def take_over(sweep: Path, output: Path) -> None:
-    """Lets a stage go on from the best trial of its sweep, which has trained it already.
+def best_trial(sweep: Path) -> Path:
+    """The resume file of a sweep's best trial, which has trained its stage already.
 
     Args:
         sweep: the sweep's result.
-        output: the stage's checkpoint. A state of the same training is left as it is there.
     """
-    from adafocus.training.resume import belongs_with
-
     best = json.loads(sweep.read_text("utf-8"))["best"]["trial"]
-    trial = sweep.with_suffix("") / f"{sweep.stem}_trial_{best:02d}.resume.pt"
-    resume = output.with_suffix(".resume.pt")
-    if trial.exists() and not belongs_with(resume, trial):
-        with whole(resume) as aside:
-            shutil.copyfile(trial, aside)
+    return sweep.with_suffix("") / f"{sweep.stem}_trial_{best:02d}.resume.pt"

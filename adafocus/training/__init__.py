@@ -64,6 +64,7 @@ def train(
     precision: Precision = "auto",
     micro_batch: MicroBatch = "auto",
     anew: str | None = None,
+    trial: Path | None = None,
     trial_of: tracking.Chain | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> None:
@@ -92,6 +93,8 @@ def train(
         precision: in which the backbones compute, see `pick_precision`.
         micro_batch: videos of a batch that go through at a time, see `fit`.
         anew: any word; what was not begun under the same one is trained from its start.
+        trial: the resume file of a sweep's trial, which has trained this stage already; where
+            nothing of this training is beside ``output``, it goes on from there.
         trial_of: the run's parent in MLflow, where it is a trial of a sweep.
         on_epoch: is given each epoch's row of metrics when it is on disk.
 
@@ -137,7 +140,7 @@ def train(
     if stage == "stage2" and recipe.skip_cost is not None:
         model.policy.learn_to_skip()
     with first_alone():
-        state = resume.read()
+        state = resume.read(trial)
 
     def write(history: Sequence[dict[str, float]], facts: Mapping[str, Any]) -> None:
         from adafocus import figures  # here, as matplotlib would hold up the first batch
@@ -169,6 +172,8 @@ def train(
             model.load_state_dict(trained.tensors, strict=False)
             write(history, trained.made_by or legacy.made_by(seed, ended.tags))
         return
+    if state is None and trial is not None:
+        state = resume.take_over(trial)
     if state:
         resume.make_own(state)
     if stage in ("glancer", "focuser"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,11 @@ class ResumeFile:
             with whole(self.path) as aside:
                 torch.save(state, aside)
 
-    def read(self) -> dict[str, Any] | None:
-        """The latest state of this run that is undamaged, on the CPU, or None."""
+    def read(self, trial: Path | None = None) -> dict[str, Any] | None:
+        """The latest state of this run that is undamaged, on the CPU, or None.
+
+        Where there are states, but none of this run, that of ``trial`` is taken over, if it is.
+        """
         found = [path for path in (self.path, self.previous) if path.exists()]
         for path in found:
             try:
@@ -63,37 +67,53 @@ class ResumeFile:
                 reason = str(error).partition("\n")[0]
                 say(f"{path} is damaged on disk ({reason})")
                 continue
-            anew = self.made_by.get("anew")
-            if anew is not None and state.get("made_by", {}).get("anew") != anew:
+            if not self._is_as_new(state):
+                anew = self.made_by["anew"]
                 say(f"{path} is not of {anew!r}, what is trained anew: removed")
                 self.path.unlink(missing_ok=True)
                 self.previous.unlink(missing_ok=True)
                 break
             if state["fingerprint"] in self.fingerprints:
-                say(f"going on from {path}")
-                if begun := state.get("made_by", {}).get("anew"):
-                    self.made_by["anew"] = begun
+                self._go_on(state, path)
                 if path != self.path:
                     path.replace(self.path)
                 return state
             say(f"{path} is of another run (recipe, data, seed, precision or checkpoints changed)")
             break
+        if found and trial and (state := self.take_over(trial)):
+            return state
         if found:
             say("starting over")
         return None
+
+    def take_over(self, path: Path) -> dict[str, Any] | None:
+        """The state of another file, where it is of this run too, as this file's own, or None."""
+        try:
+            state = _read(path)
+        except Exception:  # it is gone, or as in `read`
+            return None
+        if not self._is_as_new(state) or state["fingerprint"] not in self.fingerprints:
+            return None
+        self._go_on(state, path)
+        if is_first():
+            with whole(self.path) as aside:
+                shutil.copyfile(path, aside)
+        return state
+
+    def _is_as_new(self, state: Mapping[str, Any]) -> bool:
+        """Whether a state was begun under the word that is asked for, if one is."""
+        anew = self.made_by.get("anew")
+        return anew is None or state.get("made_by", {}).get("anew") == anew
+
+    def _go_on(self, state: Mapping[str, Any], path: Path) -> None:
+        say(f"going on from {path}")
+        if begun := state.get("made_by", {}).get("anew"):
+            self.made_by["anew"] = begun
 
 
 def previous_state(path: Path) -> Path:
     """Where the state before the one at ``path`` is, of use while a run is not done."""
     return path.with_suffix(f".previous{path.suffix}")
-
-
-def belongs_with(path: Path, other: Path) -> bool:
-    """Whether there is an undamaged state at ``path``, of the same run as that at ``other``."""
-    try:
-        return _read(path)["fingerprint"] == _read(other)["fingerprint"]
-    except Exception:  # as in `read`
-        return False
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from noise import tiny_recipe, write_checkpoint, write_noise
 from adafocus import legacy, sweeps
 from adafocus.data.clips import digest_of
 from adafocus.files import keep
+from adafocus.model.checkpoint import read
 from adafocus.recipe import RecipeError, Sweep, SweepBudget, parse_config, parse_recipe
-from adafocus.sweeps import SweepError, draw_rates, importance, take_over, use_best, with_rates
+from adafocus.sweeps import SweepError, best_trial, draw_rates, importance, use_best, with_rates
 from adafocus.training import train
 
 RATES = {"focuser": 0.001, "classifier": 0.05}
@@ -95,24 +96,6 @@ def test_what_is_no_result_of_a_sweep_is_an_error(result, text):
     result.write_text(text)
     with pytest.raises(SweepError, match="tiny_32_stage1.json: not the result of a sweep"):
         use_best(tiny_recipe("gru"), [result])
-
-
-def test_a_stage_takes_over_the_best_trial(result, tmp_path):
-    trials = tmp_path / "tiny_32_stage1"
-    trials.mkdir()
-    trial = trials / "tiny_32_stage1_trial_02.resume.pt"
-    torch.save({"fingerprint": "best", "epoch": 3}, trial)
-    output = tmp_path / "checkpoints" / "tiny_32_stage1.safetensors"
-    resume = output.with_suffix(".resume.pt")
-    take_over(result, output)
-    assert resume.read_bytes() == trial.read_bytes()
-    # What is of the same run stays, what is of another goes.
-    torch.save({"fingerprint": "best", "epoch": 4}, resume)
-    take_over(result, output)
-    assert torch.load(resume)["epoch"] == 4
-    torch.save({"fingerprint": "at other rates", "epoch": 5}, resume)
-    take_over(result, output)
-    assert torch.load(resume)["epoch"] == 3
 
 
 @pytest.mark.parametrize(
@@ -300,3 +283,87 @@ def test_what_is_no_result_is_swept_anew(again, text):
     again.output.write_text(text)
     with pytest.raises(RunsTrials):
         again()
+
+
+@pytest.fixture
+def stage(done, tmp_path, capsys):
+    """Trains the stage at the best rates of the sweep; returns what it said."""
+    folder = shutil.copytree(done, tmp_path / "stage")
+    swept = folder / "tiny_32_stage1.json"
+
+    def run(**options):
+        train(
+            use_best(tiny_recipe("gru"), [swept]),
+            "stage1",
+            32,
+            data=folder / "data",
+            init=[folder / f"{part}.safetensors" for part in ("glancer", "focuser")],
+            output=run.output,
+            curves=folder / "curves.svg",
+            seed=0,
+            device="cpu",
+            threads=1,
+            tracking_uri=f"sqlite:///{folder}/mlflow.db",
+            trial=run.trial,
+            **options,
+        )
+        return capsys.readouterr().out
+
+    run.data, run.trial = folder / "data", best_trial(swept)
+    run.output = folder / "checkpoints" / "tiny_32_stage1.safetensors"
+    run.state = run.output.with_suffix(".resume.pt")
+    return run
+
+
+def test_a_stage_takes_over_the_best_trial(stage):
+    assert f"going on from {stage.trial}" in stage()
+    assert stage.state.read_bytes() == stage.trial.read_bytes()
+    rows = stage.trial.with_name("tiny_32_stage1_trial_01.metrics.csv").read_text()
+    assert stage.output.with_name("tiny_32_stage1.metrics.csv").read_text() == rows
+    assert "trained before" in stage()
+    stage.trial.unlink()
+    assert "trained before" in stage()
+
+
+def test_a_trial_is_taken_over_where_the_stage_was_at_other_rates(stage):
+    stage()
+    state = torch.load(stage.state, weights_only=True)
+    torch.save(state | {"fingerprint": "at other rates"}, stage.state)
+    said = stage()
+    assert f"going on from {stage.trial}" in said and "starting over" not in said
+    assert stage.state.read_bytes() == stage.trial.read_bytes()
+
+
+def test_a_trial_of_another_training_is_not_taken_over(stage):
+    state = torch.load(stage.trial, weights_only=True)
+    torch.save(state | {"fingerprint": "at other rates"}, stage.trial)
+    assert "going on from" not in stage()
+
+
+def test_a_trial_does_not_take_the_place_of_what_was_trained_anew(stage):
+    stage()
+    assert "going on from" not in stage(anew="mended")
+    # Since then the listing tells sizes, so that fingerprints are others.
+    rows = [f"{split}{number},7" for split in ("train", "val") for number in range(2)]
+    (stage.data / "videos.csv").write_text("\n".join(["video,size", *rows]) + "\n")
+    stage(anew="mended again")
+
+    def word(path):
+        return torch.load(path, weights_only=True)["made_by"].get("anew")
+
+    assert torch.load(stage.state)["fingerprint"] != torch.load(stage.trial)["fingerprint"]
+    assert "trained before" in stage()
+    assert word(stage.state) == read(stage.output).made_by["anew"] == "mended again"
+    stage.state.unlink()  # as README says one may
+    assert "its state was removed" in stage()
+    assert read(stage.output).made_by["anew"] == "mended again"
+    assert not stage.state.exists()
+
+
+def test_a_trial_that_was_swept_anew_goes_before_an_older_state(stage):
+    stage()
+    state = torch.load(stage.trial, weights_only=True)
+    torch.save(state | {"made_by": state["made_by"] | {"anew": "mended"}}, stage.trial)
+    said = stage(anew="mended")
+    assert f"going on from {stage.trial}" in said
+    assert read(stage.output).made_by["anew"] == "mended"

@@ -4,14 +4,13 @@ from tempfile import TemporaryDirectory
 from job import data_of, job, launch, recipe_of, run_options, training_options
 
 with job(snakemake) as lock:
-    from adafocus.sweeps import take_over, use_best
+    from adafocus.sweeps import best_trial, use_best
     from adafocus.training import train
 
     output = Path(snakemake.output.checkpoint)
     sweeps = [Path(path) for path in snakemake.input.get("sweeps", [])]
     recipe = use_best(recipe_of(snakemake), sweeps)
-    if sweeps and sweeps[-1].stem == output.stem:
-        take_over(sweeps[-1], output)
+    swept = sweeps and sweeps[-1].stem == output.stem
     patch_size = snakemake.wildcards.get("patch_size")
     options = {
         "stage": snakemake.params.stage,
@@ -20,6 +19,7 @@ with job(snakemake) as lock:
         "init": [Path(path) for path in snakemake.input.get("init", [])],
         "output": output,
         "curves": Path(snakemake.output.curves),
+        "trial": best_trial(sweeps[-1]) if swept else None,
         "checkpoint_minutes": snakemake.config["checkpoint_minutes"],
         **training_options(snakemake),
         **run_options(snakemake),
