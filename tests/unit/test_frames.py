@@ -522,7 +522,7 @@ def test_an_ffmpeg_that_is_killed_leaves_no_store(tmp_path, listing):
         while not killed:
             unfinished = list((tmp_path / "frames").rglob("long.zip"))
             if unfinished and unfinished[0].stat().st_size > 100_000:
-                (child,) = psutil.Process().children()
+                child = max(psutil.Process().children(), key=psutil.Process.create_time)
                 child.kill()
                 killed.append(child)
             time.sleep(0.01)
