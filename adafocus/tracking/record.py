@@ -147,14 +147,17 @@ def identity(
 ) -> dict[str, Any]:
     """What `run` is told of where a run belongs: experiment, chain, tags and recipe.
 
+    Recipes that extend one another are of one data set and stand in one experiment of MLflow.
+
     Args:
         patch_size: in pixels; None for stage 0.
         kind: ``training``, ``evaluation``, ``trial`` or ``sweep``.
         sweep: the parent of a sweep and its trials.
     """
-    tags = {"dataset": recipe.name, "patch_size": patch_size, "stage": stage, "kind": kind}
+    of_recipe = {"dataset": recipe.dataset, "recipe": recipe.name}
+    tags = {**of_recipe, "patch_size": patch_size, "stage": stage, "kind": kind}
     chain = sweep or Chain.of(recipe, patch_size, seed)
-    return {"experiment": recipe.name, "chain": chain, "tags": tags, "recipe": recipe}
+    return {"experiment": recipe.dataset, "chain": chain, "tags": tags, "recipe": recipe}
 
 
 def dataset(recipe: Recipe, split: str, folder: Path, digest: str, videos: int) -> dict[str, Any]:
@@ -168,7 +171,7 @@ def dataset(recipe: Recipe, split: str, folder: Path, digest: str, videos: int) 
         videos: how many it holds.
     """
     return {
-        "name": f"{recipe.name} {split}",
+        "name": f"{recipe.dataset} {split}",
         "context": {"train": "training", "val": "validation"}[split],
         "digest": digest[:32],
         "source": str((folder / "splits" / f"{split}.csv").absolute()),

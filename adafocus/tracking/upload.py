@@ -129,7 +129,7 @@ class Upload:
         if found := self._find(experiment_id, "adafocus.chain", chain.key):
             run_id: str = found.info.run_id
             return run_id
-        tags = {k: v for k, v in record.tags.items() if k in ("dataset", "patch_size")}
+        tags = {k: v for k, v in record.tags.items() if k in ("dataset", "recipe", "patch_size")}
         tags |= {"kind": "chain", "adafocus.chain": chain.key, "mlflow.note.content": chain.note}
         return self._create(experiment_id, chain.name, tags, record.started)
 

@@ -181,6 +181,25 @@ def test_runs_of_a_chain_hang_under_a_parent_that_says_how_it_ended(store, tmp_p
     }
 
 
+def test_recipes_that_extend_one_another_are_of_one_experiment(tmp_path):
+    variant = load_recipe(RECIPE_FILE.with_name("demo-gamma9.yaml"))
+    told, plain = (
+        tracking.identity(recipe, 28, "stage2", "training", 0) for recipe in (variant, RECIPE)
+    )
+    assert told["experiment"] == plain["experiment"] == "demo"
+    assert (told["tags"]["dataset"], told["tags"]["recipe"]) == ("demo", "demo-gamma9")
+    assert (told["chain"].name, plain["chain"].name) == ("demo-gamma9 28", "demo 28")
+    parameters = (identity["chain"].parameters.items() for identity in (told, plain))
+    assert set.symmetric_difference(*map(set, parameters)) == {
+        ("stage2.discount", "0.9"),
+        ("stage2.discount", "0.2"),
+    }
+    names = {
+        tracking.dataset(recipe, "val", tmp_path, "0", 1)["name"] for recipe in (variant, RECIPE)
+    }
+    assert names == {"demo val"}
+
+
 def test_a_chain_is_of_one_patch_size_seed_and_recipe():
     values = RECIPE.to_dict()
     values["stages"]["stage3"]["epochs"] += 1
