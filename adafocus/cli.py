@@ -121,11 +121,11 @@ def train(
                 raise ValueError(f"--skip-cost is not for {stage}, which has no policy")
             checked = checked.skipping(skip_cost)
 
-        from adafocus import training
+        from adafocus import methods
         from adafocus.distributed import alone, joined
 
         with joined(device.value), alone(output, "adafocus train"):
-            training.train(
+            methods.train(
                 checked,
                 stage.value,
                 patch_size,

@@ -161,7 +161,7 @@ def sweep(
         precision: as `train` takes it.
         micro_batch: likewise.
         anew: any word; what was not swept under the same one is swept anew, see
-            `adafocus.training.train`.
+            `adafocus.methods.train`.
 
     Returns:
         What ``output`` holds.
@@ -272,7 +272,8 @@ def _accepted(job: Job, recipe: Recipe, record: Path) -> list[str]:
     which may be a cluster's, of each."""
     from adafocus.data.clips import digest_of, digest_of_replaced, digest_of_sizes
     from adafocus.device import PRECISIONS
-    from adafocus.training import begin, fingerprint
+    from adafocus.methods import begin
+    from adafocus.training import fingerprint
 
     _, start = begin(recipe, job.stage, job.patch_size, job.init)
     return fingerprint.accepted(
@@ -410,7 +411,7 @@ def _train(config: dict[str, Any], job: Job, threads: int, device: str) -> None:
     """One trial, in a process of Ray's."""
     from ray import tune
 
-    from adafocus.training import train
+    from adafocus.methods import train
 
     rates = {part: rate for part, rate in config.items() if part != "trial"}
     checkpoint = job.checkpoint(config["trial"])

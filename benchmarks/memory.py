@@ -29,10 +29,10 @@ from torch.utils._pytree import tree_leaves
 from adafocus.data.batches import Batch
 from adafocus.device import name_of, peak_memory, pick_precision, tune_cudnn
 from adafocus.draws import Draws
+from adafocus.methods import STAGES
 from adafocus.model import backbones
 from adafocus.model.adafocus import build
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
-from adafocus.training import STAGES
 from adafocus.training.optimizer import build_optimizer
 from adafocus.training.stage import Stage
 

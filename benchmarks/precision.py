@@ -21,8 +21,8 @@ from machine import machine
 
 from adafocus.device import pick_device
 from adafocus.evaluation.run import evaluate
+from adafocus.methods import STAGES, train
 from adafocus.recipe import Recipe, load_recipe
-from adafocus.training import STAGES, train
 
 ROOT = Path(__file__).parents[1]
 PATCH_SIZE, SEED = 28, 0

@@ -40,13 +40,14 @@ from adafocus.data.clips import Clips
 from adafocus.device import keep_freed_memory, peak_memory, pick_precision, tune_cudnn
 from adafocus.draws import Draws
 from adafocus.evaluation import flops
+from adafocus.methods import STAGES
+from adafocus.methods.adafocus import every_step
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.backbones import Backbone, FrozenBackbone, Normalize
 from adafocus.model.patches import SKIPPED
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
-from adafocus.training import STAGES, ppo
+from adafocus.training import ppo
 from adafocus.training.stage import Stage
-from adafocus.training.stage1 import every_step
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -432,7 +433,8 @@ FIRST_BATCH = """
 import os, sys, time
 from pathlib import Path
 from adafocus.recipe import load_recipe
-from adafocus.training import engine, train
+from adafocus.methods import train
+from adafocus.training import engine
 
 class Batch:
     def of(*_):

@@ -20,9 +20,10 @@ from adafocus import distributed
 from adafocus.data.batches import Batch, EpochSampler, loader
 from adafocus.data.clips import Clips
 from adafocus.device import tune_cudnn
+from adafocus.methods import STAGES
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
-from adafocus.training import STAGES, ppo
+from adafocus.training import ppo
 from adafocus.training.engine import Progress, TrainingError, fit
 from adafocus.training.resume import ResumeFile
 from adafocus.training.stage import Stage

@@ -7,7 +7,7 @@ from test_engine import figures, run
 from torch import nn
 
 from adafocus.draws import Draws
-from adafocus.training import STAGES
+from adafocus.methods import STAGES
 
 BATCH = 5
 

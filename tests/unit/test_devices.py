@@ -12,8 +12,8 @@ import torch
 from noise import tiny_recipe
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from adafocus.methods import STAGES
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
-from adafocus.training import STAGES
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -14,8 +14,8 @@ from two_processes import VIDEOS, everything, steady_recipe
 from typer.testing import CliRunner
 
 from adafocus.cli import app
+from adafocus.methods import STAGES
 from adafocus.model import checkpoint
-from adafocus.training import STAGES
 
 HERE = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]

@@ -9,9 +9,10 @@ from test_engine import run
 from torch import nn
 
 from adafocus.device import pick_precision
+from adafocus.methods import STAGES
+from adafocus.methods.adafocus import Stage2
 from adafocus.model.adafocus import build
-from adafocus.training import STAGES, ppo
-from adafocus.training.stage2 import Stage2
+from adafocus.training import ppo
 
 CPU = torch.device("cpu")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -4,10 +4,10 @@ import pytest
 import torch
 from noise import noise_batch, tiny_recipe
 
+from adafocus.methods import STAGES
+from adafocus.methods.adafocus import every_step
 from adafocus.model.adafocus import build
 from adafocus.recipe import SPECS
-from adafocus.training import STAGES
-from adafocus.training.stage1 import every_step
 
 
 def step(stage, batch) -> None:

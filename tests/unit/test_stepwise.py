@@ -8,10 +8,10 @@ import torch
 from noise import noise_batch, tiny_recipe
 
 from adafocus.data.clips import Clips
+from adafocus.methods import STAGES
 from adafocus.model.adafocus import build
 from adafocus.model.backbones import Normalize
 from adafocus.recipe import load_recipe
-from adafocus.training import STAGES
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -14,10 +14,10 @@ from noise import tiny_recipe, write_checkpoint, write_noise
 from adafocus import legacy, sweeps
 from adafocus.data.clips import digest_of
 from adafocus.files import keep
+from adafocus.methods import train
 from adafocus.model.checkpoint import read
 from adafocus.recipe import RecipeError, Sweep, SweepBudget, parse_config, parse_recipe
 from adafocus.sweeps import SweepError, best_trial, draw_rates, importance, use_best, with_rates
-from adafocus.training import train
 
 RATES = {"focuser": 0.001, "classifier": 0.05}
 

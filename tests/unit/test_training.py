@@ -10,10 +10,11 @@ from mlflow import MlflowClient
 from noise import CLASSES, skipping_recipe, tiny_recipe, write_checkpoint, write_noise
 
 from adafocus.data.clips import digest_of_sizes
+from adafocus.methods import train
 from adafocus.model import checkpoint
 from adafocus.model.checkpoint import CheckpointError
 from adafocus.recipe import SPECS, parse_recipe
-from adafocus.training import fingerprint, train
+from adafocus.training import fingerprint
 
 RECIPE = tiny_recipe("gru")
 

@@ -8,10 +8,10 @@ import torch
 
 from adafocus import tracking
 from adafocus.files import keep, sha256
+from adafocus.methods import train
 from adafocus.model import checkpoint
 from adafocus.recipe import Frames, load_recipe
 from adafocus.sweeps import with_rates
-from adafocus.training import train
 from adafocus.training.fingerprint import REVISION
 
 STAGE0 = ("glancer", "focuser")

@@ -4,8 +4,8 @@ from tempfile import TemporaryDirectory
 from job import data_of, job, launch, recipe_of, run_options, training_options
 
 with job(snakemake) as lock:
+    from adafocus.methods import train
     from adafocus.sweeps import best_trial, use_best
-    from adafocus.training import train
 
     output = Path(snakemake.output.checkpoint)
     sweeps = [Path(path) for path in snakemake.input.get("sweeps", [])]

@@ -1,4 +1,9 @@
-"""Stage 2: the policy learns where to look; all else is frozen."""
+"""AdaFocus (Wang et al., ICCV 2021): how each of its stages learns.
+
+Stage 0: each backbone alone on whole frames. Stage 1: focuser and classifier on random patches.
+Stage 2: the policy, by reinforcement. Stage 3: the classifier on the policy's patches. What each of
+them starts from and leaves stands in `adafocus.recipe.stages`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,69 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from adafocus.data.batches import Batch
+from adafocus.model.backbones import pool
 from adafocus.training import ppo
 from adafocus.training.parts import InParts, at_once
 from adafocus.training.stage import Stage
+
+# --- stage 0 ----------------------------------------------------------------------------------
+
+
+class GlancerStage(Stage):
+    """The glancer, on frames of its own size; logits are averaged over frames."""
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = functional.cross_entropy(self.predict(batch), batch.target)
+        return loss, {"loss": loss}
+
+    def predict(self, batch: Batch) -> Tensor:
+        return self.model.glance(batch.glance).logits.mean(1)
+
+
+class FocuserStage(GlancerStage):
+    """The focuser, on whole frames; logits are averaged over frames."""
+
+    def predict(self, batch: Batch) -> Tensor:
+        features = pool(self.model.focuser(batch.frames))
+        return self.model.focuser.classify(features).mean(1)
+
+
+# --- stage 1 ----------------------------------------------------------------------------------
+
+
+def every_step(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy of the predictions after every step.
+
+    Args:
+        logits: (B, S, K).
+        target: (B, K), a distribution over classes.
+    """
+    steps = logits.shape[1]
+    return functional.cross_entropy(logits.flatten(0, 1), target.repeat_interleave(steps, dim=0))
+
+
+class Stage1(Stage):
+    """Focuser and classifier learn on patches from random places, drawn anew for every frame; the
+    glancer is frozen."""
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = every_step(self._logits(batch), batch.target)
+        return loss, {"loss": loss}
+
+    def predict(self, batch: Batch) -> Tensor:
+        return self._logits(batch)[:, -1]
+
+    def _logits(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            glimpse = self.frozen.glance(batch.glance)
+        local = self.model.focus(batch.frames, batch.random_corners(self.model))
+        return self.model.classifier(glimpse, local)
+
+
+# --- stage 2 ----------------------------------------------------------------------------------
 
 
 class Experience(NamedTuple):
@@ -28,6 +91,8 @@ class Experience(NamedTuple):
 
 
 class Stage2(Stage):
+    """The policy learns where to look, by PPO; all else is frozen."""
+
     @property
     def latest_is_best(self) -> bool:
         """Where the policy may skip frames: by accuracy alone the epoch would win that skips least,
@@ -92,3 +157,29 @@ class Stage2(Stage):
         counts = torch.zeros(self.model.policy.grid**2 + 1, device=cells.device)
         ones = torch.ones((), device=cells.device).expand(cells.numel())
         return counts.scatter_add(0, cells.flatten(), ones)[:-1]
+
+
+# --- stage 3 ----------------------------------------------------------------------------------
+
+
+class Stage3(Stage):
+    """The classifier is tuned to the patches that the policy chooses; all else is frozen."""
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            glimpse = self.frozen.glance(batch.glance)
+            local = self.frozen.focus(batch.frames, self.frozen.look(glimpse))
+        loss = every_step(self.model.classifier(glimpse, local), batch.target)
+        return loss, {"loss": loss}
+
+    def predict(self, batch: Batch) -> Tensor:
+        return self.frozen(batch.frames, batch.glance).logits[:, -1]
+
+
+STAGES: dict[str, type[Stage]] = {
+    "glancer": GlancerStage,
+    "focuser": FocuserStage,
+    "stage1": Stage1,
+    "stage2": Stage2,
+    "stage3": Stage3,
+}
