@@ -106,7 +106,11 @@ def _order(row: dict[str, Any]) -> tuple[Any, ...]:
     """Experiments of one data set stand together, so that equal models can be compared."""
     skip_cost, budget = (-1 if row[key] is None else row[key] for key in ("skip_cost", "budget"))
     model = (row["patch_size"], skip_cost, row["stage"], budget)
-    return (row["dataset"], *model, row["experiment"] != row["dataset"], row["experiment"])
+    return (row["dataset"], *model, _extends(row), row["experiment"])
+
+
+def _extends(row: dict[str, Any]) -> bool:
+    return row["experiment"] != row["dataset"]
 
 
 def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
@@ -212,11 +216,12 @@ def _variants(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
     """What differs between the recipes by which experiments of one data set were made, an entry a
     row, by data set; what made a row of ``rows`` goes from it."""
     made_with: dict[str, dict[str, Recipe]] = {}
-    for row in sorted(rows, key=lambda row: row["stage"]):
+    # The data set's own first; of each the latest stage tells.
+    for row in sorted(rows, key=lambda row: (_extends(row), row["experiment"], row["stage"])):
         made_with.setdefault(row["dataset"], {})[row["experiment"]] = row.pop("made_with")
     return {
         dataset: [
-            {"entry": entry, **{f"of {name}": values[name] for name in sorted(values)}}
+            {"entry": entry, **{f"of {name}": values[name] for name in recipes}}
             for entry, values in found.items()
         ]
         for dataset, recipes in sorted(made_with.items())

@@ -237,6 +237,11 @@ def test_experiments_on_one_data_set_stand_together(summarise, tmp_path):
     ]
     for figure in ("demo", "demo-gamma9"):
         assert figure in (tmp_path / "summary.svg").read_text()
+    summarise(demo, variant | {"experiment": "a-demo"})
+    [heading] = (
+        line for line in (tmp_path / "summary.md").read_text().splitlines() if "entry" in line
+    )
+    assert [cell.strip() for cell in heading.split("|")][2:4] == ["demo", "a-demo"]
     summarise(demo)
     assert "experiment" not in (tmp_path / "summary.md").read_text().lower()
 
