@@ -56,7 +56,7 @@ report: $(BIN)/installed
 
 ui: $(BIN)/installed
 	store=$${MLFLOW_TRACKING_URI:-$$($(BIN)/python -c "$$STORE")}; \
-	$(BIN)/$(if $(AUTH),python -m adafocus.login,mlflow) ui --host 127.0.0.1 \
+	$(BIN)/$(if $(AUTH),python -m adafocus.tracking.login,mlflow) ui --host 127.0.0.1 \
 		--backend-store-uri "$$store"
 
 # In an environment of its own, which cannot move a pin.

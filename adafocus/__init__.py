@@ -11,9 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adafocus.deploy.predict import Prediction, Predictor
     from adafocus.model.adafocus import AdaFocus, Output
     from adafocus.model.checkpoint import load
-    from adafocus.predict import Prediction, Predictor
     from adafocus.recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"
@@ -25,8 +25,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 _HOMES = {
     "AdaFocus": "adafocus.model.adafocus",
     "Output": "adafocus.model.adafocus",
-    "Prediction": "adafocus.predict",
-    "Predictor": "adafocus.predict",
+    "Prediction": "adafocus.deploy.predict",
+    "Predictor": "adafocus.deploy.predict",
     "load": "adafocus.model.checkpoint",
     "Recipe": "adafocus.recipe",
     "load_recipe": "adafocus.recipe",

@@ -122,7 +122,7 @@ def train(
             checked = checked.skipping(skip_cost)
 
         from adafocus import methods
-        from adafocus.distributed import alone, joined
+        from adafocus.machine.distributed import alone, joined
 
         with joined(device.value), alone(output, "adafocus train"):
             methods.train(
@@ -165,7 +165,7 @@ def evaluate(
     """Measure a checkpoint and its baselines on the validation videos."""
     with one_line_errors():
         from adafocus import evaluation
-        from adafocus.distributed import alone, joined
+        from adafocus.machine.distributed import alone, joined
 
         with joined(device.value), alone(output, "adafocus evaluate"):
             evaluation.evaluate(
@@ -206,10 +206,10 @@ def predict(
     with one_line_errors():
         from tqdm import tqdm
 
-        from adafocus import predict
         from adafocus.data import DataError
         from adafocus.data.listing import find_videos, holds_frames
-        from adafocus.files import whole
+        from adafocus.deploy import predict
+        from adafocus.machine.files import whole
 
         files = []
         for path in videos:
@@ -266,7 +266,7 @@ def export(
 ) -> None:
     """Write a model for other runtimes."""
     with one_line_errors():
-        from adafocus.export import export_onnx
+        from adafocus.deploy.export import export_onnx
 
         export_onnx(checkpoint, onnx)
     print(f"{onnx}: takes batches of any size")

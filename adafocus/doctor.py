@@ -24,12 +24,12 @@ import ffmpeg
 import requests
 import torch
 
-from adafocus import shared_memory
 from adafocus.data.disk import check_space
 from adafocus.data.ffmpeg import ffmpeg_path, run
-from adafocus.device import why_not_cuda
-from adafocus.files import check_writable
-from adafocus.gpus import DRIVER, visible_gpus
+from adafocus.machine import shared_memory
+from adafocus.machine.device import why_not_cuda
+from adafocus.machine.files import check_writable
+from adafocus.machine.gpus import DRIVER, visible_gpus
 from adafocus.recipe import Config, Recipe, load_config
 from adafocus.tracking import SQLITE
 

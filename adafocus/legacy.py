@@ -18,7 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from adafocus.files import sha256
+from adafocus.machine.files import sha256
 from adafocus.recipe import Recipe
 
 REVISION = 1

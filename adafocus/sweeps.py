@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from adafocus import tracking
-from adafocus.files import kept, whole
+from adafocus.machine.files import kept, whole
 from adafocus.recipe import MicroBatch, Precision, Recipe, Sweep, SweepBudget, parse_recipe
 
 REDUCTION, RUNGS = 4, 2
@@ -271,7 +271,7 @@ def _accepted(job: Job, recipe: Recipe, record: Path) -> list[str]:
     """The fingerprints that a trial with this recipe may have; with the precision left to the GPUs,
     which may be a cluster's, of each."""
     from adafocus.data.clips import digest_of, digest_of_replaced, digest_of_sizes
-    from adafocus.device import PRECISIONS
+    from adafocus.machine.device import PRECISIONS
     from adafocus.methods import begin
     from adafocus.training import fingerprint
 
@@ -395,7 +395,7 @@ def _cluster(job: Job, folder: str) -> dict[str, Any]:
         return settings | {"address": address}
     import torch
 
-    from adafocus.device import pick_device
+    from adafocus.machine.device import pick_device
 
     on_gpu = pick_device(job.device).type == "cuda"
     return settings | {

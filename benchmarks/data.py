@@ -42,7 +42,7 @@ from adafocus.data.frames import extract
 from adafocus.data.listing import write_listing
 from adafocus.data.splits import write_splits
 from adafocus.data.store import read_frames
-from adafocus.device import keep_freed_memory
+from adafocus.machine.device import keep_freed_memory
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD
 from adafocus.recipe import Recipe, load_recipe
 

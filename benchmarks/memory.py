@@ -27,8 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from adafocus.data.batches import Batch
-from adafocus.device import name_of, peak_memory, pick_precision, tune_cudnn
-from adafocus.draws import Draws
+from adafocus.data.draws import Draws
+from adafocus.machine.device import name_of, peak_memory, pick_precision, tune_cudnn
 from adafocus.methods import STAGES
 from adafocus.model import backbones
 from adafocus.model.adafocus import build

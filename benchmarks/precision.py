@@ -19,8 +19,8 @@ from typing import Any
 
 from machine import machine
 
-from adafocus.device import pick_device
 from adafocus.evaluation.run import evaluate
+from adafocus.machine.device import pick_device
 from adafocus.methods import STAGES, train
 from adafocus.recipe import Recipe, load_recipe
 

@@ -37,9 +37,9 @@ from whole_frames import WholeFrames, gflops
 
 from adafocus.data.batches import Batch, EpochSampler, loader
 from adafocus.data.clips import Clips
-from adafocus.device import keep_freed_memory, peak_memory, pick_precision, tune_cudnn
-from adafocus.draws import Draws
+from adafocus.data.draws import Draws
 from adafocus.evaluation import flops
+from adafocus.machine.device import keep_freed_memory, peak_memory, pick_precision, tune_cudnn
 from adafocus.methods import STAGES
 from adafocus.methods.adafocus import every_step
 from adafocus.model.adafocus import AdaFocus, build

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adafocus.data import DataError
-from adafocus.files import sha256
+from adafocus.machine.files import sha256
 from adafocus.recipe import (
     ActivityNetFiles,
     FcvidFiles,

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from adafocus.data.clips import Clip, Clips
-from adafocus.distributed import gather_to_first, is_mine, share, size
-from adafocus.draws import Draws, Kind
-from adafocus.shared_memory import processes_that_fit
-from adafocus.signals import leave_to_parent
+from adafocus.data.draws import Draws, Kind
+from adafocus.machine.distributed import gather_to_first, is_mine, share, size
+from adafocus.machine.shared_memory import processes_that_fit
+from adafocus.machine.signals import leave_to_parent
 
 if TYPE_CHECKING:
     from adafocus.model.adafocus import AdaFocus

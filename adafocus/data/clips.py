@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional as F
 
 from adafocus.data import DataError
 from adafocus.data.store import Crop, read_frames
-from adafocus.files import WriteError
+from adafocus.machine.files import WriteError
 from adafocus.recipe import Augmentation, Recipe
 
 Padding = Literal["last", "first"]

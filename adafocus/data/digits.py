@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from adafocus.data.annotations import SPLITS
 from adafocus.data.ffmpeg import run
-from adafocus.files import whole
+from adafocus.machine.files import whole
 from adafocus.recipe import GenerateSource
 
 DIGITS = 10

@@ -21,7 +21,7 @@ from requests.exceptions import ChunkedEncodingError
 from tqdm import tqdm
 
 from adafocus.data import DataError
-from adafocus.files import is_full, publish
+from adafocus.machine.files import is_full, publish
 
 ATTEMPTS = 6
 """Tries of one download in a run; each waits twice as long as the one before."""

@@ -30,7 +30,7 @@ from adafocus.data.store import (
     read_pictures,
     write_store,
 )
-from adafocus.files import kept, remove_abandoned, whole
+from adafocus.machine.files import kept, remove_abandoned, whole
 from adafocus.recipe import Frames, Recipe
 
 MADE_WITH = re.compile(r"height (\d+) quality (\d+) rate (None|[\d.e+-]+)")

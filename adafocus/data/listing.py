@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from adafocus.data import DataError
 from adafocus.data.annotations import annotation_files, read_cuts
-from adafocus.files import kept, whole
+from adafocus.machine.files import kept, whole
 from adafocus.recipe import Recipe, YoutubeSource
 
 

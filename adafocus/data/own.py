@@ -15,7 +15,7 @@ from adafocus.data.annotations import SPLITS, read_table
 from adafocus.data.ffmpeg import timeline
 from adafocus.data.listing import name_videos
 from adafocus.data.store import count_frames
-from adafocus.files import whole
+from adafocus.machine.files import whole
 from adafocus.recipe import Recipe, parse_recipe
 
 VAL_SHARE = 0.2

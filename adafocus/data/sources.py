@@ -16,7 +16,7 @@ from adafocus.data.digits import write_videos
 from adafocus.data.download import download, unpack
 from adafocus.data.listing import Stamp, done_with, write_listing
 from adafocus.data.youtube import fetch_videos
-from adafocus.files import publish, remove_abandoned, sha256
+from adafocus.machine.files import publish, remove_abandoned, sha256
 from adafocus.recipe import (
     ArchiveSource,
     FolderSource,

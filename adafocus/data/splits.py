@@ -13,7 +13,7 @@ from adafocus.data.annotations import (
     digest_annotations,
     read_annotations,
 )
-from adafocus.files import kept, remove_abandoned, whole
+from adafocus.machine.files import kept, remove_abandoned, whole
 from adafocus.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from adafocus.data import DataError
 from adafocus.data.listing import is_frame
-from adafocus.files import whole
+from adafocus.machine.files import whole
 
 Crop = tuple[int, int, int, int]
 """Top, left, height and width of a part of a frame, in pixels."""

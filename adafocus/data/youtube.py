@@ -18,7 +18,7 @@ from tqdm import tqdm
 from adafocus.data import DataError
 from adafocus.data.annotations import Cut
 from adafocus.data.ffmpeg import ffmpeg_path
-from adafocus.files import publish
+from adafocus.machine.files import publish
 from adafocus.recipe import Recipe, YoutubeSource
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from adafocus import tracking
 from adafocus.data.clips import digest_of, digest_of_replaced, digest_of_sizes
 from adafocus.evaluation.predictions import Predictions
 from adafocus.evaluation.result import Result, ResultError
-from adafocus.files import kept, sha256
+from adafocus.machine.files import kept, sha256
 from adafocus.model.checkpoint import Checkpoint, digest
 from adafocus.training.fingerprint import REVISION, frames_of
 

@@ -16,13 +16,13 @@ from tqdm import tqdm
 from adafocus import tracking
 from adafocus.data.batches import Batch
 from adafocus.data.clips import Clips, sample_val
-from adafocus.device import FREE_SOME, name_what_fills_memory, pick_device, share_threads
 from adafocus.evaluation import again, flops
 from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, my_batches
 from adafocus.evaluation.metrics import accuracy
 from adafocus.evaluation.summary import published_figures
 from adafocus.figures import ways_to_spend_less
-from adafocus.files import kept, remove_abandoned, whole
+from adafocus.machine.device import FREE_SOME, name_what_fills_memory, pick_device, share_threads
+from adafocus.machine.files import kept, remove_abandoned, whole
 from adafocus.model.adafocus import AdaFocus, Output
 from adafocus.model.checkpoint import assemble, read
 from adafocus.model.exits import visit_all

@@ -23,9 +23,9 @@ from tqdm import tqdm
 from adafocus import legacy
 from adafocus.data.batches import Batch, EpochSampler, loader, own_batches
 from adafocus.data.clips import Clips, digest_of, digest_of_replaced, digest_of_sizes
-from adafocus.distributed import gather_lists, is_first
 from adafocus.evaluation.flops import Cost, per_visit
-from adafocus.files import check_writable, whole
+from adafocus.machine.distributed import gather_lists, is_first
+from adafocus.machine.files import check_writable, whole
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.checkpoint import Checkpoint, CheckpointError, digest
 from adafocus.model.exits import check_can_leave, visit_all

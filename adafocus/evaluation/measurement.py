@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from adafocus.data.batches import Batch, in_order, own_batches
-from adafocus.distributed import gather_to_first, is_first
 from adafocus.evaluation.metrics import accuracy
-from adafocus.meter import Meter
+from adafocus.machine.distributed import gather_to_first, is_first
+from adafocus.machine.meter import Meter
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.classifier import Glimpse
 from adafocus.model.exits import ConditionalExit, classify_visits

@@ -15,7 +15,7 @@ from adafocus.evaluation.metrics import accuracy_by_class
 from adafocus.evaluation.predictions import Predictions
 from adafocus.evaluation.result import Result
 from adafocus.figures import SheetClip, confusion_matrix, contact_sheet, patch_maps, step_curve
-from adafocus.files import kept, sha256
+from adafocus.machine.files import kept, sha256
 from adafocus.model.exits import visiting_order
 
 SHEET_CLIPS = 6

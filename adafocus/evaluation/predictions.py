@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from adafocus.files import whole
+from adafocus.machine.files import whole
 from adafocus.model.patches import SKIPPED, grid_cells
 
 

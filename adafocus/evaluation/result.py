@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from adafocus.files import whole
+from adafocus.machine.files import whole
 
 SCHEMA = 2
 """Raised with what a result tells, of which nothing is ever taken away. The first had no number."""

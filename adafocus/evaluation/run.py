@@ -16,15 +16,6 @@ import adafocus
 from adafocus import tracking
 from adafocus.data.batches import EpochSampler, loader
 from adafocus.data.clips import Clips
-from adafocus.device import (
-    FREE_SOME,
-    name_of,
-    name_what_fills_memory,
-    pick_device,
-    pick_precision,
-    share_threads,
-)
-from adafocus.distributed import is_first, most
 from adafocus.evaluation import again, flops
 from adafocus.evaluation.exits import calibrate
 from adafocus.evaluation.flops import Cost
@@ -32,7 +23,16 @@ from adafocus.evaluation.measurement import Measurement, measure
 from adafocus.evaluation.outcome import leave, predictions_of
 from adafocus.evaluation.predictions import Predictions
 from adafocus.evaluation.result import SCHEMA, Result
-from adafocus.files import remove_abandoned, sha256
+from adafocus.machine.device import (
+    FREE_SOME,
+    name_of,
+    name_what_fills_memory,
+    pick_device,
+    pick_precision,
+    share_threads,
+)
+from adafocus.machine.distributed import is_first, most
+from adafocus.machine.files import remove_abandoned, sha256
 from adafocus.model.checkpoint import Checkpoint, assemble, read
 from adafocus.model.exits import ConditionalExit
 from adafocus.recipe import Precision

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from adafocus.figures import run_times
-from adafocus.files import whole
+from adafocus.machine.files import whole
 
 JOBS = {
     "download": "download",

@@ -12,7 +12,7 @@ import pandas as pd
 from adafocus.evaluation.result import Result, ResultError
 from adafocus.evaluation.tables import PAGE, html, markdown
 from adafocus.figures import accuracy_against_gflops
-from adafocus.files import remove_abandoned, whole
+from adafocus.machine.files import remove_abandoned, whole
 from adafocus.recipe import Recipe, differences, parse_recipe
 
 HEADINGS = {

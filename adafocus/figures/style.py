@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from adafocus.files import whole
+from adafocus.machine.files import whole
 
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 YELLOW, ORANGE, SKY = "#F0E442", "#E69F00", "#56B4E9"

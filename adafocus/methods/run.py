@@ -22,10 +22,10 @@ from adafocus.data.clips import (
     digest_of_replaced,
     digest_of_sizes,
 )
-from adafocus.device import PRECISIONS, name_of, pick_device, pick_precision, share_threads
-from adafocus.distributed import first_alone, is_first, size
 from adafocus.extras import require
-from adafocus.files import kept, remove_abandoned
+from adafocus.machine.device import PRECISIONS, name_of, pick_device, pick_precision, share_threads
+from adafocus.machine.distributed import first_alone, is_first, size
+from adafocus.machine.files import kept, remove_abandoned
 from adafocus.methods.adafocus import STAGES
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import AdaFocus, build

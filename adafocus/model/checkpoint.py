@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from adafocus import legacy
-from adafocus.files import kept, sha256, whole
+from adafocus.machine.files import kept, sha256, whole
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, backbone
 from adafocus.recipe import SPECS, RecipeError, fit, parse_recipe

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn.functional import logsigmoid
 
-from adafocus.draws import Draws
+from adafocus.data.draws import Draws
 from adafocus.model.patches import SKIPPED, grid_cells, grid_corners, unit_corners
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from adafocus.files import whole
+from adafocus.machine.files import whole
 from adafocus.tracking.chain import Chain
 
 if TYPE_CHECKING:

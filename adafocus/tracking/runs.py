@@ -156,7 +156,7 @@ class Run:
         self._record.write(self._path)
 
     def add_model(self, checkpoint: Path, sha256: str) -> None:
-        """Keeps a model of stage 2 or 3 in MLflow's own format, see `adafocus.serving`."""
+        """Keeps a model of stage 2 or 3 in MLflow's own format, see `adafocus.deploy.serving`."""
         self._record.model = os.path.relpath(checkpoint, self._path.parent)
         self._record.model_sha256 = sha256
         self._record.write(self._path)

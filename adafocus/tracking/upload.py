@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from adafocus.files import sha256
+from adafocus.machine.files import sha256
 from adafocus.tracking import internals
 from adafocus.tracking.record import Point, Record, Status, now
 from adafocus.tracking.store import PASSWORD, Store, chosen, line, not_usable
@@ -175,7 +175,7 @@ class Upload:
         """
         from mlflow.entities import LoggedModelOutput
 
-        from adafocus import serving
+        from adafocus.deploy import serving
 
         client = self._store.client
         logged = client.get_run(run_id)

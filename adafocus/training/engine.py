@@ -23,15 +23,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from adafocus import distributed
 from adafocus.data.batches import Batch, EpochSampler, in_order, own_batches
-from adafocus.device import name_what_fills_memory
-from adafocus.draws import Draws
+from adafocus.data.draws import Draws
 from adafocus.evaluation.metrics import accuracy
-from adafocus.files import whole
-from adafocus.meter import Meter
+from adafocus.machine import distributed
+from adafocus.machine.device import name_what_fills_memory
+from adafocus.machine.files import whole
+from adafocus.machine.meter import Meter
+from adafocus.machine.signals import Stop, Stopped
 from adafocus.recipe import Config, Metric, MicroBatch
-from adafocus.signals import Stop, Stopped
 from adafocus.training.losses import Losses
 from adafocus.training.optimizer import build_optimizer, schedule
 from adafocus.training.parts import Parts

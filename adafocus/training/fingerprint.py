@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from adafocus import legacy
-from adafocus.files import sha256
+from adafocus.machine.files import sha256
 from adafocus.model.checkpoint import CheckpointError, digest
 from adafocus.recipe import Recipe
 from adafocus.tracking import git_commit

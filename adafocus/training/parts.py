@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import torch
 from torch import nn
 
-from adafocus import distributed
 from adafocus.data.batches import Batch
-from adafocus.device import reason_of
-from adafocus.draws import Draws
+from adafocus.data.draws import Draws
+from adafocus.machine import distributed
+from adafocus.machine.device import reason_of
 from adafocus.recipe import MicroBatch
 
 if TYPE_CHECKING:

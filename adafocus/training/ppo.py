@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adafocus.data.batches import Batch
-from adafocus.distributed import gather
+from adafocus.machine.distributed import gather
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.patches import SKIPPED
 from adafocus.model.policy import Decision

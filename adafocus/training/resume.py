@@ -11,8 +11,8 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 
-from adafocus.distributed import is_first, say
-from adafocus.files import whole
+from adafocus.machine.distributed import is_first, say
+from adafocus.machine.files import whole
 
 
 class ResumeFile:

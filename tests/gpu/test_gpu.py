@@ -16,10 +16,10 @@ import torch
 from noise import noise_batch, tiny_recipe, write_noise
 from torch import Tensor, nn
 
-from adafocus import distributed
 from adafocus.data.batches import Batch, EpochSampler, loader
 from adafocus.data.clips import Clips
-from adafocus.device import tune_cudnn
+from adafocus.machine import distributed
+from adafocus.machine.device import tune_cudnn
 from adafocus.methods import STAGES
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.recipe import Recipe, load_recipe, parse_recipe

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adafocus.gpus import claim_gpus, visible_gpus
+from adafocus.machine.gpus import claim_gpus, visible_gpus
 
 pytestmark = [
     pytest.mark.gpu,

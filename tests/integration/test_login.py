@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 import pytest
 from servers import free_port, serving
 
-from adafocus.login import make_login
+from adafocus.tracking.login import make_login
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def test_only_who_has_the_password_gets_in(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     path, _ = make_login(Path("results/login"))
     port = free_port()
-    command = [sys.executable, "-m", "adafocus.login", "ui", "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "adafocus.tracking.login", "ui", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
     config = configparser.ConfigParser(interpolation=None)

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from noise import tiny_recipe, write_checkpoint, write_noise
 from servers import free_port
 
-from adafocus.files import keep
+from adafocus.machine.files import keep
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.io import write_jpeg
 
 from adafocus.data.batches import Batch
-from adafocus.draws import Draws
+from adafocus.data.draws import Draws
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.checkpoint import Checkpoint

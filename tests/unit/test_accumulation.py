@@ -6,7 +6,7 @@ from noise import tiny_recipe, write_noise
 from test_engine import figures, run
 from torch import nn
 
-from adafocus.draws import Draws
+from adafocus.data.draws import Draws
 from adafocus.methods import STAGES
 
 BATCH = 5

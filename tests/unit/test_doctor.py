@@ -134,7 +134,7 @@ def test_a_gpu_that_is_asked_for_and_not_there(two_gpus, tmp_path, monkeypatch):
 
 
 def test_shared_memory_is_held_against_the_largest_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr("adafocus.shared_memory.free", lambda: 64 * 2**20)
+    monkeypatch.setattr("adafocus.machine.shared_memory.free", lambda: 64 * 2**20)
     assert found(doctor._shared_memory, tmp_path, DEMO, device="cpu")[0].startswith("ok ")
     (line,) = found(doctor._shared_memory, tmp_path, DEMO, ACTNET, device="cpu")
     assert "0.067 GB are free in /dev/shm; a training takes up to 0.62 to load" in line

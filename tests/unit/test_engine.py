@@ -13,9 +13,9 @@ from noise import tiny_recipe, write_noise
 from adafocus.data.batches import EpochSampler, loader
 from adafocus.data.clips import Clips
 from adafocus.figures import training_curves
+from adafocus.machine.signals import Stopped
 from adafocus.methods import STAGES
 from adafocus.model.adafocus import build
-from adafocus.signals import Stopped
 from adafocus.training.engine import TrainingError, fit, validate, write_history
 from adafocus.training.resume import ResumeFile
 

@@ -22,12 +22,12 @@ from torchvision.io import write_jpeg
 from adafocus import evaluation
 from adafocus.data.batches import Batch, EpochSampler, loader
 from adafocus.data.clips import Clips
-from adafocus.draws import Draws
+from adafocus.data.draws import Draws
 from adafocus.evaluation.again import measured_before
 from adafocus.evaluation.measurement import DRAWS
 from adafocus.evaluation.metrics import accuracy
 from adafocus.evaluation.predictions import Predictions
-from adafocus.files import keep
+from adafocus.machine.files import keep
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError, load, read, write
 from adafocus.model.patches import centred_corners

@@ -21,7 +21,7 @@ from adafocus.evaluation import evaluate, flops
 from adafocus.evaluation.curves import accuracy_at, write_curve, write_points
 from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, leave, solve
 from adafocus.evaluation.metrics import accuracy
-from adafocus.files import keep, sha256
+from adafocus.machine.files import keep, sha256
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError, load, read, write
 from adafocus.model.classifier import Glimpse, OutOfOrder, RecurrentClassifier

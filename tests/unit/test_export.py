@@ -6,7 +6,7 @@ import pytest
 import torch
 from noise import noise_batch, skip_half, skipping_recipe, tiny_recipe
 
-from adafocus.export import export_onnx
+from adafocus.deploy.export import export_onnx
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adafocus.files import ASIDE, WriteError, keep, make_private, remove_abandoned, whole
-from adafocus.processes import Process
+from adafocus.machine.files import ASIDE, WriteError, keep, make_private, remove_abandoned, whole
+from adafocus.machine.processes import Process
 
 WRITE_AND_WAIT = """
 import sys
 from pathlib import Path
-from adafocus.files import whole
+from adafocus.machine.files import whole
 with whole(Path(sys.argv[1])) as aside:
     aside.write_text("half")
     print("written", flush=True)

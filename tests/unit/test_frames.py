@@ -19,7 +19,7 @@ from adafocus.data.frames import FOLDERS, extract
 from adafocus.data.listing import Stamp, holds_frames
 from adafocus.data.sources import fetch
 from adafocus.data.store import count_frames, read_comment, read_frames
-from adafocus.files import WriteError, keep
+from adafocus.machine.files import WriteError, keep
 
 MANUAL = {"kind": "manual", "homepage": "http://example.org"}
 HOSTILE = [

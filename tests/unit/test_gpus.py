@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 import torch
 
-from adafocus import device
-from adafocus.device import pick_device, why_not_cuda
-from adafocus.gpus import claim_gpus, visible_gpus, why_no_gpu
+from adafocus.machine import device
+from adafocus.machine.device import pick_device, why_not_cuda
+from adafocus.machine.gpus import claim_gpus, visible_gpus, why_no_gpu
 
 HOLD = """
 import sys
-from adafocus.gpus import claim_gpus
+from adafocus.machine.gpus import claim_gpus
 with claim_gpus(1) as gpus:
     print(*gpus, flush=True)
     sys.stdin.readline()
@@ -57,7 +57,7 @@ def test_the_order_is_cudas(two_gpus, monkeypatch):
 def no_gpu(two_gpus, monkeypatch, tmp_path):
     """A machine with a driver whose CUDA shows nothing."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    monkeypatch.setattr("adafocus.gpus.DRIVER", tmp_path)
+    monkeypatch.setattr("adafocus.machine.gpus.DRIVER", tmp_path)
 
 
 def test_why_there_is_no_gpu_where_one_could_be(no_gpu, monkeypatch, tmp_path):
@@ -66,7 +66,7 @@ def test_why_there_is_no_gpu_where_one_could_be(no_gpu, monkeypatch, tmp_path):
     if ctypes.util.find_library("cuda"):
         pytest.skip("there is a driver here")
     assert re.match(r"libcuda.so.1: cannot open .*: .* `docker run --gpus all`", why_no_gpu())
-    monkeypatch.setattr("adafocus.gpus.DRIVER", tmp_path / "nowhere")
+    monkeypatch.setattr("adafocus.machine.gpus.DRIVER", tmp_path / "nowhere")
     assert why_no_gpu() is None
 
 
@@ -78,7 +78,7 @@ def test_who_hides_the_gpus_is_told_nothing(two_gpus, monkeypatch):
 
 def test_a_driver_that_hangs_is_not_waited_for(two_gpus, monkeypatch):
     monkeypatch.setenv("LIBCUDA_HANGS", "1")
-    monkeypatch.setattr("adafocus.gpus.PATIENCE", 0.5)
+    monkeypatch.setattr("adafocus.machine.gpus.PATIENCE", 0.5)
     assert visible_gpus() == []
     assert "does not answer within 0.5 seconds" in why_no_gpu()
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from adafocus import locks
-from adafocus.files import WriteError
-from adafocus.locks import Lock, enter
-from adafocus.processes import Process
+from adafocus.machine import locks
+from adafocus.machine.files import WriteError
+from adafocus.machine.locks import Lock, enter
+from adafocus.machine.processes import Process
 
 HOLD = """
 import sys
 from pathlib import Path
-from adafocus import locks
+from adafocus.machine import locks
 locks.BEAT, locks.SILENCE = 0.1, 1.0
 lock = locks.Lock(Path(sys.argv[1]), "training", "the same")
 lock.acquire()
@@ -284,7 +284,7 @@ def test_a_lock_that_cannot_be_written_is_one_line(mount):
         Lock(disk / "a.json", "a job").acquire()
 
 
-ENTER = "import sys; from pathlib import Path; from adafocus.locks import enter\n"
+ENTER = "import sys; from pathlib import Path; from adafocus.machine.locks import enter\n"
 ENTER += "print(enter(Path(sys.argv[1]), 'snakemake'), flush=True); sys.stdin.readline()"
 
 

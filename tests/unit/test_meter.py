@@ -6,8 +6,8 @@ import time
 import pytest
 import torch
 
-from adafocus.device import peak_memory
-from adafocus.meter import Meter
+from adafocus.machine.device import peak_memory
+from adafocus.machine.meter import Meter
 
 CPU = torch.device("cpu")
 
@@ -38,7 +38,7 @@ def test_peak_memory_is_in_bytes():
 
 FAULTS = """
 import resource, torch
-from adafocus.device import keep_freed_memory
+from adafocus.machine.device import keep_freed_memory
 {setting}
 faults = []
 for _ in range(10):

@@ -8,7 +8,7 @@ from noise import noise_batch, tiny_recipe, write_noise
 from test_engine import run
 from torch import nn
 
-from adafocus.device import pick_precision
+from adafocus.machine.device import pick_precision
 from adafocus.methods import STAGES
 from adafocus.methods.adafocus import Stage2
 from adafocus.model.adafocus import build

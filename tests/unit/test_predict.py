@@ -16,13 +16,13 @@ from adafocus.data.clips import crop_centre, sample_val
 from adafocus.data.ffmpeg import Timeline, decode, timeline
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import read_frames
+from adafocus.deploy.predict import Predictor, overlay
 from adafocus.evaluation.exits import Calibration
 from adafocus.evaluation.flops import per_step, per_visit
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError
 from adafocus.model.exits import ConditionalExit, visit_all
-from adafocus.predict import Predictor, overlay
 
 FRAMES = 10
 NAMES = tuple(f"class {i}" for i in range(CLASSES))

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from adafocus.files import WriteError
+from adafocus.machine.files import WriteError
 from adafocus.training.resume import ResumeFile
 
 STATES = [{"weights": torch.randn(1000), "epoch": epoch} for epoch in (1, 2)]

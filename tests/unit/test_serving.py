@@ -14,10 +14,10 @@ from noise import CLASSES, SIZE
 from servers import free_port, serving
 
 import adafocus
+from adafocus.deploy.serving import save
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint
-from adafocus.serving import save
 
 NAMES = tuple(f"class {k}" for k in range(CLASSES))
 
@@ -69,7 +69,7 @@ def test_the_weights_are_in_safetensors_and_no_file_is_a_pickle(saved):
     names = {path.name for path in folder.rglob("*") if path.is_file()}
     assert "tiny_32_stage3.safetensors" in names
     assert not {name for name in names if name.endswith((".pkl", ".pt", ".pth", ".bin"))}
-    assert "adafocus.serving" in (folder / "MLmodel").read_text()
+    assert "adafocus.deploy.serving" in (folder / "MLmodel").read_text()
 
 
 @pytest.mark.integration

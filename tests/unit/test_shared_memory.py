@@ -8,22 +8,22 @@ from pathlib import Path
 import pytest
 from noise import SIZE, write_noise
 
-from adafocus import shared_memory
+from adafocus.machine import shared_memory
 
 LOAD = """
 import sys
 from pathlib import Path
 import torch
 from noise import tiny_recipe
-from adafocus import shared_memory
-from adafocus.data import clips
+from adafocus.machine import shared_memory
+from adafocus.data import batches, clips
 
 if sys.argv[2] == "too many":
-    clips.processes_that_fit = lambda wanted, batch: wanted
+    batches.processes_that_fit = lambda wanted, batch: wanted
 recipe, cpu = tiny_recipe("gru"), torch.device("cpu")
 videos = clips.Clips(Path(sys.argv[1]), "train", recipe, augment=False, seed=0)
-sampler = clips.EpochSampler(len(videos), 0, shuffle=False)
-loader = clips.loader(videos, 4, sampler, 3, cpu)
+sampler = batches.EpochSampler(len(videos), 0, shuffle=False)
+loader = batches.loader(videos, 4, sampler, 3, cpu)
 try:
     with shared_memory.named():
         print(loader.num_workers, sum(1 for _ in loader))

@@ -13,7 +13,7 @@ from noise import tiny_recipe, write_checkpoint, write_noise
 
 from adafocus import legacy, sweeps
 from adafocus.data.clips import digest_of
-from adafocus.files import keep
+from adafocus.machine.files import keep
 from adafocus.methods import train
 from adafocus.model.checkpoint import read
 from adafocus.recipe import RecipeError, Sweep, SweepBudget, parse_config, parse_recipe

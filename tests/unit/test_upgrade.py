@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from adafocus import tracking
-from adafocus.files import keep, sha256
+from adafocus.machine.files import keep, sha256
 from adafocus.methods import train
 from adafocus.model import checkpoint
 from adafocus.recipe import Frames, load_recipe

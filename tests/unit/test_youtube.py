@@ -20,7 +20,7 @@ from adafocus.data.ffmpeg import timeline
 from adafocus.data.frames import extract
 from adafocus.data.listing import changes
 from adafocus.data.sources import fetch
-from adafocus.files import keep
+from adafocus.machine.files import keep
 
 pytest.importorskip("yt_dlp", reason="yt-dlp is not installed")
 IDS = ("AAAAAAAAAAA", "-BBBBBBBBB_", "CCCCCCCCCCC", "gone1234567")

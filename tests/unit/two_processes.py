@@ -17,15 +17,15 @@ from torch import nn
 
 from adafocus.data.batches import EpochSampler, loader
 from adafocus.data.clips import Clips
-from adafocus.distributed import gather_lists, is_first, joined, rank
 from adafocus.evaluation.exits import calibrate
 from adafocus.evaluation.measurement import measure
+from adafocus.machine.distributed import gather_lists, is_first, joined, rank
+from adafocus.machine.signals import Stopped
 from adafocus.methods import STAGES
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint, write
 from adafocus.model.exits import ConditionalExit
 from adafocus.recipe import Recipe
-from adafocus.signals import Stopped
 from adafocus.training.engine import TrainingError
 from adafocus.training.stage import Stage
 

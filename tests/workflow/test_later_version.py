@@ -8,7 +8,7 @@ from contextlib import closing
 import pandas as pd
 import pytest
 
-from adafocus.files import sha256
+from adafocus.machine.files import sha256
 
 pytestmark = pytest.mark.slow
 CHAIN = ("pets_glancer_stage0", "pets_focuser_stage0", "pets_16_stage1", "pets_16_stage2")

@@ -15,9 +15,9 @@ from snakemake.exceptions import WorkflowError
 from adafocus.data import DataError, listing, splits
 from adafocus.data.annotations import annotation_files
 from adafocus.data.disk import check_space
-from adafocus.files import WriteError, check_writable, keep, whole
-from adafocus.gpus import visible_gpus, why_no_gpu
-from adafocus.locks import enter
+from adafocus.machine.files import WriteError, check_writable, keep, whole
+from adafocus.machine.gpus import visible_gpus, why_no_gpu
+from adafocus.machine.locks import enter
 from adafocus.recipe import (
     SPECS,
     Phase,

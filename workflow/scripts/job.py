@@ -20,10 +20,10 @@ from typing import Any, TextIO
 import psutil
 
 import adafocus
-from adafocus.gpus import claim_gpus
-from adafocus.locks import Lock
+from adafocus.machine.gpus import claim_gpus
+from adafocus.machine.locks import Lock
+from adafocus.machine.signals import Stop, Stopped
 from adafocus.recipe import Recipe, parse_recipe
-from adafocus.signals import Stop, Stopped
 
 
 @contextmanager

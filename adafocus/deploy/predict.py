@@ -18,10 +18,10 @@ from adafocus.data.clips import crop_centre, sample_val
 from adafocus.data.ffmpeg import Timeline, decode, encode, timeline
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import count_frames, read_frames
-from adafocus.device import pick_device, pick_precision
 from adafocus.evaluation.exits import Calibration
 from adafocus.evaluation.flops import per_step
-from adafocus.files import whole
+from adafocus.machine.device import pick_device, pick_precision
+from adafocus.machine.files import whole
 from adafocus.model.checkpoint import CheckpointError, assemble, read
 from adafocus.model.exits import ConditionalExit, check_can_leave
 from adafocus.model.patches import SKIPPED

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from adafocus.device import peak_memory
+from adafocus.machine.device import peak_memory
 
 
 class Meter:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from adafocus import shared_memory
-from adafocus.gpus import visible_gpus, why_no_gpu
+from adafocus.machine import shared_memory
+from adafocus.machine.gpus import visible_gpus, why_no_gpu
 
 if TYPE_CHECKING:
     from adafocus.recipe import Precision

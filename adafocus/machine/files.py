@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
-from adafocus.processes import Process
+from adafocus.machine.processes import Process
 
 ASIDE = ".aside"
 """How the names of folders end in which something is being made. Before it they say of what, and

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from adafocus.device import pick_device
-from adafocus.locks import LOOK_EVERY, Lock
+from adafocus.machine.device import pick_device
+from adafocus.machine.locks import LOOK_EVERY, Lock
 
 PATIENCE = timedelta(hours=2)
 """For processes that wait for the others, such as while the first reads or writes a large file."""

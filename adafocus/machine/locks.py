@@ -20,8 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from adafocus.files import WriteError, aside, write_error
-from adafocus.processes import Process
+from adafocus.machine.files import WriteError, aside, write_error
+from adafocus.machine.processes import Process
 
 BEAT, SILENCE = 10.0, 120.0
 """Seconds between a holder's signs of life, and without any after which it is taken to be dead."""

@@ -1,4 +1,4 @@
-"""MLflow's command with a login: ``python -m adafocus.login ui --host 127.0.0.1 ...``.
+"""MLflow's command with a login: ``python -m adafocus.tracking.login ui --host 127.0.0.1 ...``.
 
 A server on loopback is open to whoever is on the machine, and MLflow's page can delete experiments.
 """

@@ -94,7 +94,9 @@ def claim_gpus(count: int) -> Iterator[list[str]]:
     per GPU and user; the system drops them when the process ends, however it ends. Raises
     `ValueError` where there are fewer GPUs than asked for, or the folder is another person's.
     """
-    from adafocus.files import make_private  # here, as the other process below has no package
+    from adafocus.machine.files import (
+        make_private,  # here, as the other process below has no package
+    )
 
     gpus = visible_gpus()
     if len(gpus) < count:

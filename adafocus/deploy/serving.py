@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from adafocus.device import pick_device
+from adafocus.machine.device import pick_device
 from adafocus.model.checkpoint import assemble, read
 
 if TYPE_CHECKING:

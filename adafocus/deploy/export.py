@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from adafocus.extras import require
-from adafocus.files import whole
+from adafocus.machine.files import whole
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD
 from adafocus.model.checkpoint import CheckpointError, assemble, read

@@ -1,0 +1,1 @@
+"""The machine: devices, processes, GPUs, signals, files, locks and shared memory."""
