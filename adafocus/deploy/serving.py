@@ -1,7 +1,7 @@
 """A checkpoint as a model in MLflow's own format.
 
-It holds the checkpoint as it is, in safetensors, and names this module as its loader: no pickle is
-read. So where it is loaded or served, ``adafocus`` must be installed.
+It holds the checkpoint as it is, in safetensors, and names `adafocus.serving` as its loader: no
+pickle is read. So where it is loaded or served, ``adafocus`` must be installed.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def save(checkpoint: Path, folder: Path, model: LoggedModel) -> None:
     outputs = [ColSpec(DataType.float, name) for name in source.class_names]
     mlflow.pyfunc.save_model(
         str(folder),
-        loader_module=__name__,
+        loader_module="adafocus.serving",
         data_path=str(checkpoint),
         mlflow_model=Model(
             artifact_path=model.artifact_location,
