@@ -110,7 +110,7 @@ def _order(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _extends(row: dict[str, Any]) -> bool:
-    return row["experiment"] != row["dataset"]
+    return bool(row["experiment"] != row["dataset"])
 
 
 def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
@@ -168,11 +168,11 @@ def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
 
 def published_figures(recipe: Recipe) -> list[dict[str, Any]]:
     """An experiment's published figures in its metric: AdaFocus's by patch size, then others'."""
-    ours = [
+    ours: list[dict[str, Any]] = [
         {"model": "AdaFocus", "patch_size": size, "verified": published.verified, "of": published}
         for size, published in recipe.published.items()
     ]
-    others = [
+    others: list[dict[str, Any]] = [
         {"model": peer.name, "patch_size": peer.patch_size, "verified": True, "of": peer}
         for peer in recipe.peers
     ]

@@ -87,7 +87,7 @@ def _cell(name: str, row: dict[str, Any]) -> str:
         return ""
     match name:
         case "git_commit" | "checkpoint":
-            return value[:12] + ("-dirty" if value.endswith("-dirty") else "")
+            return f"{value[:12]}-dirty" if value.endswith("-dirty") else f"{value[:12]}"
         case "gain":
             return f"{value:.1f}%"
         case "metric":

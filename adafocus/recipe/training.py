@@ -88,7 +88,8 @@ class Stages(Section):
         return self
 
     def __getitem__(self, stage: str) -> Training:
-        return getattr(self, stage)
+        training: Training = getattr(self, stage)
+        return training
 
 
 class SweepBudget(Section):
