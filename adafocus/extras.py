@@ -8,7 +8,7 @@ EXTRAS = {
     "workflow": ("pandas", "psutil", "requests", "scipy", "sklearn", "snakemake"),
     "tracking": ("alembic", "mlflow", "pandas", "psutil", "sklearn"),
     "plots": ("matplotlib", "pandas"),
-    "sweep": ("ray", "scipy", "sklearn"),
+    "sweep": ("optuna", "ray", "sklearn"),
     "export": ("onnxscript",),
     "youtube": ("yt_dlp",),
 }

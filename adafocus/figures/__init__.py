@@ -9,7 +9,7 @@ from adafocus.figures.evaluation import (
 )
 from adafocus.figures.report import accuracy_against_gflops, run_times, ways_to_spend_less
 from adafocus.figures.style import METRICS, YELLOW
-from adafocus.figures.training import swept_rates, training_curves
+from adafocus.figures.training import swept_numbers, training_curves
 
 __all__ = [
     "METRICS",
@@ -21,7 +21,7 @@ __all__ = [
     "patch_maps",
     "run_times",
     "step_curve",
-    "swept_rates",
+    "swept_numbers",
     "training_curves",
     "ways_to_spend_less",
 ]

@@ -76,32 +76,33 @@ def _series_label(column: str) -> str:
     return column.removeprefix("learning_rate_").removesuffix("_loss")
 
 
-def swept_rates(sweep: Mapping[str, Any], path: Path, title: str) -> None:
-    """Accuracy of a sweep's trials against the rate of each part, and how much each rate matters.
+def swept_numbers(sweep: Mapping[str, Any], path: Path, title: str) -> None:
+    """Accuracy of a sweep's trials against each number, and how much each of them matters.
 
     Args:
         sweep: its result, see `adafocus.sweeps`.
     """
     trials = [trial for trial in sweep["trials"] if trial["best"] is not None]
-    parts = list(sweep["best"]["learning_rates"])
+    labels = {name: _label_of(name) for name in sweep["numbers"]}
     best, own = sweep["best"]["trial"], sweep["recipe"]["trial"]
     groups = (
         ("all epochs", {"color": BLUE, "marker": "o"}, "finished"),
         ("stopped early", {"facecolor": "none", "edgecolor": GREY, "marker": "o"}, "stopped early"),
         ("failed later", {"color": VERMILLION, "marker": "x"}, "failed"),
     )
-    panels = len(parts) + (len(parts) > 1)
+    panels = len(labels) + (len(labels) > 1)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(0.6 + 3.1 * max(panels, 2), 3.6), layout="constrained")
         figure.suptitle(title)
-        for place, part in enumerate(parts, start=1):
+        for place, name in enumerate(labels, start=1):
             axes = figure.add_subplot(1, panels, place)
             unit = f"best {METRICS[sweep['metric']]} (%)"
-            axes.set(xscale="log", xlabel=f"learning rate of the {part}", ylabel=unit)
+            scale = "log" if sweep["numbers"][name]["log"] else "linear"
+            axes.set(xscale=scale, xlabel=labels[name], ylabel=unit)
 
-            def draw(chosen: Sequence[Any], look: dict[str, Any], axes=axes, part=part) -> None:
-                rates = [trial["learning_rates"][part] for trial in chosen]
-                axes.scatter(rates, [trial["best"] for trial in chosen], **look)
+            def draw(chosen: Sequence[Any], look: dict[str, Any], axes=axes, name=name) -> None:
+                values = [trial["values"][name] for trial in chosen]
+                axes.scatter(values, [trial["best"] for trial in chosen], **look)
 
             for label, look, status in groups:
                 if chosen := [trial for trial in trials if trial["status"] == status]:
@@ -117,10 +118,19 @@ def swept_rates(sweep: Mapping[str, Any], path: Path, title: str) -> None:
             if place == 1:
                 handles = axes.get_legend_handles_labels()
                 figure.legend(*handles, loc="outside lower center", ncols=len(handles[0]))
-        if len(parts) > 1:
+        if len(labels) > 1:
             axes = figure.add_subplot(1, panels, panels)
-            axes.set(title="Importance", xlabel="share of what the rates decide (%)", xlim=(0, 100))
-            shares = [100 * sweep["importance"][part] for part in parts[::-1]]
-            axes.barh(parts[::-1], shares, color=BLUE)
+            axes.set(title="Importance", xlabel="share of what they decide (%)", xlim=(0, 100))
+            names = list(labels)[::-1]
+            shares = [100 * sweep["importance"][name] for name in names]
+            axes.barh([name.rpartition(".")[2] for name in names], shares, color=BLUE)
             axes.grid(axis="y", visible=False)
         save(figure, path)
+
+
+def _label_of(number: str) -> str:
+    """What an axis calls a number of the recipe."""
+    section, _, name = number.rpartition(".")
+    if section.endswith(".learning_rates"):
+        return f"learning rate of the {name}"
+    return number.split(".", 2)[2] if number.startswith("stages.") else number

@@ -107,14 +107,12 @@ def train(
     others = [other for other in PRECISIONS.values() if other != dtype and precision == "auto"]
     resume = ResumeFile(
         files.resume,
-        accepted(
+        fingerprints(
             recipe,
             stage,
             patch_size,
+            data=data,
             seed=seed,
-            data=[digest_of(data, split) for split in ("train", "val")],
-            sizes=digest_of_sizes(data, "train", "val"),
-            replaced=digest_of_replaced(data, "train", "val"),
             start=start,
             init=init,
             record=files.record,
@@ -230,6 +228,26 @@ def begin(
         spec = spec.learning_to_skip()
     checkpoint.fill(model, sources, spec.takes)
     return model, _tensors(model, spec.takes)
+
+
+def fingerprints(
+    recipe: Recipe, stage: str, patch_size: int | None, *, data: Path, **others: Any
+) -> list[str]:
+    """Those of states that a run may go on from; the first is its own.
+
+    Args:
+        data: the data set's folder, with its splits.
+        others: what else `adafocus.training.fingerprint.accepted` takes.
+    """
+    return accepted(
+        recipe,
+        stage,
+        patch_size,
+        data=[digest_of(data, split) for split in ("train", "val")],
+        sizes=digest_of_sizes(data, "train", "val"),
+        replaced=digest_of_replaced(data, "train", "val"),
+        **others,
+    )
 
 
 def _batches(

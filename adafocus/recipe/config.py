@@ -26,7 +26,7 @@ from adafocus.recipe.training import SweepBudget
 
 
 class Sweep(SweepBudget):
-    """How the workflow sweeps learning rates, and whether it uses what it finds."""
+    """How the workflow sweeps a stage's numbers, and whether it uses what it finds."""
 
     cpus_per_trial: Positive = 4
     """At most; as many trials run at once as the job's threads allow."""
@@ -35,7 +35,7 @@ class Sweep(SweepBudget):
     gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of a GPU that one trial takes, so that several may run on one."""
     use_best: bool = False
-    """Whether stages 1 to 3 are swept and train at the best rates."""
+    """Whether stages 1 to 3 are swept and train with the best numbers."""
 
 
 class Config(Section):

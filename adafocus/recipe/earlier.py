@@ -100,6 +100,13 @@ def written_model(values: Mapping[str, Any], family: str) -> dict[str, Any]:
     return {"family": family} | values
 
 
+def written_place(place: str) -> str:
+    """Where an entry such as ``stages.stage2.gamma`` stands in what is written of a recipe."""
+    section, _, key = place.rpartition(".")
+    old = {new: old for old, new in PPO.items()} if section == "stages.stage2" else {}
+    return f"{section}.{old.get(key, key)}"
+
+
 def written_ppo(values: Mapping[str, Any]) -> dict[str, Any]:
     """Plain values of ``stages.stage2`` with the names that they had."""
     old = {new: old for old, new in PPO.items()}

@@ -78,7 +78,7 @@ class Recipe(Section):
     peers: tuple[Peer, ...] = ()
     """Figures to compare with, in the same metric."""
     swept: SweepBudget | None = None
-    """The sweeps that the rates of stages 1 to 3 come from; None where a person chose them. The
+    """The sweeps that numbers of stages 1 to 3 come from; None where a person chose them. The
     workflow fills it in, see `adafocus.sweeps`."""
 
     @model_validator(mode="after")

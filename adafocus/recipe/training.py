@@ -93,15 +93,19 @@ class Stages(Section):
 
 
 class SweepBudget(Section):
-    """What a sweep of a stage's learning rates tries."""
+    """What a sweep of a stage tries."""
 
     trials: Annotated[int, Field(ge=2)] = 16
-    """Sets of rates; the first is the recipe's own."""
+    """Sets of numbers; the first is the recipe's own."""
     range: tuple[Rate, Rate] = (0.1, 10.0)
-    """Each rate is drawn log-uniformly between so many times the recipe's."""
+    """Each learning rate is tried between so many times the recipe's."""
+    numbers: dict[str, tuple[float, float]] = {}
+    """Numbers that are tried instead, by their places in the recipe, and between which values. A
+    stage that depends on none of them is swept over its learning rates."""
 
     @model_validator(mode="after")
-    def _range_rises(self) -> Self:
-        if self.range[0] >= self.range[1]:
-            raise ValueError("range must be two numbers of which the second is larger")
+    def _bounds_rise(self) -> Self:
+        for name, (low, high) in {"range": self.range, **self.numbers}.items():
+            if low >= high:
+                raise ValueError(f"{name} must be two numbers of which the second is larger")
         return self

@@ -8,7 +8,10 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
+
+from adafocus.recipe.earlier import written_place
 
 if TYPE_CHECKING:
     from adafocus.recipe import Recipe, SweepBudget
@@ -55,6 +58,9 @@ class Chain:
             # Each stage's are known when it begins, and are figures of the chain.
             for stage in ("stage1", "stage2", "stage3"):
                 stages[stage].pop("learning_rates")
+            for number in recipe.swept.numbers:
+                *path, key = written_place(number).split(".")
+                reduce(lambda section, part: section.get(part, {}), path, values).pop(key, None)
             stages["swept"] = values["swept"]
         name = _model_name(recipe, patch_size)
         return cls._of(name, values | {"model": model}, patch_size, seed, stages, note)
@@ -65,9 +71,11 @@ class Chain:
     ) -> Chain:
         """The parent of a sweep's trials."""
         values = recipe.to_dict()
-        stages = {"sweep": budget.model_dump(mode="json"), stage: values["stages"][stage]}
+        # Of a larger sweep the same trials are part.
+        swept = budget.model_dump(mode="json", exclude={"trials"})
+        stages = {"sweep": swept, stage: values["stages"][stage]}
         note = (
-            "Trials of learning rates; the run called sweep has the best of them. Killed runs are"
+            "Trials of other numbers; the run called sweep has the best of them. Killed runs are"
             " trials that were stopped early, as others did better after as many epochs."
         )
         name = f"{_model_name(recipe, patch_size)} {stage} sweep"

@@ -90,6 +90,12 @@ def validations(trial):
     return math.ceil(trial["epochs"] / 2) if trial["epochs"] == EPOCHS else trial["epochs"] // 2
 
 
+def by_place(trial):
+    """A trial's learning rates by their places in the recipe."""
+    rates = trial["learning_rates"].items()
+    return {f"stages.stage1.learning_rates.{part}": rate for part, rate in rates}
+
+
 def wait_for(condition, process, seconds=120):
     ends = time.monotonic() + seconds
     while not condition():
@@ -153,7 +159,8 @@ def test_the_result_holds_all_trials_and_the_best_rates(swept):
     assert trials[0]["learning_rates"] == {"focuser": 0.05, "classifier": 0.05}
     finished = [trial for trial in trials if trial["status"] == "finished"]
     best = max(finished, key=lambda trial: trial["best"])
-    assert result["best"] == {key: best[key] for key in ("trial", "learning_rates", "best")}
+    assert result["best"].items() <= best.items() and best["values"] == by_place(best)
+    assert trials[0]["values"] == result["recipe"]["values"] == by_place(trials[0])
     for trial in trials:
         rows = epochs_of(folder, trial["trial"])
         assert len(rows) == trial["epochs"]
@@ -161,7 +168,7 @@ def test_the_result_holds_all_trials_and_the_best_rates(swept):
         assert len(accuracy) == validations(trial)
         assert max(accuracy, default=None) == trial["best"]
     assert (folder / "results" / result["plot"]).stat().st_size > 1000
-    assert set(result["importance"]) == {"focuser", "classifier"}
+    assert result["importance"].keys() == best["values"].keys()
 
 
 def test_trials_that_fail_are_recorded_and_do_not_stop_the_others(swept):
@@ -256,13 +263,22 @@ def answers(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_a_sweep_joins_the_cluster_at_ray_address(swept, cluster):
-    """And one of fewer trials takes up those that there are."""
-    folder, *_ = swept
-    sweep = start(folder, trials=2, **cluster, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
+def test_a_larger_sweep_joins_the_cluster_at_ray_address(swept, cluster):
+    """And trains none of a smaller one's trials again."""
+    folder, _, before, _ = swept
+    over = [trial["trial"] for trial in before["trials"] if trial["status"] != "failed"]
+    rows = {trial: epochs_of(folder, trial) for trial in over}
+    more = TRIALS + 2
+    sweep = start(folder, trials=more, **cluster, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
     assert sweep.wait(timeout=240) == 0, (folder / "log").read_text()[-3000:]
     log = (folder / "log").read_text()
     assert f"Connecting to existing Ray cluster at address: {cluster['RAY_ADDRESS']}" in log
     assert "/3 CPUs" in log
     result = json.loads((folder / "results" / "tiny_32_stage1.json").read_text())
-    assert len(result["trials"]) == 2
+    assert len(result["trials"]) == more
+    tried = {tuple(trial["values"].values()) for trial in result["trials"]}
+    assert len(tried) == more
+    # Even the seconds that each epoch took.
+    assert {trial: epochs_of(folder, trial) for trial in over} == rows
+    for trial in over:
+        assert result["trials"][trial] == before["trials"][trial]

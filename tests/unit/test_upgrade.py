@@ -11,7 +11,7 @@ from adafocus.machine.files import keep, sha256
 from adafocus.methods import train
 from adafocus.model import checkpoint
 from adafocus.recipe import Frames, load_recipe
-from adafocus.sweeps import with_rates
+from adafocus.sweeps.space import with_values
 from adafocus.training.fingerprint import REVISION
 
 STAGE0 = ("glancer", "focuser")
@@ -26,6 +26,7 @@ SKIPPING = {
     "{}_16_skip0.04_stage2": ("{}_16_stage2",),
     "{}_16_skip0.04_stage3": ("{}_16_skip0.04_stage2",),
 }
+RATE = {"stages.stage3.learning_rates.classifier": 0.02}
 CHAINS = {"pets": BEFORE | SKIPPING, "signs": BEFORE}
 
 
@@ -125,7 +126,7 @@ def test_without_its_state_only_the_same_run_is_used(finished, tmp_path, capsys,
         project,
         "pets_16_stage3",
         ("pets_16_stage2",),
-        lambda r: with_rates(r, "stage3", {"classifier": 0.02}) if change == "rates" else r,
+        lambda r: with_values(r, RATE) if change == "rates" else r,
         anew="monday" if change == "anew" else None,
     )
     assert "trained before" not in capsys.readouterr().out
@@ -189,10 +190,7 @@ def test_a_replaced_video_trains_anew(finished, tmp_path, capsys):
 def test_what_changed_is_trained_anew(finished, tmp_path, capsys):
     """So that the test above can fail."""
     project = shutil.copytree(finished, tmp_path / "copy", symlinks=True)
-    rates = {"classifier": 0.02}
-    path = run(
-        project, "pets_16_stage3", ("pets_16_stage2",), lambda r: with_rates(r, "stage3", rates)
-    )
+    path = run(project, "pets_16_stage3", ("pets_16_stage2",), lambda r: with_values(r, RATE))
     assert "starting over" in capsys.readouterr().out
     made_by = checkpoint.read(path).made_by
     assert made_by["commit"] == tracking.git_commit()

@@ -95,6 +95,12 @@ def test_a_sweep_takes_what_its_stage_starts_from(project):
     assert planned == before | {"frames": 64, "sweep": 1}
 
 
+def test_a_sweep_of_what_is_no_number_of_its_recipe_is_refused(project):
+    project.edit("config.yaml", "sweep", value={"numbers": {"stages.stage2.gama": [0, 1]}})
+    line = project.refused("results/sweeps/actnet_128_stage2.json")
+    assert "actnet: stages.stage2.gama is no number" in line
+
+
 def test_stages_wait_for_sweeps_where_their_best_rates_are_used(project):
     project.edit("config.yaml", "sweep", value={"use_best": True})
     planned = project.planned("results/actnet_128_stage3.json")

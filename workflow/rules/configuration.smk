@@ -27,6 +27,7 @@ from adafocus.recipe import (
     load_recipes,
     parse_config,
 )
+from adafocus.sweeps.space import space
 
 
 @contextmanager
@@ -241,6 +242,15 @@ def sweeps_up_to(spec):
         return found
 
     return paths
+
+
+def sweep_budget(wildcards):
+    """For `params`: what a sweep tries, once it is sure that its recipe has such numbers."""
+    with one_line_errors():
+        space(recipe_of(wildcards), f"stage{wildcards.stage}", settings.sweep)
+    budget = {"trials": config["sweep"]["trials"], "range": config["sweep"]["range"]}
+    numbers = config["sweep"]["numbers"]
+    return budget | ({"numbers": numbers} if numbers else {})
 
 
 def pretrained_of(wildcards):

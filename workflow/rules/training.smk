@@ -100,7 +100,7 @@ rule sweep:
         gpu=gpus_per_sweep,
     params:
         seed=config["seed"],
-        budget={key: config["sweep"][key] for key in ("trials", "range")},
+        budget=sweep_budget,
         recipe=recipe_entries(
             "classes",
             "metric",
@@ -110,7 +110,7 @@ rule sweep:
             of_config=["precision"],
         ),
     message:
-        "{wildcards.experiment}: sweeping the learning rates of stage {wildcards.stage} with patches"
-        " of {wildcards.patch_size} pixels"
+        "{wildcards.experiment}: sweeping numbers of stage {wildcards.stage} with patches of"
+        " {wildcards.patch_size} pixels"
     script:
         "../scripts/sweep.py"
