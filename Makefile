@@ -1,5 +1,5 @@
 # make demo    install, train AdaFocus on generated videos, print the table
-# make test    install, check style and rules, run all tests
+# make test    install, check style, types and rules, run all tests
 # make bench   measure speed and memory against other ways, a table in benchmarks/results
 # make chaos   kill a small chain at 30 random moments, and see that it ends the same (KILLS=100)
 # make report  write results/report.html: all results on disk as one page
@@ -36,6 +36,7 @@ PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test: $(BIN)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 	$(PYTEST) -m "not (slow or integration or gpu)"

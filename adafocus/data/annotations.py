@@ -149,11 +149,12 @@ def _classes(recipe: Recipe, folder: Path, listed: list[Entry]) -> list[str]:
     """Names of the classes by index: those that a file lists, or all that occur, sorted."""
     name = getattr(recipe.annotations, "classes", None)
     if name is None:
-        names = sorted({label for entry in listed for label in entry.labels})
+        names = sorted({str(label) for entry in listed for label in entry.labels})
         source = _files(recipe, folder)
     else:
-        source = folder / "annotations" / name
-        names = (_indexed if name.endswith(".json") else read_class_list)(source)
+        path = folder / "annotations" / name
+        names = (_indexed if name.endswith(".json") else read_class_list)(path)
+        source = str(path)
     if recipe.annotations.format == "something_v1":
         names = sorted(names)  # see `ListedFiles`
     if len(names) != recipe.classes:
@@ -337,7 +338,8 @@ def read_table(
         for row in rows:
             where = f"{path}, line {rows.line_num}"
             if None in row or None in row.values():
-                raise DataError(f"{where}: has not the {len(rows.fieldnames)} fields of line 1")
+                fields = len(rows.fieldnames or ())
+                raise DataError(f"{where}: has not the {fields} fields of line 1")
             yield where, {name: row.get(name, "").strip() for name in (*columns, *optional)}
     except csv.Error as error:
         raise DataError(f"{path}, line {rows.line_num}: is not CSV ({error})") from None

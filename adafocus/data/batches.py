@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from adafocus.model.adafocus import AdaFocus
 
 
+IMAGES: Sequence[Literal["frames", "glance"]] = ("frames", "glance")
+"""What of a clip is frames."""
+
+
 class Batch(NamedTuple):
     """B clips on the device that computes."""
 
@@ -32,18 +36,15 @@ class Batch(NamedTuple):
     """float32 (B, K): a distribution over classes, uniform over a video's labels."""
     labels: Tensor
     """bool (B, K)."""
-    index: Tensor
-    """int64 (B,), rows of the split table."""
+    rows: Tensor
+    """int64 (B,), of the split table."""
     positions: Tensor | None
     """float32 (B, T, 2): where the truth is, if known."""
-
-    draws: Draws | None = None
-    """What is drawn at random for these videos; None where nothing is."""
+    draws: Draws
+    """What is drawn at random for these videos."""
 
     @classmethod
-    def of(
-        cls, clips: dict[str, Tensor], device: torch.device, draws: Draws | None = None
-    ) -> Batch:
+    def of(cls, clips: dict[str, Tensor], device: torch.device, draws: Draws) -> Batch:
         """Collated clips; frames stay bytes until a backbone sees them."""
         on_device = {key: value.to(device, non_blocking=True) for key, value in clips.items()}
         frames = on_device["frames"]
@@ -61,8 +62,15 @@ class Batch(NamedTuple):
 
     def part(self, rows: slice) -> Batch:
         """Some of the videos."""
-        tensors = (tensor if tensor is None else tensor[rows] for tensor in self[:-1])
-        return Batch(*tensors, self.draws and self.draws.part(rows))
+        return Batch(
+            self.frames[rows],
+            self.glance[rows],
+            self.target[rows],
+            self.labels[rows],
+            self.rows[rows],
+            None if self.positions is None else self.positions[rows],
+            self.draws.part(rows),
+        )
 
     def random_corners(self, model: AdaFocus, number: int = 0) -> Tensor:
         """`AdaFocus.random_corners`, the ``number``-th draw of this batch."""
@@ -117,10 +125,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
 def collate(clips: list[Clip]) -> dict[str, Tensor]:
     """Clips as one batch whose frames lie channels last in memory, as those of the clips do: to
     reorder them takes longer than to copy them."""
-    images = {"frames", "glance"} & clips[0].keys()
+    images = [key for key in IMAGES if key in clips[0]]
     last = [clip | {key: clip[key].permute(0, 2, 3, 1) for key in images} for clip in clips]
-    batch = default_collate(last)
+    batch: dict[str, Tensor] = default_collate(last)
     return batch | {key: batch[key].permute(0, 1, 4, 2, 3) for key in images}
+
+
+class Loader(DataLoader[Clip]):
+    """Collated clips of a split, from `loader`."""
+
+    dataset: Clips
+    sampler: EpochSampler
 
 
 def loader(
@@ -129,7 +144,7 @@ def loader(
     sampler: EpochSampler,
     workers: int,
     device: torch.device,
-) -> DataLoader[Clip]:
+) -> Loader:
     """Batches of clips, or this process's part of them, see `EpochSampler`.
 
     Of the ``workers``, processes that load them, there are as many as shared memory has room for.
@@ -146,7 +161,7 @@ def loader(
     model = clips.recipe.model
     frames = own * (model.frames + (model.glance_frames or 0))
     workers = processes_that_fit(workers, frames * 3 * model.frame_size**2)
-    return DataLoader(
+    return Loader(
         clips,
         own,
         sampler=sampler,
@@ -159,7 +174,7 @@ def loader(
 
 
 def own_batches(
-    batches: DataLoader[Clip],
+    batches: Loader,
     device: torch.device,
     seed: int,
     *,

@@ -67,9 +67,11 @@ def draw_crop(height: int, width: int, scales: tuple[float, ...], rng: np.random
     """
     steps = range(len(scales))
     pairs = [(i, j) for i in steps for j in steps if abs(i - j) <= 1]
-    sides = [int(min(height, width) * scales[step]) for step in pairs[rng.integers(len(pairs))]]
+    short, (down, across) = min(height, width), pairs[rng.integers(len(pairs))]
+    part_height, part_width = int(short * scales[down]), int(short * scales[across])
     y, x = CROP_POSITIONS[rng.integers(len(CROP_POSITIONS))]
-    return y * ((height - sides[0]) // 4), x * ((width - sides[1]) // 4), *sides
+    top, left = y * ((height - part_height) // 4), x * ((width - part_width) // 4)
+    return top, left, part_height, part_width
 
 
 def read_augmented(
@@ -84,7 +86,7 @@ def read_augmented(
     uint8 ``(T, 3, size, size)``.
     """
     crop = partial(draw_crop, scales=augmentation.scales, rng=rng)
-    resized = F.resize(read_frames(path, indices, crop), [size, size], antialias=True)
+    resized: Tensor = F.resize(read_frames(path, indices, crop), [size, size], antialias=True)
     return resized.flip(-1) if augmentation.flip and rng.random() < 0.5 else resized
 
 
@@ -152,8 +154,10 @@ class Clips(Dataset[Clip]):
     def _clip(self, epoch: int, index: int) -> Clip:
         model, rng = self.recipe.model, np.random.default_rng((self.seed, epoch, index))
         focus = self._sample(index, model.frames, rng)
-        glance = self._sample(index, model.glance_frames, rng) if model.glance_frames else []
-        video = self.paths[index], [*focus, *glance]
+        drawn = [*focus]
+        if model.glance_frames:
+            drawn += [*self._sample(index, model.glance_frames, rng)]
+        video = self.paths[index], drawn
         labels = torch.zeros(self.recipe.classes, dtype=torch.bool)
         labels[self.labels[index]] = True
         if self.augment:

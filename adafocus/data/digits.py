@@ -157,7 +157,8 @@ class Studio:
         start = rng.uniform(0, 2 * span, 2)
         speed = rng.uniform(*SPEED, 2) * self.source.size / 100
         travelled = start + speed * np.arange(self.source.frames)[:, None]
-        return np.rint(span - np.abs(travelled % (2 * span) - span)).astype(int)
+        corners: np.ndarray = np.rint(span - np.abs(travelled % (2 * span) - span))
+        return corners.astype(int)
 
 
 def _scans(rng: np.random.Generator, side: int) -> dict[str, list[np.ndarray]]:
@@ -188,7 +189,8 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
     spectrum = np.fft.rfft2(rng.normal(size=(3, size, size))) / np.maximum(frequency, 3) ** 1.7
     clouds = np.fft.irfft2(spectrum, (size, size))
     clouds = (clouds - clouds.mean((1, 2), keepdims=True)) / clouds.std((1, 2), keepdims=True)
-    return np.clip(60 + 25 * clouds, 0, 120).astype(np.float32).transpose(1, 2, 0)
+    texture: np.ndarray = np.clip(60 + 25 * clouds, 0, 120)
+    return texture.astype(np.float32).transpose(1, 2, 0)
 
 
 def _draw(ink: np.ndarray, piece: np.ndarray, corners: np.ndarray) -> None:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
 import requests
 from requests.exceptions import ChunkedEncodingError
@@ -22,6 +22,9 @@ from tqdm import tqdm
 
 from adafocus.data import DataError
 from adafocus.machine.files import is_full, publish
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 ATTEMPTS = 6
 """Tries of one download in a run; each waits twice as long as the one before."""
@@ -82,8 +85,7 @@ def _go_on(url: str, part: Path) -> None:
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
             if answer.status_code == 416:
-                total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-                if total == str(have):
+                if answer.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
                     return
                 part.unlink()
                 raise _Interrupted("the part on disk is not one of this file")
@@ -126,7 +128,7 @@ class _Member(NamedTuple):
 def unpack(
     parts: Sequence[Path],
     folder: Path,
-    on_member: Callable[[str], None],
+    on_member: Callable[[str], object],
     strip: int = 0,
     journal: Path | None = None,
 ) -> None:
@@ -180,8 +182,10 @@ def _is_whole(path: Path, size: int) -> bool:
 
 def _write(member: _Member, target: Path, unfinished: Path) -> None:
     unfinished.parent.mkdir(parents=True, exist_ok=True)
-    with member.open() as packed, unfinished.open("wb") as file:
-        shutil.copyfileobj(packed, file, CHUNK)
+    content = member.open()
+    assert content is not None  # as of every file
+    with content, unfinished.open("wb") as file:
+        shutil.copyfileobj(content, file, CHUNK)
         if file.tell() != member.size:
             raise EOFError(f"{member.name} ends early")
     if member.time is not None:
@@ -261,12 +265,12 @@ class _Joined(io.RawIOBase):
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
-        self.file: BinaryIO | None = None
+        self.file: io.BufferedReader | None = None
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         while self.file or self.paths:
             self.file = self.file or self.paths.pop(0).open("rb")
             if count := self.file.readinto(buffer):

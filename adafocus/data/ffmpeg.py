@@ -49,7 +49,8 @@ def ffmpeg_path() -> str:
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
 
-        return get_ffmpeg_exe()
+        carried: str = get_ffmpeg_exe()
+        return carried
     except (ImportError, RuntimeError):
         raise DataError("ffmpeg is neither on the PATH nor in imageio-ffmpeg; install it") from None
 
@@ -113,6 +114,7 @@ def decode(video: Path, height: int, width: int) -> Iterator[np.ndarray]:
     )
     size = height * width * 3
     with TemporaryFile() as errors, _started(raw, errors, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
         while len(frame := process.stdout.read(size)) == size:
             yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
 
@@ -132,6 +134,7 @@ def encode(frames: Iterator[bytes], path: Path, height: int, width: int, rate: f
         _started(encoded, errors, stdin=subprocess.PIPE) as process,
         suppress(BrokenPipeError),
     ):
+        assert process.stdin is not None
         for frame in frames:
             process.stdin.write(frame)
 
@@ -149,7 +152,7 @@ def pour(outputs: Sequence[Output], limit: float = math.inf) -> str:
         graphs, writers = [], []
         for output, take in outputs:
             reader, writer = map(stack.enter_context, _pipe())
-            ready.register(reader, EVENT_READ, take)
+            ready.register(reader, EVENT_READ, (reader, take))
             writers.append(writer)
             graphs.append(output(f"pipe:{writer.fileno()}"))
         errors = stack.enter_context(TemporaryFile())
@@ -161,10 +164,11 @@ def pour(outputs: Sequence[Output], limit: float = math.inf) -> str:
                 if time.monotonic() > end:
                     raise late
                 for key, _ in ready.select(min(60, end - time.monotonic())):
-                    if piece := key.fileobj.read(PIECE):
-                        key.data(piece)
+                    reader, take = key.data
+                    if piece := reader.read(PIECE):
+                        take(piece)
                     else:
-                        ready.unregister(key.fileobj)
+                        ready.unregister(reader)
             try:
                 process.wait(end - time.monotonic())
             except subprocess.TimeoutExpired:

@@ -104,8 +104,8 @@ def changes(recipe: Recipe, folder: Path) -> str:
     # There the annotations say which are wanted, not the folder.
     youtube = isinstance(recipe.source, YoutubeSource)
     if youtube:
-        names = {row[0] for row in rows}
-        told = _told("to download", [name for name in _wanted(recipe, folder) if name not in names])
+        known = {row[0] for row in rows}
+        told = _told("to download", [name for name in _wanted(recipe, folder) if name not in known])
     if rows and len(rows[0]) == 3:
         stamps = _stamps_in_manifests(folder)
         unseen = {path: stamps.get(name, ()) for name, path, _ in rows if path}

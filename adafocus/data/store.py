@@ -47,12 +47,13 @@ def read_frames(
     Raises `DataError` that names the video and the frame which is missing, broken or of another
     size than the first.
     """
-    frame = clip = None
+    frame: np.ndarray | None = None
+    clip: np.ndarray | None = None
     places: dict[int, int] = {}
     with _opened(path) as stored:
         for place, index in enumerate(indices):
             first = places.setdefault(index, place)
-            if first < place:
+            if clip is not None and first < place:
                 clip[place] = clip[first]
                 continue
             _, frame = _decode(path, stored, index, frame)
@@ -66,7 +67,7 @@ def read_frames(
 def count_frames(path: Path) -> int:
     """Number of frames of the video at ``path``, a store or a folder."""
     with _opened(path) as stored:
-        return stored.count
+        return stored.frames
 
 
 class Writer:
@@ -124,7 +125,7 @@ def read_pictures(folder: Path) -> Iterator[bytes]:
     """
     frame = None
     with _opened(folder) as stored:
-        for index in range(stored.count):
+        for index in range(stored.frames):
             encoded, frame = _decode(folder, stored, index, frame)
             yield encoded
 
@@ -138,7 +139,8 @@ def read_comment(path: Path) -> str:
 class _Stored(NamedTuple):
     """The frames of an open store or folder."""
 
-    count: int
+    frames: int
+    """How many."""
     name: Callable[[int], str]
     read: Callable[[int], bytes]
 
@@ -170,8 +172,8 @@ def _decode(
 ) -> tuple[bytes, np.ndarray]:
     """A frame as it is stored, and uint8 ``(H, W, 3)``, decoded into the memory of the one before
     if there is one: what is still in the processor's cache is written and cropped faster."""
-    if not 0 <= index < stored.count:
-        raise DataError(f"{path}: frame {index} is missing, it has {stored.count}")
+    if not 0 <= index < stored.frames:
+        raise DataError(f"{path}: frame {index} is missing, it has {stored.frames}")
     try:
         encoded = stored.read(index)
         if memory is None or decode_jpeg_header(encoded)[:2] == memory.shape[:2]:

@@ -127,7 +127,7 @@ def _predict(model: AdaFocus, batch: Batch, exits: ConditionalExit | None) -> _P
     glimpse = model.glance(batch.glance)
     corners = batch.random_corners(model) if model.policy is None else model.look(glimpse)
     logits = model.classifier(glimpse, model.focus(batch.frames, corners))
-    steps = batch.index.new_full(batch.index.shape, logits.shape[1])
+    steps = batch.rows.new_full(batch.rows.shape, logits.shape[1])
     return _Prediction(glimpse, corners, logits, steps)
 
 

@@ -122,8 +122,10 @@ def remove_abandoned(*parents: Path) -> None:
         for folder in parent.glob(f".*{ASIDE}"):
             maker = Process.parse(".".join(folder.name.split(".")[-6:-2]))
             try:
-                ours = maker is not None and maker.is_here
-                abandoned = maker.is_gone() if ours else _idle(folder) > ABANDONED
+                if maker is not None and maker.is_here:
+                    abandoned = maker.is_gone()
+                else:
+                    abandoned = _idle(folder) > ABANDONED
             except OSError:  # it has just been finished
                 continue
             if abandoned:

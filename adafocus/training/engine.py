@@ -257,7 +257,7 @@ class _Run:
         def predictions(parts: list[slice]) -> Tensor:
             return torch.cat([self.stage.predict(batch.part(rows)) for rows in parts])
 
-        return self.parts.alone(len(batch.index), predictions)
+        return self.parts.alone(len(batch.rows), predictions)
 
     def _learn(self, videos: Videos, draws: Draws) -> dict[str, Tensor]:
         """One optimizer step on a batch; what the stage logs of it, in float64."""

@@ -94,7 +94,7 @@ def few_videos(recipe: Recipe) -> Batch:
 
     frames = smooth(batch.frames)
     glance = smooth(batch.glance) if recipe.model.glance_frames else frames
-    rest = {name: getattr(batch, name).to(GPU) for name in ("target", "labels", "index")}
+    rest = {name: getattr(batch, name).to(GPU) for name in ("target", "labels", "rows")}
     return batch._replace(frames=frames, glance=glance, **rest)
 
 

@@ -78,7 +78,7 @@ def crowded(stage, room):
     class Crowded(STAGES[stage]):
         def prepare(self, batch, in_parts):
             def on_parts(batch, work):
-                return in_parts(batch, lambda part: (see(len(part.index)), work(part))[1])
+                return in_parts(batch, lambda part: (see(len(part.rows)), work(part))[1])
 
             return super().prepare(batch, on_parts)
 
@@ -148,7 +148,7 @@ def test_a_validation_that_does_not_fit_goes_on_in_parts(folder, tmp_path):
 
     class Crowded(STAGES["stage3"]):
         def predict(self, batch):
-            seen.append(len(batch.index))
+            seen.append(len(batch.rows))
             if seen[-1] > 1:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
             return super().predict(batch)

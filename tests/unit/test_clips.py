@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from miniature import make_recipe
+from noise import draws_of
 from simplejpeg import encode_jpeg
 from torchvision.transforms.v2 import functional as F
 
@@ -281,12 +282,12 @@ def test_batch(recipe, folder):
     clips = Clips(folder, "val", recipe, augment=False, seed=0)
     items = next(iter(loader(clips, 3, EpochSampler(len(clips), 0, shuffle=False), 0, CPU)))
     items["labels"][1, 9] = True
-    batch = Batch.of(items, CPU)
+    batch = Batch.of(items, CPU, draws_of(3))
     assert batch.frames.dtype == torch.uint8
     assert torch.equal(batch.frames, items["frames"])
     assert batch.glance is batch.frames
     assert batch.target[:, [0, 1, 2, 9]].tolist() == [[1, 0, 0, 0], [0, 0.5, 0, 0.5], [0, 0, 1, 0]]
-    assert batch.index.tolist() == [0, 1, 2]
+    assert batch.rows.tolist() == [0, 1, 2]
     assert batch.positions.shape == (3, 4, 2)
-    apart = Batch.of(items | {"glance": items["frames"][:, :2]}, CPU)
+    apart = Batch.of(items | {"glance": items["frames"][:, :2]}, CPU, draws_of(3))
     assert torch.equal(apart.glance, batch.frames[:, :2])

@@ -82,7 +82,8 @@ def test_what_is_imported_is_required():
             imported.update(alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
             imported.add(node.module.split(".")[0])
-    imported -= own | sys.stdlib_module_names
+    # Type checkers alone have `_typeshed`.
+    imported -= own | sys.stdlib_module_names | {"_typeshed"}
     packages = packages_distributions()
     required = {canonicalize_name(name) for name in (*WANTED, "yt-dlp")}
     missing = {

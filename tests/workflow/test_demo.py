@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from adafocus.data.batches import Batch, EpochSampler, loader
+from adafocus.data.batches import EpochSampler, loader
 from adafocus.data.clips import Clips
 from adafocus.evaluation.curves import accuracy_at
 from adafocus.evaluation.metrics import accuracy
@@ -92,7 +92,7 @@ def top1_in_bf16(folder, name):
     sampler, device = EpochSampler(len(clips), 0, shuffle=False), torch.device("cpu")
     logits, labels = [], []
     for items in loader(clips, 50, sampler, workers=0, device=device):
-        logits.append(model(Batch.of(items, device).frames).logits[:, -1])
+        logits.append(model(items["frames"].to(device)).logits[:, -1])
         labels.append(items["labels"])
     return accuracy(torch.cat(logits), torch.cat(labels))["top1"]
 
