@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from adafocus.model.backbones import Backbone, FrozenBackbone, backbone, pool
-from adafocus.model.classifier import AverageClassifier, Classifier, Glimpse, RecurrentClassifier
+from adafocus.model.classifier import (
+    AverageClassifier,
+    Classifier,
+    Glimpse,
+    RecurrentClassifier,
+    recurrent,
+)
 from adafocus.model.patches import SKIPPED, crop, random_corners
 from adafocus.model.policy import GaussianPolicy, GridPolicy, Policy
 
@@ -49,7 +55,7 @@ class AdaFocus(nn.Module):
         self,
         glancer: Backbone,
         focuser: Backbone,
-        policy: Policy | None,
+        policy: Policy[Any] | None,
         classifier: Classifier,
         *,
         frame_size: int,
@@ -74,6 +80,13 @@ class AdaFocus(nn.Module):
     def skips(self) -> bool:
         """Whether the policy may skip frames (AdaFocus+)."""
         return self.policy is not None and self.policy.skips
+
+    @property
+    def required_policy(self) -> Policy[Any]:
+        """The policy; raises `ValueError` where there is none."""
+        if self.policy is None:
+            raise ValueError("a stage-1 model has no policy: pass corners, or load a later stage")
+        return self.policy
 
     @property
     def precision(self) -> torch.dtype:
@@ -111,9 +124,8 @@ class AdaFocus(nn.Module):
 
     def look(self, glimpse: Glimpse) -> Tensor:
         """The corners (B, S, 2) of the policy's most likely actions."""
-        if self.policy is None:
-            raise ValueError("a stage-1 model has no policy: pass corners, or load a later stage")
-        return self.policy.corners(self.policy(glimpse.maps).actions.mode, self.margin)
+        policy = self.required_policy
+        return policy.corners(policy(glimpse.maps).actions.mode, self.margin)
 
     def focus(self, frames: Tensor, corners: Tensor) -> Tensor:
         """The focuser's features (B, T, C) of one patch per frame.
@@ -191,12 +203,12 @@ class Looking:
     """
 
     def __init__(self, model: AdaFocus) -> None:
-        if model.policy is None or model.policy.looks_once:
+        if not isinstance(model.policy, GridPolicy):
             raise ValueError(
                 "only a model whose policy chooses a place in every frame goes frame by frame, of"
                 " stage 2 or 3"
             )
-        self.model = model
+        self.model, self.policy = model, model.policy
         self.state: Tensor | None = None
 
     @torch.inference_mode()
@@ -206,13 +218,14 @@ class Looking:
         model, frames = self.model, frames.unsqueeze(1)
         model._check(frames)
         glimpse = model.glance(frames)
-        decision, self.state = model.policy.advance(glimpse.maps, self.state)
-        corners = model.policy.corners(decision.actions.mode, model.margin)
+        decision, self.state = self.policy.advance(glimpse.maps, self.state)
+        corners = self.policy.corners(decision.actions.mode, model.margin)
         return glimpse, model.focus(frames, corners), corners
 
     def keep(self, videos: Tensor) -> None:
         """Goes on with some of the videos alone: bool (B,), or their indices."""
-        self.state = self.state[:, videos]
+        if self.state is not None:
+            self.state = self.state[:, videos]
 
 
 class Stream:
@@ -226,7 +239,7 @@ class Stream:
 
     def __init__(self, model: AdaFocus) -> None:
         self.looking = Looking(model)
-        self.classifier = model.classifier
+        self.classifier = recurrent(model.classifier)
         self.state: Tensor | None = None
 
     @torch.inference_mode()
@@ -255,7 +268,7 @@ def build(recipe: Recipe, patch_size: int, with_policy: bool = True) -> AdaFocus
             recipe.classes,
             model.classifier.dropout,
         )
-    policy: Policy | None = None
+    policy: Policy[Any] | None = None
     if with_policy and model.policy.kind == "gaussian":
         policy = GaussianPolicy(glancer.channels, map_size, glanced_at, model.policy)
     elif with_policy:

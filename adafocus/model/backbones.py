@@ -54,12 +54,14 @@ class Backbone(nn.Module):
         # would not see an optimizer's step within it.
         low = self.precision != torch.float32
         with torch.autocast(flat.device.type, self.precision) if low else nullcontext():
-            maps = self.trunk(flat)
-        return maps.to(flat.dtype).unflatten(0, frames.shape[:2])
+            maps: Tensor = self.trunk(flat)
+        maps = maps.to(flat.dtype).unflatten(0, frames.shape[:2])
+        return maps
 
     def classify(self, features: Tensor) -> Tensor:
         """Pooled features (..., C) -> logits (..., K)."""
-        return self.head(self.dropout(features))
+        logits: Tensor = self.head(self.dropout(features))
+        return logits
 
 
 class Normalize(nn.Module):
@@ -68,6 +70,9 @@ class Normalize(nn.Module):
     Bytes are taken as far as this so that only what a backbone sees is ever turned into floats:
     shrunk frames and patches, not whole frames.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,9 +121,9 @@ class ShiftedConv2d(nn.Conv2d):
         super().__init__(
             conv.in_channels,
             conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
+            _pair(conv.kernel_size),
+            _pair(conv.stride),
+            conv.padding if isinstance(conv.padding, str) else _pair(conv.padding),
             bias=conv.bias is not None,
         )
         self.weight, self.bias = conv.weight, conv.bias
@@ -126,6 +131,11 @@ class ShiftedConv2d(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         return super().forward(temporal_shift(maps, self.segments))
+
+
+def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
+    height, width = sizes
+    return height, width
 
 
 def shift_in_time(trunk: nn.Sequential, segments: int) -> None:
@@ -171,14 +181,16 @@ class FrozenBackbone(Backbone):
         flat = frames.flatten(0, 1)
         pixels = MOST_PIXELS if flat.device.type == "cpu" else 4 * MOST_PIXELS
         most = pixels // frames.shape[-1] ** 2
-        maps = [self._maps(self.normalize(few)) for few in flat.split(self._videos(most))]
-        return torch.cat(maps).unflatten(0, frames.shape[:2])
+        parts = [self._maps(self.normalize(few)) for few in flat.split(self._videos(most))]
+        maps: Tensor = torch.cat(parts).unflatten(0, frames.shape[:2])
+        return maps
 
     def _maps(self, frames: Tensor) -> Tensor:
         """Normalised frames (N, 3, H, W) -> maps (N, C, h, w) of their type."""
         through = self._in_cache if frames.device.type == "cpu" else self.trunk
         low = self.precision != torch.float32
-        return through(frames.to(self.precision) if low else frames).to(frames.dtype)
+        maps: Tensor = through(frames.to(self.precision) if low else frames)
+        return maps.to(frames.dtype)
 
     def _in_cache(self, maps: Tensor) -> Tensor:
         if maps.shape[1:] not in self.plans:
@@ -250,11 +262,28 @@ class FusedConv(nn.Module):
             if isinstance(conv, ShiftedConv2d):
                 maps = temporal_shift(maps, conv.segments)
             if self.with_relu:
-                how = (conv.stride, conv.padding, conv.dilation, conv.groups)
+                padding = conv.padding
+                assert not isinstance(padding, str)
                 if added is None:
-                    return torch.cudnn_convolution_relu(maps, conv.weight, conv.bias, *how)
+                    return torch.cudnn_convolution_relu(
+                        maps,
+                        conv.weight,
+                        conv.bias,
+                        conv.stride,
+                        padding,
+                        conv.dilation,
+                        conv.groups,
+                    )
                 return torch.cudnn_convolution_add_relu(
-                    maps, conv.weight, added, 1.0, conv.bias, *how
+                    maps,
+                    conv.weight,
+                    added,
+                    1.0,
+                    conv.bias,
+                    conv.stride,
+                    padding,
+                    conv.dilation,
+                    conv.groups,
                 )
             pixels = functional.linear(maps.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias)
             made = pixels.permute(0, 3, 1, 2)
@@ -262,7 +291,9 @@ class FusedConv(nn.Module):
             made = conv(maps)
             if added is not None:
                 made += added
-        return made if self.activation is None else self.activation(made)
+        if self.activation is not None:
+            made = self.activation(made)
+        return made
 
 
 class FusedBlock(nn.Module):
@@ -281,7 +312,8 @@ class FusedBlock(nn.Module):
         *first, last = self.convs
         for conv in first:
             maps = conv(maps)
-        return last(maps, same)
+        added: Tensor = last(maps, same)
+        return added
 
 
 def fuse(network: nn.Sequential) -> nn.Sequential:
@@ -308,31 +340,41 @@ def fuse(network: nn.Sequential) -> nn.Sequential:
 # --- builders ---------------------------------------------------------------------------------
 
 
-class SlimResNet(ResNet):
+class SlimResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
     """torchvision's ResNet with all its numbers of channels multiplied by ``width``."""
 
     def __init__(self, depth: int, width: float) -> None:
         self.width = width
         super().__init__(*RESNET_BLOCKS[depth])
 
-    def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
+    def _make_layer(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        planes: int,
+        blocks: int,
+        stride: int = 1,
+        dilate: bool = False,
+    ) -> nn.Sequential:
         if planes == 64:  # the first layer, which tells how wide the stem before it must be
             self.inplanes = round(64 * self.width)
             self.conv1 = nn.Conv2d(3, self.inplanes, 7, stride=2, padding=3, bias=False)
             self.bn1 = nn.BatchNorm2d(self.inplanes)
-        return super()._make_layer(block, round(planes * self.width), blocks, stride, dilate)
+        width = round(planes * self.width)
+        layer: nn.Sequential = super()._make_layer(block, width, blocks, stride, dilate)
+        return layer
 
 
 def limit_stride(trunk: nn.Sequential, output_stride: int) -> None:
     """Turns the strides beyond ``output_stride`` into 1, so that the feature map stays finer."""
     reached = 1
     for part in trunk:
-        strided = [m for m in part.modules() if getattr(m, "stride", 1) in (2, (2, 2))]
+        windows = [m for m in part.modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d)]
+        strided = [window for window in windows if window.stride in (2, (2, 2))]
         if strided and reached < output_stride:
             reached *= 2
         else:
-            for module in strided:
-                module.stride = 1 if isinstance(module, nn.MaxPool2d) else (1, 1)
+            for window in strided:
+                window.stride = (1, 1)
 
 
 def backbone(recipe: BackboneRecipe, classes: int, segments: int | None = None) -> Backbone:
@@ -347,6 +389,7 @@ def backbone(recipe: BackboneRecipe, classes: int, segments: int | None = None) 
         net = MobileNetV2(width_mult=recipe.width)
         trunk, channels = net.features, net.last_channel
     else:
+        assert recipe.depth is not None  # as of every ResNet
         net = SlimResNet(recipe.depth, recipe.width)
         layers = OrderedDict(net.named_children())
         del layers["avgpool"], layers["fc"]

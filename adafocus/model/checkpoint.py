@@ -308,7 +308,7 @@ def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
     shapes = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}
     found = hashlib.sha256(json.dumps([facts, shapes], sort_keys=True).encode())
     for name in sorted(tensors):
-        found.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+        found.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -328,7 +328,8 @@ def _read_weights(path: Path, key: str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return weights
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{key}.pretrained: cannot read {path}: {reason}") from None

@@ -75,11 +75,13 @@ class RecurrentClassifier(nn.Module):
         (B, 1, hidden)."""
         if before is not None:
             before = before.transpose(0, 1).contiguous()
-        return self.gru(inputs, before)[0]
+        states: Tensor = self.gru(inputs, before)[0]
+        return states
 
     def predict(self, states: Tensor) -> Tensor:
         """States (B, T, hidden) -> logits (B, T, K)."""
-        return self.fc(self.dropout(states)).float()
+        logits: Tensor = self.fc(self.dropout(states))
+        return logits.float()
 
     def counterfactual(self, glimpse: Glimpse, local: Tensor, other: Tensor) -> Tensor:
         """Step t continues the real trajectory: it starts from the hidden state that ``local`` left
@@ -91,6 +93,13 @@ class RecurrentClassifier(nn.Module):
         return self.predict(branch.view_as(states))
 
 
+def recurrent(classifier: Classifier) -> RecurrentClassifier:
+    """The same; raises `ValueError` for one that cannot predict frame by frame."""
+    if not isinstance(classifier, RecurrentClassifier):
+        raise ValueError("only a recurrent classifier predicts frame by frame")
+    return classifier
+
+
 class OutOfOrder:
     """The running prediction of videos whose frames come in any order.
 
@@ -98,11 +107,11 @@ class OutOfOrder:
     learnt to see them: those behind the one that came are classified again.
     """
 
-    def __init__(self, classifier: RecurrentClassifier) -> None:
-        self.classifier = classifier
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = recurrent(classifier)
         self.frames: list[int] = []
-        self.inputs: Tensor | None = None
-        self.states: Tensor | None = None
+        self.seen: tuple[Tensor, Tensor] | None = None
+        """The GRU's inputs and states at these frames."""
 
     def __call__(self, frame: int, glimpse: Glimpse, local: Tensor) -> Tensor:
         """One more frame of each of B videos, features (B, 1, C) -> logits (B, 1, K).
@@ -113,20 +122,25 @@ class OutOfOrder:
         place = bisect(self.frames, frame)
         self.frames.insert(place, frame)
         again = self.classifier.join(glimpse, local)
-        before = None
-        if self.inputs is not None:
-            again = torch.cat((again, self.inputs[:, place:]), dim=1)
-            before = self.states[:, place - 1 : place] if place else None
-        states = self.classifier.remember(again, before)
-        self.inputs, self.states = (
-            new if old is None else torch.cat((old[:, :place], new), dim=1)
-            for old, new in ((self.inputs, again), (self.states, states))
-        )
+        if self.seen is None:
+            states = self.classifier.remember(again)
+            self.seen = again, states
+        else:
+            inputs, remembered = self.seen
+            again = torch.cat((again, inputs[:, place:]), dim=1)
+            before = remembered[:, place - 1 : place] if place else None
+            states = self.classifier.remember(again, before)
+            self.seen = (
+                torch.cat((inputs[:, :place], again), dim=1),
+                torch.cat((remembered[:, :place], states), dim=1),
+            )
         return self.classifier.predict(states[:, -1:])
 
     def keep(self, videos: Tensor) -> None:
         """Goes on with some of the videos alone: bool (B,), or their indices."""
-        self.inputs, self.states = self.inputs[videos], self.states[videos]
+        if self.seen is not None:
+            inputs, states = self.seen
+            self.seen = inputs[videos], states[videos]
 
 
 class AverageClassifier(nn.Module):
@@ -147,9 +161,9 @@ class AverageClassifier(nn.Module):
 
     def forward(self, glimpse: Glimpse, local: Tensor) -> Tensor:
         """Local features (B, T, C) -> logits (B, 1, K)."""
-        logits = glimpse.logits.mean(1) + self.fc(self.dropout(local)).mean(1)
+        logits: Tensor = glimpse.logits.mean(1) + self.fc(self.dropout(local)).mean(1)
         return logits.unsqueeze(1).float()
 
     def counterfactual(self, glimpse: Glimpse, local: Tensor, other: Tensor) -> Tensor:
         """There is one step, hence no trajectory to keep."""
-        return self(glimpse, other)
+        return self.forward(glimpse, other)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from adafocus.model.adafocus import AdaFocus, Looking, Output
 from adafocus.model.checkpoint import CheckpointError
-from adafocus.model.classifier import Glimpse, OutOfOrder, RecurrentClassifier
+from adafocus.model.classifier import Classifier, Glimpse, OutOfOrder
 from adafocus.model.patches import SKIPPED
 
 
@@ -119,7 +119,7 @@ def visit_all(model: AdaFocus, frames: Tensor) -> Output:
     )
 
 
-def classify_visits(classifier: RecurrentClassifier, glimpse: Glimpse, local: Tensor) -> Tensor:
+def classify_visits(classifier: Classifier, glimpse: Glimpse, local: Tensor) -> Tensor:
     """The running predictions (B, T, K) of all frames in `visiting_order`."""
     running = OutOfOrder(classifier)
     steps = zip(*(part.split(1, dim=1) for part in (*glimpse, local)), strict=True)

@@ -83,4 +83,5 @@ def crop(frames: Tensor, corners: Tensor, size: int) -> Tensor:
     # A view of every window there is; indexing it copies just those that are asked for.
     windows = frames.flatten(0, 1).unfold(2, size, 1).unfold(3, size, 1)
     videos = torch.arange(batch * time, device=frames.device)
-    return windows[videos, :, tops, lefts].unflatten(0, (batch, time))
+    patches: Tensor = windows[videos, :, tops, lefts].unflatten(0, (batch, time))
+    return patches

@@ -7,7 +7,7 @@ videos are one pass.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,18 @@ if TYPE_CHECKING:
     from adafocus.recipe import PolicyRecipe
 
 
-class Decision(NamedTuple):
+Actions = TypeVar("Actions", bound=Distribution)
+"""The kind of distribution that a policy gives."""
+
+
+class Decision(NamedTuple, Generic[Actions]):
     """A policy's view of each of S steps: a distribution over actions and the value (B, S)."""
 
-    actions: Distribution
+    actions: Actions
     value: Tensor
 
 
-class Policy(Protocol):
+class Policy(Protocol[Actions]):
     """What chooses where to look; a module.
 
     Attributes:
@@ -45,10 +49,10 @@ class Policy(Protocol):
     @property
     def skips(self) -> bool: ...
 
-    def __call__(self, maps: Tensor) -> Decision:
+    def __call__(self, maps: Tensor) -> Decision[Actions]:
         """The glancer's maps (B, T, C, h, w) -> S steps."""
 
-    def sample(self, actions: Distribution, draws: Draws) -> Tensor:
+    def sample(self, actions: Actions, draws: Draws) -> Tensor:
         """One action for each of S steps."""
 
     def cells(self, actions: Tensor, margin: int) -> Tensor:
@@ -125,11 +129,11 @@ class GridPolicy(nn.Module):
         """Adds the head that decides whether to skip a frame, with random weights."""
         self.skip = nn.Linear(self.gru.hidden_size, 1)
 
-    def forward(self, maps: Tensor) -> Decision:
+    def forward(self, maps: Tensor) -> Decision[Categorical]:
         """(B, T, C, h, w) -> T steps; actions are int64 (B, T)."""
         return self.advance(maps, None)[0]
 
-    def advance(self, maps: Tensor, state: Tensor | None) -> tuple[Decision, Tensor]:
+    def advance(self, maps: Tensor, state: Tensor | None) -> tuple[Decision[Categorical], Tensor]:
         """T more steps from where the GRU's ``state`` was left, and the state that they leave."""
         encoded = self.encoder(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
         hidden, state = self.gru(encoded, state)
@@ -194,7 +198,7 @@ class GaussianPolicy(nn.Module):
         self.actor = nn.Linear(recipe.hidden, 2)
         self.critic = nn.Linear(recipe.hidden, 1)
 
-    def forward(self, maps: Tensor) -> Decision:
+    def forward(self, maps: Tensor) -> Decision[Independent[Normal]]:
         """(B, T, C, h, w) -> one step; actions are float (B, 1, 2)."""
         state, _ = self.gru(self.encoder(maps.flatten(1, 2)).unsqueeze(1))
         mean = self.actor(state).float().sigmoid()
@@ -203,7 +207,7 @@ class GaussianPolicy(nn.Module):
         gaussian = Independent(normal, 1, validate_args=False)
         return Decision(gaussian, self.critic(state).squeeze(-1).float())
 
-    def sample(self, actions: Independent, draws: Draws) -> Tensor:
+    def sample(self, actions: Independent[Normal], draws: Draws) -> Tensor:
         """float (B, 1, 2) in [0, 1]."""
         mean = actions.base_dist.mean
         noise = draws.normal(mean.shape[1:]).to(mean.device, non_blocking=True)

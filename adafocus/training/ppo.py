@@ -6,7 +6,7 @@ discounted returns, then one or more passes of the clipped loss over the same ro
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,9 +44,10 @@ def rollout(model: AdaFocus, batch: Batch, skip_cost: float) -> Rollout:
         skip_cost: what a look costs, see `contrast`; 0 where the policy may not skip.
     """
     glimpse = model.glance(batch.glance)
-    decision = model.policy(glimpse.maps)
-    actions = model.policy.sample(decision.actions, batch.draws)
-    corners = model.policy.corners(actions, model.margin)
+    policy = model.required_policy
+    decision = policy(glimpse.maps)
+    actions = policy.sample(decision.actions, batch.draws)
+    corners = policy.corners(actions, model.margin)
     looked = corners != SKIPPED
     local = model.focus(batch.frames, corners)
     elsewhere = batch.random_corners(model).where(looked, SKIPPED)
@@ -62,7 +63,7 @@ def rollout(model: AdaFocus, batch: Batch, skip_cost: float) -> Rollout:
         decision.actions.log_prob(actions),
         decision.value,
         reward,
-        model.policy.cells(decision.actions.mode, model.margin),
+        policy.cells(decision.actions.mode, model.margin),
     )
 
 
@@ -132,7 +133,7 @@ class Loss(NamedTuple):
 
 
 def loss(
-    decision: Decision,
+    decision: Decision[Any],
     rollout: Rollout,
     returns: Tensor,
     *,
