@@ -123,7 +123,7 @@ def write_points(
         figures = {"all_frames": points[0]["accuracy"], "gflops_per_video": points[0]["gflops"]}
         for way, line in table.groupby("way"):
             if len(line) > 1 and line["gflops"].min() <= cost:
-                name = f"{way.replace(' ', '_')}_at_{100 * SHARE:.0f}_percent"
+                name = f"{str(way).replace(' ', '_')}_at_{100 * SHARE:.0f}_percent"
                 figures[name] = accuracy_at(line, cost)
         run.add_figures(figures, {})
         run.add_artifacts(output)
@@ -188,7 +188,8 @@ class Pass:
         spent = calibration.cost.spent(looked.numpy())
         videos = np.arange(len(logits))
         points = []
-        for budget in np.linspace(*calibration.gflops.mean(axis=0)[[0, -1]], BUDGETS):
+        of_steps: np.ndarray = calibration.gflops.mean(axis=0)
+        for budget in np.linspace(of_steps[0], of_steps[-1], BUDGETS):
             steps = exit_steps(confidence, calibration.thresholds(budget))
             drawn = [self.rng.permutation(steps) for _ in range(DRAWS)]
             for way, exits in (("conditional exit", [steps]), ("random exit", drawn)):
@@ -218,7 +219,7 @@ class Pass:
         return [_mean([self._point("random frames", *draw, self.frames) for draw in draws])]
 
     def _at_random_frames(self, batch: Batch) -> Output:
-        policy = self.model.policy
+        policy = self.model.required_policy
         actions = policy(self.model.glance(batch.glance).maps).actions
         looked = actions.mode == actions.best_cell
         order = torch.rand(looked.shape, generator=self.random).argsort(-1)
@@ -246,24 +247,24 @@ class Pass:
         gflops: float | None = None,
     ) -> dict[str, Any]:
         """A row; unless told what it cost, frames came in order."""
-        steps = float(np.broadcast_to(steps, len(logits)).mean())
-        looks = looks.double().mean().item()
+        mean_steps = float(np.broadcast_to(steps, len(logits)).mean())
+        mean_looks = looks.double().mean().item()
         if gflops is None:
-            gflops = self.cost.visits[0] * steps + self.cost.look * looks
+            gflops = self.cost.visits[0] * mean_steps + self.cost.look * mean_looks
         return {
             "way": way,
             "budget": None,
             "gflops": gflops,
-            "steps": steps,
-            "looks": looks,
+            "steps": mean_steps,
+            "looks": mean_looks,
             "accuracy": accuracy(logits, self.labels)[self.recipe.metric],
         }
 
 
 def fewer(frames: int) -> list[int]:
     """Numbers of frames to try, at most `FEWER` and all below ``frames``."""
-    numbers = np.linspace(1, frames, min(FEWER, frames - 1) + 1).astype(int)
-    return numbers[:-1].tolist()
+    numbers: list[int] = np.linspace(1, frames, min(FEWER, frames - 1) + 1).astype(int).tolist()
+    return numbers[:-1]
 
 
 def _mean(points: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
 from tqdm import tqdm
 
 from adafocus import legacy
@@ -147,9 +147,10 @@ def leave(confidence: np.ndarray, thresholds: np.ndarray, values: np.ndarray) ->
 
 def exit_steps(confidence: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """(N,): the step after which each video is left, counted from 0."""
-    sure = confidence >= thresholds
+    sure: np.ndarray = confidence >= thresholds
     sure[:, -1] = True
-    return sure.argmax(axis=1)
+    steps: np.ndarray = np.argmax(sure, axis=1)
+    return steps
 
 
 # --- passes over videos -----------------------------------------------------------------------
@@ -186,13 +187,13 @@ def calibrate(
         if found.videos_sha256 in of_videos:
             return found
     check_writable(checkpoint.parent)
-    found = []
+    seen: list[tuple[int, Tensor, Tensor]] = []
     for number, batch in my_batches(clips, workers, device, "calibration"):
         with torch.inference_mode():
             logits, corners = visit_all(model, batch.frames)
-        confidence = logits.float().softmax(-1).amax(-1)
-        found.append((number, confidence.cpu(), (corners != SKIPPED).all(-1).cpu()))
-    _, confidence, looked = zip(*sorted(gather_lists(found), key=itemgetter(0)), strict=True)
+        sure = logits.float().softmax(-1).amax(-1)
+        seen.append((number, sure.cpu(), (corners != SKIPPED).all(-1).cpu()))
+    _, confidence, looked = zip(*sorted(gather_lists(seen), key=itemgetter(0)), strict=True)
     cost = per_visit(source.recipe, model.patch_size)
     made = Calibration(
         torch.cat(confidence).numpy(),
@@ -238,6 +239,6 @@ def my_batches(
     """This process's batches of clips in order, with their numbers; ``name`` is the bar's."""
     sampler = EpochSampler(len(clips), 0, shuffle=False)
     batch_size = clips.recipe.stages.stage3.batch_size
-    batches: DataLoader = loader(clips, batch_size, sampler, workers, device)
+    batches = loader(clips, batch_size, sampler, workers, device)
     bar = tqdm(batches, desc=name, unit="batch", disable=not is_first())
     return own_batches(batches, device, 0, loaded=bar)

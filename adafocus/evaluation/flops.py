@@ -63,7 +63,7 @@ class Cost:
     @property
     def total(self) -> float:
         """Of all steps, each with a look."""
-        return self.visits.sum() + self.look * len(self.visits)
+        return float(self.visits.sum()) + self.look * len(self.visits)
 
     def spent(self, looked: np.ndarray) -> np.ndarray:
         """(N, S): what videos had cost after each step, by whether it was a look, bool (N, S)."""

@@ -9,10 +9,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from adafocus.data.batches import Batch, in_order, own_batches
+from adafocus.data.batches import Batch, Loader, in_order, own_batches
 from adafocus.evaluation.metrics import accuracy
 from adafocus.machine.distributed import gather_to_first, is_first
 from adafocus.machine.meter import Meter
@@ -64,7 +63,7 @@ class Measurement:
 @torch.inference_mode()
 def measure(
     model: AdaFocus,
-    batches: DataLoader,
+    batches: Loader,
     device: torch.device,
     seed: int,
     exits: ConditionalExit | None = None,
@@ -138,6 +137,7 @@ def _beside(
     classify: Callable[[Glimpse, Tensor], Tensor] = model.classifier
     glimpse = prediction.glimpse
     if glimpse is None:
+        assert exits is not None  # which alone leaves none
         classify = partial(classify_visits, model.classifier)
         batch = batch.in_order(exits.order)
         glimpse = model.glance(batch.glance)

@@ -44,7 +44,8 @@ def accuracy_by_class(logits: Tensor, labels: Tensor, metric: str) -> np.ndarray
     scores, truth = _scores(logits), labels.cpu().numpy()
     if metric == "mAP":
         return 100 * _precision(scores, truth)
-    right = _hits(scores, truth)[:, : {"top1": 1, "top5": 5}[metric]].any(axis=1)
+    hits = _hits(scores, truth)[:, : {"top1": 1, "top5": 5}[metric]]
+    right: np.ndarray = np.any(hits, axis=1)
     videos = truth.sum(axis=0)
     shares = np.full(len(videos), np.nan)
     np.divide(100 * (truth & right[:, None]).sum(axis=0), videos, out=shares, where=videos > 0)
@@ -65,7 +66,7 @@ def _precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     # Imported here, as it takes long and a job may start without it.
     from sklearn.metrics import average_precision_score
 
-    present = truth.any(axis=0)
+    present: np.ndarray = np.any(truth, axis=0)
     precision = np.full(len(present), np.nan)
     precision[present] = average_precision_score(
         truth[:, present], scores[:, present], average=None

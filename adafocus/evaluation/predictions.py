@@ -53,12 +53,14 @@ class Predictions:
     @property
     def right(self) -> np.ndarray:
         """bool (N,): whether the predicted class is one of the video's labels."""
-        return self.labels[np.arange(len(self.labels)), self.predicted]
+        right: np.ndarray = self.labels[np.arange(len(self.labels)), self.predicted]
+        return right
 
     @property
     def gain(self) -> np.ndarray:
         """(K,): accuracy minus that on random patches, in percent points."""
-        return self.accuracy - self.accuracy_random
+        gain: np.ndarray = self.accuracy - self.accuracy_random
+        return gain
 
     def confusion(self) -> np.ndarray:
         """Videos by true and predicted class.
@@ -120,4 +122,5 @@ def coverage(corners: np.ndarray, patch_size: int, frame_size: int) -> np.ndarra
 def _patches(corners: np.ndarray) -> np.ndarray:
     """int (M, 2), those corners that are one."""
     corners = corners.reshape(-1, 2).astype(int)
-    return corners[(corners != SKIPPED).all(axis=-1)]
+    patches: np.ndarray = corners[np.all(corners != SKIPPED, axis=-1)]
+    return patches

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -35,7 +35,7 @@ class Result:
     metric: str
     """The data set's own: ``top1``, ``top5`` or ``mAP``"""
     metrics: Mapping[str, float]
-    metrics_per_step: list[Mapping[str, float]] = field(default_factory=list)
+    metrics_per_step: Sequence[Mapping[str, float]] = field(default_factory=list)
     baselines: Mapping[str, Mapping[str, float]]
     """By where the same weights looked"""
     gflops_per_video: float

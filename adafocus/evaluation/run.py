@@ -110,7 +110,7 @@ def evaluate(
     model.set_precision(pick_precision(precision, torch_device))
     model = model.frozen()
     clips = Clips(data, "val", recipe, augment=False, seed=seed)
-    facts = {
+    facts: dict[str, str | float | None] = {
         "budget": budget,
         "seed": seed,
         "precision": name_of(model.precision),
@@ -156,6 +156,7 @@ def evaluate(
     ) as run:
         with name_what_fills_memory(FREE_SOME):
             measured = measure(model, batches, torch_device, seed, exits)
+        assert measured is not None  # as in the first process
         told = facts | {"fingerprint": fingerprint, "anew": anew, "threads": threads}
         result = _result(measured, source, checkpoint, cost, mlflow_run_id=run.id, **told)
         predictions = predictions_of(measured, clips, source.class_names, recipe.metric)
@@ -176,6 +177,7 @@ def _result(
     Args:
         told: other fields of the result.
     """
+    assert source.patch_size is not None  # as of every stage that is evaluated
     recipe = source.recipe
     spent = cost.spent(measured.looked.numpy())
     scores = measured.scores()
@@ -202,7 +204,7 @@ def _result(
             for name in ("stage1", "stage2", "stage3")
             if name <= source.stage
         },
-        swept=recipe.swept and recipe.swept.model_dump(mode="json"),
+        swept=None if recipe.swept is None else recipe.swept.model_dump(mode="json"),
         videos=len(measured.labels),
         classes_left_out_of_mAP=int((~measured.labels.any(0)).sum()),
         git_commit=tracking.git_commit(),

@@ -24,6 +24,7 @@ from adafocus.figures.style import (
     SERIES,
     STYLE,
     VERMILLION,
+    Look,
     count_on_x,
     save,
     save_note,
@@ -172,6 +173,7 @@ def patch_maps(
             return figure.add_axes((x / wide, 1 - y / tall - up, across, up))
 
         figure.text(0.5, 1 - 0.25 / tall, title, ha="center", va="center", fontsize=12)
+        bar: Axes | None
         axes, bar = box(0.75, 0.75, 3.2, 3.2), box(4.05, 0.75, 0.14, 3.2)
         axes.set_title("Corners of patches")
         _draw_grid(axes, bar, grid_shares(predictions.corners, margin, grid), margin)
@@ -212,8 +214,8 @@ def _draw_grid(axes: Axes, bar: Axes, shares: np.ndarray, margin: int) -> None:
         if grid <= 8 and share >= 0.05:
             dark = share > 0.55 * shares.max()
             text = f"{share:.0f}" if share >= 9.95 else f"{share:.1f}"
-            look = {"color": "white" if dark else "black", "fontsize": 7}
-            axes.text(column, row, text, ha="center", va="center", **look)
+            colour = "white" if dark else "black"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
     edges = np.arange(grid + 1)
     pixels = edges * (margin + 1) // grid
     axes.set_xticks(edges - 0.5, pixels)
@@ -223,8 +225,9 @@ def _draw_grid(axes: Axes, bar: Axes, shares: np.ndarray, margin: int) -> None:
 
 def _draw_coverage(axes: Axes, bar: Axes | None, covered: np.ndarray, most: float) -> None:
     size = len(covered)
-    look = {"cmap": HEAT, "vmin": 0, "vmax": most, "interpolation": "none"}
-    image = axes.imshow(covered, extent=(0, size, size, 0), **look)
+    image = axes.imshow(
+        covered, HEAT, vmin=0, vmax=most, interpolation="none", extent=(0, size, size, 0)
+    )
     axes.set(xlabel="x (px)", xticks=[0, size // 2, size], yticks=[0, size // 2, size])
     if bar:
         axes.figure.colorbar(image, cax=bar, label="share of patches (%)")
@@ -253,11 +256,12 @@ def confusion_matrix(predictions: Predictions, path: Path, title: str) -> None:
             side = 2.2 + 0.38 * classes
             figure = Figure(figsize=(side + (3 if numbered else 0.9), side), layout="constrained")
             matrix = figure.subplots()
-            matrix.set_xticks(range(classes), range(classes) if numbered else names)
+            numbers = [str(k) for k in range(classes)]
+            matrix.set_xticks(range(classes), numbers if numbered else names)
             matrix.set_yticks(range(classes), [short(name) for name in names])
             for (row, column), share in np.ndenumerate(shares):
                 if share >= 0.5:
-                    look = {"color": "white" if share > 55 else "black", "fontsize": 7}
+                    look: Look = {"color": "white" if share > 55 else "black", "fontsize": 7}
                     matrix.text(column, row, f"{share:.0f}", ha="center", va="center", **look)
         else:
             figure = Figure(figsize=(11, 5.4), layout="constrained")
@@ -282,7 +286,7 @@ def _draw_confused(
     missed = counts * (1 - np.eye(len(counts)))
     worst = np.argsort(-missed, axis=None, kind="stable")[:MOST_PAIRS]
     pairs = [np.unravel_index(place, missed.shape) for place in worst if missed.flat[place] > 0]
-    values = [missed[pair] for pair in pairs]
+    values = [float(missed[pair]) for pair in pairs]
     axes.set(title="Confused most often", xlabel="videos", ylim=(max(len(pairs), 1) - 0.4, -0.6))
     axes.barh(range(len(pairs)), values, color=BLUE, height=0.6)
     for place, ((truth, _), value) in enumerate(zip(pairs, values, strict=True)):

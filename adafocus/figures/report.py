@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,6 +25,7 @@ from adafocus.figures.style import (
     SKY,
     STYLE,
     VERMILLION,
+    Look,
     save,
     save_note,
 )
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-VARIANTS = (
+VARIANTS: tuple[Look, ...] = (
     {"color": ORANGE, "marker": "s", "linestyle": "--"},
     {"color": SKY, "marker": "D", "linestyle": "-"},
     {"color": PURPLE, "marker": "o", "linestyle": ":"},
@@ -123,8 +125,14 @@ def _draw_published(axes: Axes, figures: Sequence[Mapping[str, Any]]) -> list[fl
         place = (figure["published_gflops"], figure["published"])
         if figure["model"] not in families:
             axes.plot(*place, color=GREY, marker="x", linestyle="none")
-            look = {"textcoords": "offset points", "color": GREY, "bbox": BLANK}
-            axes.annotate(figure["model"], place, (5, 3), **look)
+            axes.annotate(
+                figure["model"],
+                place,
+                (5, 3),
+                textcoords="offset points",
+                color=GREY,
+                bbox=BLANK,
+            )
     for model, marker in families.items():
         points = [
             (figure["published_gflops"], figure["published"])
@@ -132,13 +140,18 @@ def _draw_published(axes: Axes, figures: Sequence[Mapping[str, Any]]) -> list[fl
             if figure["model"] == model
         ]
         if points:
-            look = {"color": "black", "linestyle": "none", "markersize": 9, "fillstyle": "none"}
+            look: Look = {
+                "color": "black",
+                "linestyle": "none",
+                "markersize": 9,
+                "fillstyle": "none",
+            }
             label = f"{model}, published"
             axes.plot(*zip(*points, strict=True), **look, marker=marker, label=label)
     return [figure["published_gflops"] for figure in figures]
 
 
-WAYS = {
+WAYS: dict[tuple[str, bool], tuple[str, Look]] = {
     ("conditional exit", False): ("conditional exit", {"color": BLUE, "linestyle": "-"}),
     ("random exit", False): ("random exit", {"color": VERMILLION, "linestyle": "-."}),
     ("fewer frames", False): ("fewer frames", {"color": GREY, "linestyle": ":", "marker": "x"}),
@@ -168,13 +181,20 @@ def ways_to_spend_less(
         figure = Figure(figsize=(max(5.4, 4.0 * len(sizes)), 4.4), layout="constrained")
         figure.suptitle(title)
         panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
-        handles = {}
+        handles: dict[str, Artist] = {}
         for axes, size in zip(panels, sizes, strict=True):
             axes.set(title=f"patches of {size} px", xlabel="GFLOPs per video")
             of_size = points[points["patch_size"] == size]
             whole_model = of_size[of_size["skip_cost"].isna() & (of_size["way"] == "all frames")]
-            look = {"color": BLUE, "marker": "o", "markersize": 7, "linestyle": "none"}
-            axes.plot(whole_model["gflops"], whole_model["accuracy"], **look, label="AdaFocus")
+            axes.plot(
+                whole_model["gflops"],
+                whole_model["accuracy"],
+                color=BLUE,
+                marker="o",
+                markersize=7,
+                linestyle="none",
+                label="AdaFocus",
+            )
             for (way, skips), (label, look) in WAYS.items():
                 chosen = of_size[(of_size["way"] == way) & (of_size["skip_cost"].notna() == skips)]
                 # Exits of each model are a line of their own.
@@ -195,7 +215,7 @@ def ways_to_spend_less(
             handles |= dict(zip(labels, found, strict=True))
         panels[0].set_ylabel(f"{METRICS[metric]} (%)")
         columns = min(2 * len(sizes), 4)
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
+        figure.legend([*handles.values()], [*handles], loc="outside lower center", ncols=columns)
         save(figure, path)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,29 +16,32 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import RcKeyType
 from PIL import Image
 
 from adafocus.machine.files import whole
 
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 YELLOW, ORANGE, SKY = "#F0E442", "#E69F00", "#56B4E9"
-SERIES = (
+Look = dict[str, Any]
+"""How a line, a text or markers are drawn, as matplotlib names it."""
+SERIES: tuple[Look, ...] = (
     {"color": BLUE, "marker": "o", "linestyle": "-"},
     {"color": VERMILLION, "marker": "s", "linestyle": "--"},
     {"color": GREEN, "marker": "^", "linestyle": "-."},
     {"color": PURPLE, "marker": "D", "linestyle": ":"},
 )
-BASELINES = {
+BASELINES: dict[str, tuple[str, Look]] = {
     "oracle": ("true position", {"color": GREEN, "linestyle": "--"}),
     "random": ("random patches", {"color": VERMILLION, "linestyle": "-."}),
     "centre": ("centre patch", {"color": PURPLE, "linestyle": (0, (5, 2, 1, 2, 1, 2))}),
     "glancer": ("glancer alone", {"color": GREY, "linestyle": ":"}),
 }
 """Label and line of each baseline."""
-BLANK = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
+BLANK: Look = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
 """Behind names, so that they are legible where a line runs through them."""
 METRICS = {"top1": "top-1", "top5": "top-5", "mAP": "mAP"}
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {
     "axes.axisbelow": True,
     "axes.formatter.use_mathtext": True,
     "axes.grid": True,

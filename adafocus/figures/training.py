@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adafocus.figures.style import (
@@ -19,6 +20,7 @@ from adafocus.figures.style import (
     SERIES,
     STYLE,
     VERMILLION,
+    Look,
     count_on_x,
     save,
 )
@@ -31,7 +33,8 @@ def training_curves(history: Sequence[Mapping[str, float]], path: Path, title: s
         history: the rows of ``*.metrics.csv``, one per epoch; those of epochs without a validation
             lack its metrics.
     """
-    columns = list(max(history, key=len))
+    fullest = max(history, key=len)
+    columns = list(fullest)
     panels = {
         "Loss": ("loss", [name for name in columns if name.endswith("loss")]),
         "Validation": ("accuracy (%)", [name for name in columns if name.startswith("val_")]),
@@ -63,8 +66,13 @@ def training_curves(history: Sequence[Mapping[str, float]], path: Path, title: s
                 axes.ticklabel_format(axis="y", scilimits=(-2, 3))
             if len(series) > 1:
                 # Below, as curves may run anywhere within.
-                look = {"columnspacing": 1, "handlelength": 2.2, "ncols": len(series)}
-                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), **look)
+                axes.legend(
+                    loc="upper center",
+                    bbox_to_anchor=(0.5, -0.2),
+                    columnspacing=1,
+                    handlelength=2.2,
+                    ncols=len(series),
+                )
         save(figure, path)
 
 
@@ -85,7 +93,7 @@ def swept_numbers(sweep: Mapping[str, Any], path: Path, title: str) -> None:
     trials = [trial for trial in sweep["trials"] if trial["best"] is not None]
     labels = {name: _label_of(name) for name in sweep["numbers"]}
     best, own = sweep["best"]["trial"], sweep["recipe"]["trial"]
-    groups = (
+    groups: tuple[tuple[str, Look, str], ...] = (
         ("all epochs", {"color": BLUE, "marker": "o"}, "finished"),
         ("stopped early", {"facecolor": "none", "edgecolor": GREY, "marker": "o"}, "stopped early"),
         ("failed later", {"color": VERMILLION, "marker": "x"}, "failed"),
@@ -100,15 +108,17 @@ def swept_numbers(sweep: Mapping[str, Any], path: Path, title: str) -> None:
             scale = "log" if sweep["numbers"][name]["log"] else "linear"
             axes.set(xscale=scale, xlabel=labels[name], ylabel=unit)
 
-            def draw(chosen: Sequence[Any], look: dict[str, Any], axes=axes, name=name) -> None:
+            def draw(
+                chosen: Sequence[Any], look: Look, axes: Axes = axes, name: str = name
+            ) -> None:
                 values = [trial["values"][name] for trial in chosen]
                 axes.scatter(values, [trial["best"] for trial in chosen], **look)
 
             for label, look, status in groups:
                 if chosen := [trial for trial in trials if trial["status"] == status]:
                     draw(chosen, {"s": 22, "label": label, **look})
-            ring = {"s": 110, "facecolor": "none"}
-            marked = (
+            ring: Look = {"s": 110, "facecolor": "none"}
+            marked: tuple[tuple[str, int, Look], ...] = (
                 ("the recipe's", own, {"edgecolor": PURPLE, "linestyle": ":", "marker": "s"}),
                 ("best", best, {"edgecolor": GREEN, "marker": "o"}),
             )

@@ -7,7 +7,7 @@ them starts from and leaves stands in `adafocus.recipe.stages`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,18 +15,19 @@ from torch.nn import functional
 
 from adafocus.data.batches import Batch
 from adafocus.model.backbones import pool
+from adafocus.recipe import PolicyTraining
 from adafocus.training import ppo
 from adafocus.training.parts import InParts, at_once
-from adafocus.training.stage import Stage
+from adafocus.training.stage import HeadStage, Stage
 
 # --- stage 0 ----------------------------------------------------------------------------------
 
 
-class GlancerStage(Stage):
+class GlancerStage(HeadStage):
     """The glancer, on frames of its own size; logits are averaged over frames."""
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = functional.cross_entropy(self.predict(batch), batch.target)
+    def loss(self, videos: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = functional.cross_entropy(self.predict(videos), videos.target)
         return loss, {"loss": loss}
 
     def predict(self, batch: Batch) -> Tensor:
@@ -55,12 +56,12 @@ def every_step(logits: Tensor, target: Tensor) -> Tensor:
     return functional.cross_entropy(logits.flatten(0, 1), target.repeat_interleave(steps, dim=0))
 
 
-class Stage1(Stage):
+class Stage1(HeadStage):
     """Focuser and classifier learn on patches from random places, drawn anew for every frame; the
     glancer is frozen."""
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = every_step(self._logits(batch), batch.target)
+    def loss(self, videos: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = every_step(self._logits(videos), videos.target)
         return loss, {"loss": loss}
 
     def predict(self, batch: Batch) -> Tensor:
@@ -90,7 +91,7 @@ class Experience(NamedTuple):
         return Experience(rollout, self.returns[rows], self.logs)
 
 
-class Stage2(Stage):
+class Stage2(Stage[Experience, PolicyTraining]):
     """The policy learns where to look, by PPO; all else is frozen."""
 
     @property
@@ -105,7 +106,8 @@ class Stage2(Stage):
 
     @property
     def least(self) -> int:
-        return self.model.policy.least
+        least: int = self.model.required_policy.least
+        return least
 
     def prepare(self, batch: Batch, in_parts: InParts = at_once) -> Experience:
         training = self.training
@@ -119,15 +121,16 @@ class Stage2(Stage):
             "cells": self._count(rollout.likeliest),
         }
         if training.skip_cost is not None:
-            logs["looked"] = (rollout.actions < self.model.policy.grid**2).float().mean()
+            cells = self.model.required_policy.grid**2
+            logs["looked"] = (rollout.actions < cells).float().mean()
         return Experience(rollout, returns, logs)
 
-    def loss(self, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, videos: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         training = self.training
         loss = ppo.loss(
-            self.model.policy(experience.rollout.maps),
-            experience.rollout,
-            experience.returns,
+            self.model.required_policy(videos.rollout.maps),
+            videos.rollout,
+            videos.returns,
             clip=training.clip,
             value_coefficient=training.value_coefficient,
             entropy_coefficient=training.entropy_coefficient,
@@ -139,7 +142,7 @@ class Stage2(Stage):
             "entropy": loss.entropy,
             "approximate_kl": loss.divergence,
             "clipped_share": loss.clipped,
-            **experience.logs,
+            **videos.logs,
         }
 
     def predict(self, batch: Batch) -> Tensor:
@@ -154,7 +157,7 @@ class Stage2(Stage):
 
     def _count(self, cells: Tensor) -> Tensor:
         """How often each cell of the policy's grid is among these, skipped frames left out."""
-        counts = torch.zeros(self.model.policy.grid**2 + 1, device=cells.device)
+        counts = torch.zeros(self.model.required_policy.grid**2 + 1, device=cells.device)
         ones = torch.ones((), device=cells.device).expand(cells.numel())
         return counts.scatter_add(0, cells.flatten(), ones)[:-1]
 
@@ -162,21 +165,21 @@ class Stage2(Stage):
 # --- stage 3 ----------------------------------------------------------------------------------
 
 
-class Stage3(Stage):
+class Stage3(HeadStage):
     """The classifier is tuned to the patches that the policy chooses; all else is frozen."""
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, videos: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
-            glimpse = self.frozen.glance(batch.glance)
-            local = self.frozen.focus(batch.frames, self.frozen.look(glimpse))
-        loss = every_step(self.model.classifier(glimpse, local), batch.target)
+            glimpse = self.frozen.glance(videos.glance)
+            local = self.frozen.focus(videos.frames, self.frozen.look(glimpse))
+        loss = every_step(self.model.classifier(glimpse, local), videos.target)
         return loss, {"loss": loss}
 
     def predict(self, batch: Batch) -> Tensor:
         return self.frozen(batch.frames, batch.glance).logits[:, -1]
 
 
-STAGES: dict[str, type[Stage]] = {
+STAGES: dict[str, type[Stage[Any, Any]]] = {
     "glancer": GlancerStage,
     "focuser": FocuserStage,
     "stage1": Stage1,

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from adafocus import legacy, tracking
-from adafocus.data.batches import EpochSampler, loader
+from adafocus.data.batches import EpochSampler, Loader, loader
 from adafocus.data.clips import (
     Clips,
     class_names,
@@ -30,6 +29,7 @@ from adafocus.methods.adafocus import STAGES
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError
+from adafocus.model.policy import GridPolicy
 from adafocus.recipe import SPECS, MicroBatch, Precision, Recipe
 from adafocus.training.engine import CHECKPOINT_MINUTES, Progress, fit, write_history
 from adafocus.training.fingerprint import accepted, made_by
@@ -123,14 +123,16 @@ def train(
         | files.in_parts(None if micro_batch == "auto" else micro_batch),
     )
     if recipe.skip_cost is not None and "policy" in SPECS[stage].trains:
+        assert isinstance(model.policy, GridPolicy)  # as the recipe has checked
         model.policy.learn_to_skip()
     with first_alone():
         state = resume.read(trial)
     if before := files.trained_before(resume, state, seed, anew):
         if is_first():
             tqdm.write(before.line)
-            for row in before.history if on_epoch else ():
-                on_epoch(row)
+            if on_epoch:
+                for row in before.history:
+                    on_epoch(row)
             model.load_state_dict(before.tensors, strict=False)
             files.write(before.history, before.made_by)
         return
@@ -258,7 +260,7 @@ def _batches(
     seed: int,
     workers: int,
     device: torch.device,
-) -> DataLoader:
+) -> Loader:
     """Of the clips that a stage learns from (``train``) or is validated on (``val``)."""
     learns = split == "train"
     clips = Clips(data, split, recipe, augment=learns, seed=seed)

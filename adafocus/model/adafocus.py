@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -50,6 +51,8 @@ class AdaFocus(nn.Module):
 
     class_names: tuple[str, ...] = ()
     """Name of each class in the order of the logits, where a checkpoint told them."""
+
+    __call__: Callable[..., Output]
 
     def __init__(
         self,

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
 import torch
 from torch import Tensor
+
+Array = TypeVar("Array", Tensor, np.ndarray)
 
 SKIPPED = -1
 """Top and left of the patch of a frame that nobody looks at."""
@@ -25,7 +30,7 @@ def grid_corners(cells: Tensor, grid: int, margin: int) -> Tensor:
     return rows_and_columns * margin // (grid - 1)
 
 
-def grid_cells(corners: Tensor, grid: int, margin: int) -> Tensor:
+def grid_cells(corners: Array, grid: int, margin: int) -> Array:
     """Rows and columns of the cells of a grid that corners lie in.
 
     The cells share all corners that there may be as evenly as whole pixels allow, and each of

@@ -38,6 +38,7 @@ from adafocus.recipe.stages import PARTS, SPECS, StageSpec
 from adafocus.recipe.training import (
     HeadTraining,
     Multiplier,
+    PolicyTraining,
     Stages,
     SweepBudget,
     Training,
@@ -66,6 +67,7 @@ __all__ = [
     "Multiplier",
     "Phase",
     "PolicyRecipe",
+    "PolicyTraining",
     "Precision",
     "Recipe",
     "RecipeError",

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from adafocus.data.batches import Batch, EpochSampler, in_order, own_batches
+from adafocus.data.batches import Batch, Loader, in_order, own_batches
 from adafocus.data.draws import Draws
 from adafocus.evaluation.metrics import accuracy
 from adafocus.machine import distributed
@@ -81,9 +80,9 @@ class Progress:
     "let fewer videos go through at a time, by micro_batch in config/config.yaml (--micro-batch)"
 )
 def fit(
-    stage: Stage,
-    clips: DataLoader,
-    validation: DataLoader,
+    stage: Stage[Any, Any],
+    clips: Loader,
+    validation: Loader,
     *,
     metric: Metric,
     seed: int,
@@ -122,7 +121,7 @@ def fit(
         ValueError: where the GPU's memory is full all the same.
         WriteError: where the state cannot be saved.
     """
-    model = stage.model.to(device, memory_format=torch.channels_last)
+    model = stage.model.to(device).to(memory_format=torch.channels_last)
     model.set_precision(precision)
     norms = [norm for part in stage.parts.values() for norm in distributed.share_statistics(part)]
     stage.train_mode()
@@ -192,8 +191,8 @@ class _Run:
     def __init__(
         self,
         *,
-        stage: Stage,
-        clips: DataLoader,
+        stage: Stage[Any, Any],
+        clips: Loader,
         optimizer: Optimizer,
         scheduler: LambdaLR,
         device: torch.device,
@@ -204,7 +203,6 @@ class _Run:
         micro_batch: MicroBatch,
         norms: list[nn.Module],
     ) -> None:
-        assert isinstance(clips.sampler, EpochSampler)
         self.stage, self.clips, self.device, self.seed = stage, clips, device, seed
         self.sampler, self.videos = clips.sampler, clips.dataset.videos
         self.optimizer, self.scheduler = optimizer, scheduler
@@ -216,7 +214,7 @@ class _Run:
         modules = stage.parts.values()
         self.parts = Parts(self.progress, micro_batch, stage.least, modules, norms)
 
-    def train(self, bar: tqdm) -> dict[str, float]:
+    def train(self, bar: tqdm[NoReturn]) -> dict[str, float]:
         """What is left of an epoch; returns the means of what the stage logs over all of it, and
         what its `Meter` says."""
         stage, part = self.stage, self.progress.begun
@@ -286,10 +284,10 @@ class _Run:
         """Between two batches: saves the state where it is time, and raises `Stopped` after a
         signal or `TrainingError` after a loss that is not finite, in all processes alike."""
         due = time.monotonic() - self.saved >= self.interval and distributed.is_first()
-        number, due, broken = distributed.most(self.stop.number, due, bool(self.losses.broken))
+        number, save, broken = distributed.most(self.stop.number, due, bool(self.losses.broken))
         if broken:
             self._give_up()
-        if number or due:
+        if number or save:
             self.save()
         if number:
             message = (
@@ -362,8 +360,8 @@ class _Run:
 
 @torch.inference_mode()
 def validate(
-    stage: Stage,
-    clips: DataLoader,
+    stage: Stage[Any, Any],
+    clips: Loader,
     device: torch.device,
     seed: int,
     predict: Callable[[Batch], Tensor] | None = None,
@@ -386,13 +384,14 @@ def validate(
     if gathered is not None:
         logits, labels = map(torch.cat, zip(*gathered, strict=True))
         scores = accuracy(logits, labels)
-    return distributed.of_first(scores)
+    of_all: dict[str, float] = distributed.of_first(scores)
+    return of_all
 
 
 # --- resume -----------------------------------------------------------------------------------
 
 
-def _tensors(stage: Stage) -> dict[str, Tensor]:
+def _tensors(stage: Stage[Any, Any]) -> dict[str, Tensor]:
     """Weights and buffers of what the stage trains, by their name in the model."""
     return {
         f"{name}.{key}": tensor

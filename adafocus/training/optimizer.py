@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -11,7 +12,8 @@ from torch.optim import SGD, Adam, Optimizer
 
 from adafocus.recipe import Multiplier, Training
 
-KINDS = ("plain", "head", "head_bias", "bias", "norm")
+Kind = Literal["plain", "head", "head_bias", "bias", "norm"]
+KINDS: tuple[Kind, ...] = ("plain", "head", "head_bias", "bias", "norm")
 """Of weights, see `Training.multipliers`; groups stand in this order."""
 
 
@@ -27,7 +29,9 @@ def build_optimizer(training: Training, parts: Mapping[str, nn.Module]) -> Optim
             groups.append({"params": list(part.parameters()), "lr": rate, "name": name})
             continue
         for kind, parameters in _by_kind(part).items():
-            times = training.multipliers.get(kind, Multiplier())
+            times = Multiplier()
+            if kind != "plain":
+                times = training.multipliers.get(kind, times)
             groups.append(
                 {
                     "params": parameters,
@@ -41,10 +45,11 @@ def build_optimizer(training: Training, parts: Mapping[str, nn.Module]) -> Optim
     return SGD(groups, momentum=training.momentum, weight_decay=training.weight_decay)
 
 
-def _by_kind(part: nn.Module) -> dict[str, list[nn.Parameter]]:
+def _by_kind(part: nn.Module) -> dict[Kind, list[nn.Parameter]]:
     """A part's parameters by their kind, those kinds that it has."""
     heads = [child for child in part.children() if isinstance(child, nn.Linear)]
-    found: dict[str, list[nn.Parameter]] = {kind: [] for kind in KINDS}
+    found: dict[Kind, list[nn.Parameter]] = {kind: [] for kind in KINDS}
+    kind: Kind
     for module in part.modules():
         for name, parameter in module.named_parameters(recurse=False):
             bias = name.startswith("bias")

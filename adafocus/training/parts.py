@@ -152,4 +152,5 @@ class Parts:
 
 
 def _longest(parts: list[slice]) -> int:
-    return max(rows.stop - rows.start for rows in parts)
+    lengths: list[int] = [rows.stop - rows.start for rows in parts]
+    return max(lengths)

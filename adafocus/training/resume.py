@@ -80,8 +80,8 @@ class ResumeFile:
                 return state
             say(f"{path} is of another run (recipe, data, seed, precision or checkpoints changed)")
             break
-        if found and trial and (state := self.take_over(trial)):
-            return state
+        if found and trial and (taken := self.take_over(trial)):
+            return taken
         if found:
             say("starting over")
         return None
@@ -121,4 +121,5 @@ def _read(path: Path) -> dict[str, Any]:
         broken = archive.testzip()
     if broken is not None:
         raise BadZipFile(f"the checksum of {broken} is another")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Protocol, Self
+from typing import Generic, Protocol, Self, TypeVar
 
 from torch import Tensor
 
@@ -20,8 +20,12 @@ class Videos(Protocol):
     def part(self, rows: slice) -> Self: ...
 
 
-class Stage(ABC):
-    """What one stage trains and by which loss.
+Prepared = TypeVar("Prepared", bound=Videos)
+Section = TypeVar("Section", bound=Training)
+
+
+class Stage(ABC, Generic[Prepared, Section]):
+    """What one stage trains and by which loss, which it computes of what it has ``Prepared``.
 
     Args:
         name: ``glancer``, ``focuser``, ``stage1``, ``stage2`` or ``stage3``.
@@ -29,33 +33,37 @@ class Stage(ABC):
         training: the stage's section of the recipe.
     """
 
-    def __init__(self, name: str, model: AdaFocus, training: Training) -> None:
+    def __init__(self, name: str, model: AdaFocus, training: Section) -> None:
         self.name = name
         self.model = model
         self.training = training
         self.parts = {part: getattr(model, part) for part in SPECS[name].trains}
-        if isinstance(training, HeadTraining) and training.dropout is not None:
-            for part in self.parts.values():
-                part.dropout.p = training.dropout
 
-    latest_is_best = False
-    """Whether the last epoch's weights are kept, not those of the best metric."""
+    @property
+    def latest_is_best(self) -> bool:
+        """Whether the last epoch's weights are kept, not those of the best metric."""
+        return False
 
-    steps = 1
-    """Optimizer steps on each batch."""
-    least = 1
-    """Videos that a part of a batch must have."""
+    @property
+    def steps(self) -> int:
+        """Optimizer steps on each batch."""
+        return 1
 
-    def prepare(self, batch: Batch, in_parts: InParts = at_once) -> Videos:
+    @property
+    def least(self) -> int:
+        """Videos that a part of a batch must have."""
+        return 1
+
+    @abstractmethod
+    def prepare(self, batch: Batch, in_parts: InParts = at_once) -> Prepared:
         """What all steps on a batch start from, computed once, without gradients.
 
         Args:
             in_parts: does what needs much memory.
         """
-        return batch
 
     @abstractmethod
-    def loss(self, videos: Videos) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, videos: Prepared) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of some videos, and what is to be logged, means as well, ``loss`` among it.
 
         Args:
@@ -83,3 +91,16 @@ class Stage(ABC):
         self.model.eval().requires_grad_(False)
         for part in self.parts.values():
             part.train().requires_grad_(True)
+
+
+class HeadStage(Stage[Batch, HeadTraining]):
+    """A stage that trains heads, on batches as they are, with the recipe's dropout before them."""
+
+    def __init__(self, name: str, model: AdaFocus, training: HeadTraining) -> None:
+        super().__init__(name, model, training)
+        if training.dropout is not None:
+            for part in self.parts.values():
+                part.dropout.p = training.dropout
+
+    def prepare(self, batch: Batch, in_parts: InParts = at_once) -> Batch:
+        return batch
