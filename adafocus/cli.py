@@ -16,6 +16,7 @@ from adafocus.extras import missing_extra
 from adafocus.recipe import (
     SPECS,
     Config,
+    Precision,
     find_recipe,
     load_recipe,
     load_recipes,
@@ -26,10 +27,12 @@ from adafocus.recipe import (
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-Stage = StrEnum("Stage", list(SPECS))
-PolicyStage = StrEnum("PolicyStage", [name for name, spec in SPECS.items() if spec.has_policy])
+# What a stage is stands in `SPECS` alone, of which mypy sees no members.
+Stage = StrEnum("Stage", list(SPECS))  # type: ignore[misc]
+PolicyStage = StrEnum(  # type: ignore[misc]
+    "PolicyStage", [name for name, spec in SPECS.items() if spec.has_policy]
+)
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])
-PrecisionName = StrEnum("PrecisionName", ["auto", "bf16", "fp32"])
 
 RecipeFile = Annotated[Path, typer.Option("--recipe", help="The data set's recipe, a YAML file.")]
 DataFolder = Annotated[Path, typer.Option("--data", help="The data set's folder; holds splits/.")]
@@ -37,7 +40,7 @@ Seed = Annotated[int, typer.Option(help="Fixes the run; on a CPU bit for bit.")]
 DeviceName = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
 PrecisionOption = Annotated[
-    PrecisionName,
+    Precision,
     typer.Option(help="In which backbones compute; auto is bf16 on GPUs that are made for it."),
 ]
 Anew = Annotated[
@@ -90,7 +93,7 @@ def train(
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0, help="Save the state after so many, and after every epoch.")
     ] = Config.model_fields["checkpoint_minutes"].default,
-    precision: PrecisionOption = PrecisionName.auto,
+    precision: PrecisionOption = "auto",
     micro_batch: Annotated[
         str, typer.Option(help="Videos of a batch to take at a time; auto: as many as fit.")
     ] = "auto",
@@ -138,7 +141,7 @@ def train(
                 threads=threads,
                 tracking_uri=tracking_uri,
                 checkpoint_minutes=checkpoint_minutes,
-                precision=precision.value,
+                precision=precision,
                 micro_batch=videos_at_a_time,
                 anew=anew,
                 trial=trial,
@@ -156,7 +159,7 @@ def evaluate(
     device: DeviceName = Device.auto,
     threads: Threads = 8,
     tracking_uri: TrackingUri = DEFAULT_STORE,
-    precision: PrecisionOption = PrecisionName.fp32,
+    precision: PrecisionOption = "fp32",
     anew: Anew = None,
     experiment: Annotated[
         str | None, typer.Option(help="What the result is of; by default what was trained.")
@@ -179,7 +182,7 @@ def evaluate(
                 tracking_uri=tracking_uri,
                 budget=budget,
                 anew=anew,
-                precision=precision.value,
+                precision=precision,
                 experiment=experiment,
             )
 
@@ -200,7 +203,7 @@ def predict(
         Path | None, typer.Option(help="PNG to write: the looks side by side.")
     ] = None,
     device: DeviceName = Device.auto,
-    precision: PrecisionOption = PrecisionName.fp32,
+    precision: PrecisionOption = "fp32",
 ) -> None:
     """Name what videos show, and where the model looked."""
     with one_line_errors():
@@ -219,7 +222,7 @@ def predict(
             raise ValueError(f"{', '.join(map(str, videos))}: holds no video")
         if len(files) > 1 and (overlay or sheet):
             raise ValueError(f"--overlay and --sheet are for one video, not {len(files)}")
-        predictor = predict.Predictor(checkpoint, device.value, budget, precision.value)
+        predictor = predict.Predictor(checkpoint, device.value, budget, precision)
         failed = 0
         with ExitStack() as stack:
             lines = None
@@ -282,7 +285,7 @@ def import_checkpoint(
     ] = None,
     stage: Annotated[
         PolicyStage, typer.Option(help="What a file with a policy is; others tell themselves.")
-    ] = PolicyStage.stage3,
+    ] = PolicyStage["stage3"],
     classes: Annotated[
         Path | None, typer.Option(help="Class names, one a line; numbers if not given.")
     ] = None,
@@ -297,7 +300,7 @@ def import_checkpoint(
         from adafocus.model import checkpoint
         from adafocus.model.published import import_published
 
-        names = classes and tuple(read_class_list(classes))
+        names = None if classes is None else tuple(read_class_list(classes))
         imported = import_published(
             source, recipe, patch_size, class_names=names, policy_stage=stage.value
         )

@@ -126,7 +126,7 @@ def _gpus(folder: Path, project: Project) -> Iterator[Finding]:
     config = project.config
     driver = re.search(r"Module\s+(?:for \S+\s+)?(\S+)", _text(DRIVER))
     known = f", driver {driver[1]}" if driver else ""
-    wanted = "fails" if config.device == "cuda" else "note"
+    wanted: State = "fails" if config.device == "cuda" else "note"
     if config.device == "cpu":
         yield Finding("ok", "GPUs: not asked for, as device: is cpu in config/config.yaml")
     elif not torch.cuda.is_available():
@@ -233,10 +233,11 @@ def _weights(folder: Path, project: Project) -> Iterator[Finding]:
                 f"weights: {path}: not there yet; the first job downloads it from {url}: without a"
                 " network, put a copy there",
             )
-    for path in sorted({s.pretrained for s in sections} - {None, "imagenet"}):
-        there = (folder / path).exists()
+    files = {s.pretrained for s in sections if s.pretrained is not None} - {"imagenet"}
+    for file in sorted(files):
+        there = (folder / file).exists()
         text = "is there" if there else "no such file; correct pretrained: in the recipe"
-        yield Finding("ok" if there else "fails", f"weights: {path}: {text}")
+        yield Finding("ok" if there else "fails", f"weights: {file}: {text}")
 
 
 def _mlflow(folder: Path, project: Project) -> Iterator[Finding]:

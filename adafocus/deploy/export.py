@@ -74,6 +74,7 @@ def export_onnx(checkpoint: Path, output: Path) -> None:
             dynamo=True,
             verbose=False,
         )
+    assert program is not None  # as of dynamo
     program.model.metadata_props.update(
         class_names=json.dumps(source.class_names),
         patch_size=str(source.patch_size),

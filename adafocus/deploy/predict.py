@@ -27,6 +27,9 @@ from adafocus.model.exits import ConditionalExit, check_can_leave
 from adafocus.model.patches import SKIPPED
 from adafocus.recipe import Precision
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom of a patch in pixels."""
+
 
 @dataclass(frozen=True)
 class Guess:
@@ -40,9 +43,8 @@ class Step:
 
     time: float
     """Seconds from the first frame to the one looked at."""
-    box: tuple[float, float, float, float] | None
-    """Left, top, right and bottom of the patch in the video's own pixels; None where the frame was
-    skipped."""
+    box: Box | None
+    """Of the patch on the video's own frame; None where that was skipped."""
     label: str | None
     """The running prediction after this look; None where only the last look predicts (TSM)."""
     probability: float | None
@@ -130,11 +132,11 @@ class Predictor:
         with TemporaryDirectory() as folder:
             store = extract_alone(self.recipe.frames, video, Path(folder))
             count = count_frames(store)
-            looked_at, glanced_at = (
-                sample_val(count, segments, shape.padding) if segments else []
-                for segments in (shape.frames, shape.glance_frames)
-            )
-            frames = read_frames(store, [*looked_at, *glanced_at])
+            looked_at = sample_val(count, shape.frames, shape.padding)
+            indices = [*looked_at]
+            if shape.glance_frames:
+                indices += [*sample_val(count, shape.glance_frames, shape.padding)]
+            frames = read_frames(store, indices)
         clip, extent = crop_centre(frames, shape.frame_size)
         clip, glance = clip[: shape.frames], clip[shape.frames :]
         order = list(range(shape.frames))
@@ -187,9 +189,7 @@ class Predictor:
             raise DataError(f"{video}: {count} frames were extracted, of {len(whole.times)}")
         return whole, whole.times
 
-    def _boxes(
-        self, corners: Tensor, extent: Tensor, times: Timeline
-    ) -> list[tuple[float, ...] | None]:
+    def _boxes(self, corners: Tensor, extent: Tensor, times: Timeline) -> list[Box | None]:
         """Patches in pixels of the video, from corners on the centre crop of shrunk frames; None
         for a frame that was skipped."""
         size = self.model.frame_size
@@ -198,7 +198,10 @@ class Predictor:
         pixels = of_frame * torch.tensor([times.height, times.width])
         boxes = pixels.flip(-1).flatten(1).round(decimals=2).tolist()
         skipped = (corners == SKIPPED).all(-1).tolist()
-        return [None if skip else tuple(box) for skip, box in zip(skipped, boxes, strict=True)]
+        return [
+            None if skip else (left, top, right, bottom)
+            for skip, (left, top, right, bottom) in zip(skipped, boxes, strict=True)
+        ]
 
     def _likeliest(self, probabilities: Tensor | None) -> tuple[str | None, float | None]:
         if probabilities is None:

@@ -86,8 +86,12 @@ def save(checkpoint: Path, folder: Path, model: LoggedModel) -> None:
     source = read(checkpoint)
     example = _example(source.recipe)
     named = example if isinstance(example, dict) else {None: example}
-    inputs = [TensorSpec(v.dtype, (-1, *v.shape[1:]), name=k) for k, v in named.items()]
-    outputs = [ColSpec(DataType.float, name) for name in source.class_names]
+    inputs: list[ColSpec | TensorSpec] = [
+        TensorSpec(v.dtype, (-1, *v.shape[1:]), name=k) for k, v in named.items()
+    ]
+    outputs: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.float, name) for name in source.class_names
+    ]
     mlflow.pyfunc.save_model(
         str(folder),
         loader_module="adafocus.serving",

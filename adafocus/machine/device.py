@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -101,8 +101,8 @@ def tune_cudnn() -> None:
     prediction nor training was faster for it, while it took up to 12 s for each new shape and
     gigabytes of memory.
     """
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
-    torch.backends.cudnn.rnn.fp32_precision = "ieee"
+    cudnn: Any = torch.backends.cudnn  # which has these at run time alone
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
 
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -271,12 +271,14 @@ class CpuSyncBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
         kind, input = input.dtype, input.to(self.running_mean.dtype)
         dims = [dim for dim in range(input.ndim) if dim != 1]
         shape = [-1 if dim == 1 else 1 for dim in range(input.ndim)]
-        average = _Mean.apply(input.mean(dims))
+        average: Tensor = _Mean.apply(input.mean(dims))
         centred = input - average.view(shape)
-        variance = _Mean.apply(centred.square().mean(dims))
+        variance: Tensor = _Mean.apply(centred.square().mean(dims))
         with torch.no_grad():
             count = input.numel() // input.shape[1] * size()
             self.num_batches_tracked += 1
