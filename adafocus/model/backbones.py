@@ -262,28 +262,12 @@ class FusedConv(nn.Module):
             if isinstance(conv, ShiftedConv2d):
                 maps = temporal_shift(maps, conv.segments)
             if self.with_relu:
-                padding = conv.padding
-                assert not isinstance(padding, str)
+                assert not isinstance(conv.padding, str)
+                how = (conv.stride, conv.padding, conv.dilation, conv.groups)
                 if added is None:
-                    return torch.cudnn_convolution_relu(
-                        maps,
-                        conv.weight,
-                        conv.bias,
-                        conv.stride,
-                        padding,
-                        conv.dilation,
-                        conv.groups,
-                    )
+                    return torch.cudnn_convolution_relu(maps, conv.weight, conv.bias, *how)
                 return torch.cudnn_convolution_add_relu(
-                    maps,
-                    conv.weight,
-                    added,
-                    1.0,
-                    conv.bias,
-                    conv.stride,
-                    padding,
-                    conv.dilation,
-                    conv.groups,
+                    maps, conv.weight, added, 1.0, conv.bias, *how
                 )
             pixels = functional.linear(maps.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias)
             made = pixels.permute(0, 3, 1, 2)
