@@ -212,7 +212,7 @@ def predict(
         from adafocus.data import DataError
         from adafocus.data.listing import find_videos, holds_frames
         from adafocus.deploy import predict
-        from adafocus.machine.files import whole
+        from adafocus.machine.files import atomic
 
         files = []
         for path in videos:
@@ -227,7 +227,7 @@ def predict(
         with ExitStack() as stack:
             lines = None
             if json_ is not None:
-                lines = stack.enter_context(stack.enter_context(whole(json_)).open("w"))
+                lines = stack.enter_context(stack.enter_context(atomic(json_)).open("w"))
             for path in tqdm(files, unit="video", disable=len(files) == 1):
                 try:
                     prediction = predictor(path, top)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from adafocus.data.clips import Clip, Clips
 from adafocus.data.draws import Draws, Kind
-from adafocus.machine.distributed import gather_to_first, is_mine, share, size
+from adafocus.machine.distributed import gather_to_first, is_mine, local_shard, size
 from adafocus.machine.shared_memory import processes_that_fit
 from adafocus.machine.signals import leave_to_parent
 
@@ -117,7 +117,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         for number, length in enumerate(self.batches[skip:], start=skip):
             batch = order[number * self.batch_size :][:length]
             if self.shuffle:
-                yield batch[share(length)].tolist()
+                yield batch[local_shard(length)].tolist()
             elif is_mine(number):
                 yield batch.tolist()
 

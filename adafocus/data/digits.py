@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from adafocus.data.annotations import SPLITS
 from adafocus.data.ffmpeg import run
-from adafocus.machine.files import whole
+from adafocus.machine.files import atomic
 from adafocus.recipe import GenerateSource
 
 DIGITS = 10
@@ -53,7 +53,7 @@ def write_videos(source: GenerateSource, folder: Path, workers: int) -> None:
     with the digit's centre in every frame. ``workers`` batches are drawn and encoded at a time.
     """
     studio = Studio(source)
-    with whole(folder / "videos") as videos, whole(folder / "annotations") as annotations:
+    with atomic(folder / "videos") as videos, atomic(folder / "annotations") as annotations:
         videos.mkdir()
 
         def write(split: str, numbers: range) -> list[Truth]:

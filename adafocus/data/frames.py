@@ -30,7 +30,7 @@ from adafocus.data.store import (
     read_pictures,
     write_store,
 )
-from adafocus.machine.files import kept, remove_abandoned, whole
+from adafocus.machine.files import atomic, kept, remove_abandoned
 from adafocus.recipe import Frames, Recipe
 
 MADE_WITH = re.compile(r"height (\d+) quality (\d+) rate (None|[\d.e+-]+)")
@@ -144,7 +144,7 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
     stores = {video.path.parent for video in videos if video.path != video.source}
     remove_abandoned(folder, manifest.parent, *stores)
     with (
-        whole(manifest) as unfinished,
+        atomic(manifest) as unfinished,
         unfinished.open("w", newline="", encoding="utf-8") as file,
         ThreadPoolExecutor(threads) as pool,
         tqdm(desc=f"frames {shard}", total=len(videos), unit="video") as progress,

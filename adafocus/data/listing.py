@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from adafocus.data import DataError
 from adafocus.data.annotations import annotation_files, read_cuts
-from adafocus.machine.files import kept, whole
+from adafocus.machine.files import atomic, kept
 from adafocus.recipe import Recipe, YoutubeSource
 
 
@@ -47,7 +47,7 @@ def write_listing(
     done = done or {}
     videos = {} if done and _is_empty(folder / "videos") else name_videos(folder / "videos")
     with (
-        whole(folder / "videos.csv") as unfinished,
+        atomic(folder / "videos.csv") as unfinished,
         unfinished.open("w", newline="", encoding="utf-8") as file,
     ):
         listing = csv.writer(file, lineterminator="\n")

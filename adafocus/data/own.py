@@ -15,7 +15,7 @@ from adafocus.data.annotations import SPLITS, read_table
 from adafocus.data.ffmpeg import timeline
 from adafocus.data.listing import name_videos
 from adafocus.data.store import count_frames
-from adafocus.machine.files import whole
+from adafocus.machine.files import atomic
 from adafocus.recipe import Recipe, parse_recipe
 
 VAL_SHARE = 0.2
@@ -62,11 +62,11 @@ def new_dataset(
     listed = _from_table(labels, files, videos) if labels else _from_folders(files, videos)
     listed = _with_splits(listed, seed)
     recipe = parse_recipe(_values(name, videos, recipes, listed, files), source=str(path))
-    with whole(recipes / f"{name}.csv") as aside, aside.open("w", newline="") as file:
+    with atomic(recipes / f"{name}.csv") as aside, aside.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("video", "split", "labels"))
         table.writerows((video, split, ";".join(names)) for video, split, names in listed)
-    with whole(path) as aside:
+    with atomic(path) as aside:
         written = recipe.model_dump(mode="json", exclude_unset=True)
         aside.write_text(
             _comment(recipe) + yaml.safe_dump(written, sort_keys=False), encoding="utf-8"

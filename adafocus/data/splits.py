@@ -13,7 +13,7 @@ from adafocus.data.annotations import (
     digest_annotations,
     read_annotations,
 )
-from adafocus.machine.files import kept, remove_abandoned, whole
+from adafocus.machine.files import atomic, kept, remove_abandoned
 from adafocus.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
     table["error"] = table["error"].fillna("is not among the videos")
 
     remove_abandoned(folder)
-    with whole(folder / "splits") as splits:
+    with atomic(folder / "splits") as splits:
         splits.mkdir()
         for split in SPLITS:
             listed = table[table["split"] == split]

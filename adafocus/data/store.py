@@ -25,7 +25,7 @@ from torch import Tensor
 
 from adafocus.data import DataError
 from adafocus.data.listing import is_frame
-from adafocus.machine.files import whole
+from adafocus.machine.files import atomic
 
 Crop = tuple[int, int, int, int]
 """Top, left, height and width of a part of a frame, in pixels."""
@@ -93,7 +93,7 @@ class Writer:
 @contextmanager
 def write_store(path: Path) -> Iterator[Writer]:
     """Yields what writes a new store, which is at ``path`` after the block unless it raises."""
-    with whole(path) as unfinished, ZipFile(unfinished, "w") as archive:
+    with atomic(path) as unfinished, ZipFile(unfinished, "w") as archive:
         yield Writer(archive)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from adafocus.extras import require
-from adafocus.machine.files import whole
+from adafocus.machine.files import atomic
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD
 from adafocus.model.checkpoint import CheckpointError, assemble, read
@@ -81,5 +81,5 @@ def export_onnx(checkpoint: Path, output: Path) -> None:
         mean=json.dumps(IMAGENET_MEAN),
         std=json.dumps(IMAGENET_STD),
     )
-    with whole(output) as aside:
+    with atomic(output) as aside:
         program.save(aside)

@@ -21,7 +21,7 @@ from adafocus.data.store import count_frames, read_frames
 from adafocus.evaluation.exits import Calibration
 from adafocus.evaluation.flops import per_step
 from adafocus.machine.device import pick_device, pick_precision
-from adafocus.machine.files import whole
+from adafocus.machine.files import atomic
 from adafocus.model.checkpoint import CheckpointError, assemble, read
 from adafocus.model.exits import ConditionalExit, check_can_leave
 from adafocus.model.patches import SKIPPED
@@ -244,7 +244,7 @@ def overlay(prediction: Prediction, path: Path) -> None:
             _draw(image, prediction.steps[look], prediction.guesses[0])
             yield image.tobytes()
 
-    with whole(path) as aside:
+    with atomic(path) as aside:
         encode(drawn(), aside, times.height, times.width, rate)
 
 

@@ -22,7 +22,7 @@ from adafocus.evaluation.metrics import accuracy
 from adafocus.evaluation.summary import published_figures
 from adafocus.figures import ways_to_spend_less
 from adafocus.machine.device import FREE_SOME, name_what_fills_memory, pick_device, share_threads
-from adafocus.machine.files import kept, remove_abandoned, whole
+from adafocus.machine.files import atomic, kept, remove_abandoned
 from adafocus.model.adafocus import AdaFocus, Output
 from adafocus.model.checkpoint import assemble, read
 from adafocus.model.exits import visit_all
@@ -131,7 +131,7 @@ def write_points(
 
 def _leave(table: bytes, output: Path) -> None:
     """Writes the points."""
-    with whole(output) as aside:
+    with atomic(output) as aside:
         aside.write_bytes(table)
     kept(output).unlink(missing_ok=True)
 
@@ -281,7 +281,7 @@ def write_curve(points: Sequence[Path], recipe: Recipe, stem: Path) -> None:
     """
     remove_abandoned(stem.parent)
     table = pd.concat([pd.read_csv(path) for path in points], ignore_index=True)
-    with whole(stem.with_name(f"{stem.name}.csv")) as aside:
+    with atomic(stem.with_name(f"{stem.name}.csv")) as aside:
         table.to_csv(aside, index=False)
     figure = stem.with_name(f"{stem.name}.svg")
     ways_to_spend_less(table, published_figures(recipe), recipe.metric, figure, recipe.title)

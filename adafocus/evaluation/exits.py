@@ -24,8 +24,8 @@ from adafocus import legacy
 from adafocus.data.batches import Batch, EpochSampler, loader, own_batches
 from adafocus.data.clips import Clips, digest_of, digest_of_replaced, digest_of_sizes
 from adafocus.evaluation.flops import Cost, per_visit
-from adafocus.machine.distributed import gather_lists, is_first
-from adafocus.machine.files import check_writable, whole
+from adafocus.machine.distributed import all_gather_lists, is_first
+from adafocus.machine.files import atomic, check_writable
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.checkpoint import Checkpoint, CheckpointError, digest
 from adafocus.model.exits import check_can_leave, visit_all
@@ -81,7 +81,7 @@ class Calibration:
 
     def write(self, path: Path) -> None:
         """Writes all arrays under their names to an ``.npz``."""
-        with whole(path) as aside:
+        with atomic(path) as aside:
             np.savez_compressed(aside, **asdict(self))
 
     @property
@@ -193,7 +193,7 @@ def calibrate(
             logits, corners = visit_all(model, batch.frames)
         sure = logits.float().softmax(-1).amax(-1)
         seen.append((number, sure.cpu(), (corners != SKIPPED).all(-1).cpu()))
-    _, confidence, looked = zip(*sorted(gather_lists(seen), key=itemgetter(0)), strict=True)
+    _, confidence, looked = zip(*sorted(all_gather_lists(seen), key=itemgetter(0)), strict=True)
     cost = per_visit(source.recipe, model.patch_size)
     made = Calibration(
         torch.cat(confidence).numpy(),

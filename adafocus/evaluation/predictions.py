@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from adafocus.machine.files import whole
+from adafocus.machine.files import atomic
 from adafocus.model.patches import SKIPPED, grid_cells
 
 
@@ -41,7 +41,7 @@ class Predictions:
 
     def write(self, path: Path) -> None:
         """Writes all arrays under their names to an ``.npz``."""
-        with whole(path) as aside:
+        with atomic(path) as aside:
             np.savez_compressed(aside, **asdict(self))
 
     @classmethod

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from adafocus.machine.files import whole
+from adafocus.machine.files import atomic
 
 SCHEMA = 2
 """Raised with what a result tells, of which nothing is ever taken away. The first had no number."""
@@ -89,7 +89,7 @@ class Result:
             raise ResultError(f"{path}: not a result of an evaluation ({error})") from None
 
     def write(self, path: Path) -> None:
-        with whole(path) as aside:
+        with atomic(path) as aside:
             aside.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:

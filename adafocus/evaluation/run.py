@@ -31,7 +31,7 @@ from adafocus.machine.device import (
     pick_precision,
     share_threads,
 )
-from adafocus.machine.distributed import is_first, most
+from adafocus.machine.distributed import all_reduce_max, is_first
 from adafocus.machine.files import remove_abandoned, sha256
 from adafocus.model.checkpoint import Checkpoint, assemble, read
 from adafocus.model.exits import ConditionalExit
@@ -118,7 +118,7 @@ def evaluate(
     }
     fingerprint = again.fingerprint(source, data, early=budget is not None, **facts)
     before = again.measured_before(output, fingerprint, source, anew) if is_first() else None
-    if any(most(before is not None)):
+    if any(all_reduce_max(before is not None)):
         if before is None:
             return None
         result, predictions = before

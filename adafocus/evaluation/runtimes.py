@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from adafocus.figures import run_times
-from adafocus.machine.files import whole
+from adafocus.machine.files import atomic
 
 JOBS = {
     "download": "download",
@@ -59,7 +59,7 @@ def write_runtimes(benchmarks: Path, stem: Path) -> None:
         stem: path without its ending.
     """
     rows = read_runtimes(sorted(benchmarks.glob("*.tsv")))
-    with whole(stem.with_name(f"{stem.name}.csv")) as aside:
+    with atomic(stem.with_name(f"{stem.name}.csv")) as aside:
         pd.DataFrame(rows, columns=COLUMNS).astype({"patch_size": "Int64"}).to_csv(
             aside, index=False
         )

@@ -12,7 +12,7 @@ import pandas as pd
 from adafocus.evaluation.result import Result, ResultError
 from adafocus.evaluation.tables import PAGE, html, markdown
 from adafocus.figures import accuracy_against_gflops
-from adafocus.machine.files import remove_abandoned, whole
+from adafocus.machine.files import atomic, remove_abandoned
 from adafocus.recipe import Recipe, differences, parse_recipe
 
 HEADINGS = {
@@ -92,12 +92,12 @@ def write_summary(
     beside = _beside(rows, figures)
     variants = _variants(rows)
     remove_abandoned(stem.parent)
-    with whole(stem.with_name(f"{stem.name}.csv")) as aside:
+    with atomic(stem.with_name(f"{stem.name}.csv")) as aside:
         pd.DataFrame(rows).to_csv(aside, index=False)
-    with whole(stem.with_name(f"{stem.name}.md")) as aside:
+    with atomic(stem.with_name(f"{stem.name}.md")) as aside:
         text = table(rows) + variants_tables(variants) + published_table(beside)
         aside.write_text(text, encoding="utf-8")
-    with whole(stem.with_name(f"{stem.name}.html")) as aside:
+    with atomic(stem.with_name(f"{stem.name}.html")) as aside:
         aside.write_text(page(rows, variants, beside), encoding="utf-8")
     accuracy_against_gflops(rows, figures, stem.with_name(f"{stem.name}.svg"))
 

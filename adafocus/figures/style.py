@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import RcKeyType
 from PIL import Image
 
-from adafocus.machine.files import whole
+from adafocus.machine.files import atomic
 
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 YELLOW, ORANGE, SKY = "#F0E442", "#E69F00", "#56B4E9"
@@ -82,7 +82,7 @@ def save_note(text: str, path: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    with whole(path) as aside:
+    with atomic(path) as aside:
         if path.suffix == ".svg":
             figure.savefig(aside, metadata={"Date": None}, bbox_inches="tight")
         else:

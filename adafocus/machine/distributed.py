@@ -69,7 +69,7 @@ def alone(output: Path, job: str) -> Iterator[None]:
     """
     lock = Lock(output, job)
     try:
-        while any(most(int(is_first() and not lock.attempt()))):
+        while any(all_reduce_max(int(is_first() and not lock.attempt()))):
             time.sleep(LOOK_EVERY)
         yield
     finally:
@@ -114,13 +114,13 @@ def is_mine(number: int) -> bool:
     return number % size() == rank()
 
 
-def share(rows: int) -> slice:
+def local_shard(rows: int) -> slice:
     """This process's slice of a whole batch's rows, of which each has as many."""
     length = rows // size()
     return slice(rank() * length, (rank() + 1) * length)
 
 
-def gather(rows: Tensor) -> Tensor:
+def all_gather(rows: Tensor) -> Tensor:
     """The rows of all processes' slices, one slice after the other."""
     if size() == 1:
         return rows
@@ -129,7 +129,7 @@ def gather(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def mean(values: Tensor) -> Tensor:
+def all_reduce_mean(values: Tensor) -> Tensor:
     """The mean over processes."""
     if size() == 1:
         return values
@@ -138,7 +138,7 @@ def mean(values: Tensor) -> Tensor:
     return total / size()
 
 
-def most(*values: int) -> list[int]:
+def all_reduce_max(*values: int) -> list[int]:
     """The greatest that any process gives of each."""
     if size() == 1:
         return list(values)
@@ -147,7 +147,7 @@ def most(*values: int) -> list[int]:
     return greatest.tolist()
 
 
-def gather_lists(own: list[Any]) -> list[Any]:
+def all_gather_lists(own: list[Any]) -> list[Any]:
     """The items of all processes, one process after the other."""
     if size() == 1:
         return own
@@ -166,7 +166,7 @@ def gather_to_first(own: list[Any]) -> list[Any] | None:
     return None if parts is None else [item for part in parts for item in part]
 
 
-def of_first(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """What the first process gives, for all."""
     if size() == 1:
         return value
@@ -184,7 +184,7 @@ class FullElsewhere(torch.OutOfMemoryError):
 
 def meet() -> None:
     """Waits for all processes; raises `FullElsewhere` where one comes by `tell_full`."""
-    if any(most(0)):
+    if any(all_reduce_max(0)):
         raise FullElsewhere("CUDA out of memory in another process. It has said more")
 
 
@@ -232,7 +232,7 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
     gradients = [p.grad for p in parameters if p.grad is not None]
     if size() == 1 or not gradients:
         return
-    means = mean(torch.cat([gradient.flatten() for gradient in gradients]))
+    means = all_reduce_mean(torch.cat([gradient.flatten() for gradient in gradients]))
     lengths = [gradient.numel() for gradient in gradients]
     for gradient, values in zip(gradients, means.split(lengths), strict=True):
         gradient.copy_(values.view_as(gradient))
@@ -289,12 +289,12 @@ class CpuSyncBatchNorm(_BatchNorm):
 
 
 class _Mean(torch.autograd.Function):
-    """`mean` with a gradient: what each process's losses owe to each process's values."""
+    """`all_reduce_mean` with a gradient: what each process's losses owe to others' values."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        return mean(values)
+        return all_reduce_mean(values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return mean(gradient)
+        return all_reduce_mean(gradient)

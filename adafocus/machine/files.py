@@ -29,7 +29,7 @@ class WriteError(ValueError):
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic(path: Path) -> Iterator[Path]:
     """Yields a path to write a file or folder to; it replaces ``path`` unless the block raises.
 
     It is on the disk, not only on its way there, before it has its name.

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from adafocus import legacy
-from adafocus.machine.files import kept, sha256, whole
+from adafocus.machine.files import atomic, kept, sha256
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, backbone
 from adafocus.recipe import SPECS, RecipeError, fit, parse_recipe
@@ -84,7 +84,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()
     }
     metadata["digest"] = digest(tensors, metadata)
-    with whole(path) as aside:
+    with atomic(path) as aside:
         safetensors.torch.save_file(tensors, aside, metadata)
         _sort_header(aside)
 
@@ -297,7 +297,7 @@ def check_pretrained(recipe: Recipe, output: Path) -> None:
         section = getattr(recipe.model, part)
         load_pretrained(backbone(section, recipe.classes), section, f"{recipe.name}: model.{part}")
         found[part] = section.model_dump(mode="json")
-    with whole(output) as aside:
+    with atomic(output) as aside:
         aside.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 

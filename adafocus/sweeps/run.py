@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from adafocus import tracking
 from adafocus.extras import require
-from adafocus.machine.files import kept, whole
+from adafocus.machine.files import atomic, kept
 from adafocus.recipe import MicroBatch, Precision, Recipe, Sweep, SweepBudget
 from adafocus.sweeps.result import SweepError, importance, translated
 from adafocus.sweeps.space import space, values_of
@@ -184,7 +184,7 @@ def _leave(result: dict[str, Any], output: Path, plot: Path) -> None:
     from adafocus import figures
 
     figures.swept_numbers(translated(result), plot, title=output.stem)
-    with whole(output) as aside:
+    with atomic(output) as aside:
         aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     kept(output).unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from adafocus.machine.files import whole
+from adafocus.machine.files import atomic
 from adafocus.tracking.chain import Chain
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Record:
             raise ValueError(f"{path}: not the record of a run ({error!r})") from None
 
     def write(self, path: Path) -> None:
-        with whole(path) as aside:
+        with atomic(path) as aside:
             aside.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     def end(self, status: Status, path: Path) -> None:

@@ -27,7 +27,7 @@ from adafocus.data.draws import Draws
 from adafocus.evaluation.metrics import accuracy
 from adafocus.machine import distributed
 from adafocus.machine.device import name_what_fills_memory
-from adafocus.machine.files import whole
+from adafocus.machine.files import atomic
 from adafocus.machine.meter import Meter
 from adafocus.machine.signals import Stop, Stopped
 from adafocus.recipe import Config, Metric, MicroBatch
@@ -223,7 +223,7 @@ class _Run:
         meter = Meter(self.device, part.seconds, part.waited)
         totals = self.sampler.batches[part.batches :]
         for items, total in zip(meter.watch(self.clips), totals, strict=True):
-            own = distributed.share(total)
+            own = distributed.local_shard(total)
             draws = Draws(self.seed, self.progress.epoch + 1, part.batches, total, own)
             videos = stage.prepare(Batch.of(items, self.device, draws), self.parts.on_batch)
             finite = torch.ones((), dtype=torch.bool, device=self.device)
@@ -284,7 +284,9 @@ class _Run:
         """Between two batches: saves the state where it is time, and raises `Stopped` after a
         signal or `TrainingError` after a loss that is not finite, in all processes alike."""
         due = time.monotonic() - self.saved >= self.interval and distributed.is_first()
-        number, save, broken = distributed.most(self.stop.number, due, bool(self.losses.broken))
+        number, save, broken = distributed.all_reduce_max(
+            self.stop.number, due, bool(self.losses.broken)
+        )
         if broken:
             self._give_up()
         if number or save:
@@ -303,7 +305,7 @@ class _Run:
         # The last step may have spoilt weights of which no loss tells yet.
         if not all(tensor.isfinite().all() for tensor in _tensors(self.stage).values()):
             self.losses.broken = self.losses.videos
-        if any(distributed.most(bool(self.losses.broken))):
+        if any(distributed.all_reduce_max(bool(self.losses.broken))):
             self._give_up()
 
     def save(self) -> None:
@@ -339,10 +341,10 @@ class _Run:
     def _put_sums_together(self) -> None:
         """Each process has added up the means over its slices."""
         part = self.progress.begun
-        part.sums = {name: distributed.mean(value) for name, value in part.sums.items()}
+        part.sums = {name: distributed.all_reduce_mean(value) for name, value in part.sums.items()}
 
     def _give_up(self) -> NoReturn:
-        name, videos = self.stage.name, distributed.gather_lists(self.losses.broken)
+        name, videos = self.stage.name, distributed.all_gather_lists(self.losses.broken)
         message = (
             f"{name}: the loss is not finite any more after {self.losses.where}, of the videos"
             f" {', '.join(videos)}: look at them, or lower stages.{name}.learning_rates in the"
@@ -384,7 +386,7 @@ def validate(
     if gathered is not None:
         logits, labels = map(torch.cat, zip(*gathered, strict=True))
         scores = accuracy(logits, labels)
-    of_all: dict[str, float] = distributed.of_first(scores)
+    of_all: dict[str, float] = distributed.broadcast(scores)
     return of_all
 
 
@@ -403,7 +405,7 @@ def _tensors(stage: Stage[Any, Any]) -> dict[str, Tensor]:
 def write_history(history: list[dict[str, float]], path: Path) -> None:
     """One row per epoch as CSV; epochs without a validation have nothing in its columns."""
     columns = max(history, key=len).keys()
-    with whole(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+    with atomic(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, columns, lineterminator="\n")
         table.writeheader()
         table.writerows(history)

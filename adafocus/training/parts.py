@@ -122,7 +122,7 @@ class Parts:
 
     def agree(self) -> None:
         """After what each process did alone, all go on with the smallest parts of any."""
-        found = distributed.gather_lists([self.progress.micro_batch])
+        found = distributed.all_gather_lists([self.progress.micro_batch])
         self.progress.micro_batch = min(filter(None, found), default=None)
 
     def _tell(self, full: torch.OutOfMemoryError) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adafocus.data.batches import Batch
-from adafocus.machine.distributed import gather
+from adafocus.machine.distributed import all_gather
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.patches import SKIPPED
 from adafocus.model.policy import Decision
@@ -110,14 +110,14 @@ def discounted_returns(reward: Tensor, gamma: float) -> Tensor:
 
 def standardized(returns: Tensor) -> Tensor:
     """Returns with mean 0 and standard deviation 1 over the whole batch and its steps."""
-    everyones = gather(returns)
+    everyones = all_gather(returns)
     return (returns - everyones.mean()) / (everyones.std() + 1e-5)
 
 
 def explained_variance(value: Tensor, returns: Tensor) -> Tensor:
     """Share of the returns' variance that the value foretells, over the whole batch: 1 at best, 0
     for a value that knows no more than the mean, below 0 for one that is worse than that."""
-    value, returns = gather(value), gather(returns)
+    value, returns = all_gather(value), all_gather(returns)
     return 1 - (returns - value).var() / (returns.var() + 1e-8)
 
 

@@ -12,7 +12,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from adafocus.machine.distributed import is_first, say
-from adafocus.machine.files import whole
+from adafocus.machine.files import atomic
 
 
 class ResumeFile:
@@ -36,7 +36,7 @@ class ResumeFile:
 
     def write(self, state: Mapping[str, Any]) -> None:
         """Raises `WriteError` where the disk is full; the state before is then still there."""
-        with whole(self.path) as aside:
+        with atomic(self.path) as aside:
             facts = {"fingerprint": self.fingerprints[0], "made_by": self.made_by}
             torch.save({**facts, **state}, aside)
             if self.path.exists():
@@ -51,7 +51,7 @@ class ResumeFile:
         fingerprint, under the present one: the run's record will not tell of the other any more."""
         if state["fingerprint"] != self.fingerprints[0] and is_first():
             state["fingerprint"] = self.fingerprints[0]
-            with whole(self.path) as aside:
+            with atomic(self.path) as aside:
                 torch.save(state, aside)
 
     def read(self, trial: Path | None = None) -> dict[str, Any] | None:
@@ -96,7 +96,7 @@ class ResumeFile:
             return None
         self._go_on(state, path)
         if is_first():
-            with whole(self.path) as aside:
+            with atomic(self.path) as aside:
                 shutil.copyfile(path, aside)
         return state
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adafocus.machine.files import ASIDE, WriteError, keep, make_private, remove_abandoned, whole
+from adafocus.machine.files import ASIDE, WriteError, atomic, keep, make_private, remove_abandoned
 from adafocus.machine.processes import Process
 
 WRITE_AND_WAIT = """
 import sys
 from pathlib import Path
-from adafocus.machine.files import whole
-with whole(Path(sys.argv[1])) as aside:
+from adafocus.machine.files import atomic
+with atomic(Path(sys.argv[1])) as aside:
     aside.write_text("half")
     print("written", flush=True)
     sys.stdin.readline()
@@ -31,7 +31,7 @@ def names(folder):
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("before")
-    with pytest.raises(KeyError), whole(path) as aside:
+    with pytest.raises(KeyError), atomic(path) as aside:
         aside.write_text("half")
         raise KeyError
     assert path.read_text() == "before"
@@ -40,14 +40,14 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     for content in ("one", "two"):
-        with whole(tmp_path / "folder") as aside:
+        with atomic(tmp_path / "folder") as aside:
             (aside / "deep").mkdir(parents=True)
             (aside / "deep" / content).write_text(content)
     assert names(tmp_path / "folder" / "deep") == ["two"]
 
 
 def test_writers_may_be_nested(tmp_path):
-    with whole(tmp_path / "a.txt") as outer, whole(outer) as inner:
+    with atomic(tmp_path / "a.txt") as outer, atomic(outer) as inner:
         inner.write_text("all")
     assert names(tmp_path) == ["a.txt"]
 
@@ -62,7 +62,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", record)
-    with whole(path) as aside:
+    with atomic(path) as aside:
         aside.write_text("all")
     assert seen == [(str(aside), False), (str(tmp_path), True)]
 
@@ -159,7 +159,7 @@ def test_a_full_disk_is_one_line_and_the_file_before_stays(mount):
         path.write_text("before")
         with (
             pytest.raises(WriteError, match=r"file.npz: the disk is full.*make room"),
-            whole(path) as aside,
+            atomic(path) as aside,
         ):
             writer(aside)
         assert names(disk) == ["file.npz"]
@@ -172,6 +172,6 @@ def test_a_disk_that_is_read_only_is_one_line(mount):
     for path in (disk / "a.txt", disk / "new" / "a.txt"):
         with (
             pytest.raises(WriteError, match=r"a.txt: cannot be written \(Read-only file system\)"),
-            whole(path) as aside,
+            atomic(path) as aside,
         ):
             aside.write_text("all")

@@ -19,7 +19,7 @@ from adafocus.data.batches import EpochSampler, loader
 from adafocus.data.clips import Clips
 from adafocus.evaluation.exits import calibrate
 from adafocus.evaluation.measurement import measure
-from adafocus.machine.distributed import gather_lists, is_first, joined, rank
+from adafocus.machine.distributed import all_gather_lists, is_first, joined, rank
 from adafocus.machine.signals import Stopped
 from adafocus.methods import STAGES
 from adafocus.model.adafocus import build
@@ -125,12 +125,12 @@ def with_full_memory(folder: Path, kept: Path) -> dict[str, Any]:
             done[f"{where} {name}"] = run(
                 recipe, what, folder, file, batch_size=batch_size, micro_batch=parts
             )
-        done[f"{where} left"] = gather_lists([full.left])
+        done[f"{where} left"] = all_gather_lists([full.left])
 
     # All videos are in one batch, which the first process validates, and so is the whole training.
     full = crowded("stage1", "validation", process=0)
     run(steady_recipe("gru"), full, folder, kept / "validation.pt", batch_size=8)
-    done["validation losses"] = gather_lists([full.losses])
+    done["validation losses"] = all_gather_lists([full.losses])
     try:
         none = crowded("stage3", "later", times=9)
         run(steady_recipe("gru"), none, folder, kept / "none.pt", batch_size=4)

@@ -15,7 +15,7 @@ from snakemake.exceptions import WorkflowError
 from adafocus.data import DataError, listing, splits
 from adafocus.data.annotations import annotation_files
 from adafocus.data.disk import check_space
-from adafocus.machine.files import WriteError, check_writable, keep, whole
+from adafocus.machine.files import WriteError, check_writable, keep, atomic
 from adafocus.machine.gpus import visible_gpus, why_no_gpu
 from adafocus.machine.locks import enter
 from adafocus.recipe import (
@@ -132,7 +132,7 @@ def mark_changes(dataset):
         with one_line_errors():
             if told := changes(recipe, folder):
                 logger.info(f"{dataset}: {told}")
-                with whole(folder / "changed" / what) as mark:
+                with atomic(folder / "changed" / what) as mark:
                     mark.write_text(f"{told}\n", encoding="utf-8")
     return folder / "changed"
 
