@@ -53,6 +53,7 @@ def importance(
         numbers: what they try.
     """
     import optuna
+    from optuna.distributions import BaseDistribution
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -60,10 +61,10 @@ def importance(
     if len(known) < FEWEST or len({trial["best"] for trial in known}) == 1:
         return dict.fromkeys(numbers, 0.0)
     study = optuna.create_study(direction="maximize")
-    distributions = {}
+    distributions: dict[str, BaseDistribution] = {}
     for name, number in numbers.items():
-        values = [trial["values"][name] for trial in known]  # the recipe's may be out of bounds
-        distributions[name] = replace(number, low=min(values), high=max(values)).distribution
+        tried = [trial["values"][name] for trial in known]  # the recipe's may be out of bounds
+        distributions[name] = replace(number, low=min(tried), high=max(tried)).distribution
     for trial in known:
         values = {name: trial["values"][name] for name in numbers}
         study.add_trial(

@@ -158,7 +158,7 @@ def _swept_before(job: Job) -> dict[str, Any] | None:
     own, same = values_of(job.recipe, job.numbers), accepted(job)
     for path in (kept(job.output), job.output):
         try:
-            found = json.loads(path.read_text("utf-8"))
+            found: dict[str, Any] = json.loads(path.read_text("utf-8"))
             told = translated(found)
             best = told["best"]
             unchanged = (

@@ -121,7 +121,8 @@ def with_values(recipe: Recipe, values: Mapping[str, float]) -> Recipe:
 
 
 def _entries(recipe: Recipe) -> dict[str, Any]:
-    return modern(recipe.to_dict(), source=recipe.name)
+    entries: dict[str, Any] = modern(recipe.to_dict(), source=recipe.name)
+    return entries
 
 
 def _place(entries: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:

@@ -254,9 +254,9 @@ def run_trials(job: Job, settings: Sweep) -> list[Trial]:
                 ),
             ),
         ).fit()
+        errors = [grid[place].error for place in range(len(grid))]
         return [
-            trial._replace(error=_reason(found.error))
-            for trial, found in zip(begun, grid, strict=True)
+            trial._replace(error=_reason(error)) for trial, error in zip(begun, errors, strict=True)
         ]
     finally:
         ray.shutdown()
@@ -302,6 +302,7 @@ def optuna_search(
             if len(begun) < len(before):
                 trial = before[len(begun)]
             else:
+                assert values is not None  # as where nothing bounds the trials
                 rounded = {
                     name: number.rounded(values[name]) for name, number in job.numbers.items()
                 }
