@@ -28,7 +28,7 @@ from adafocus.recipe import (
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 # What a stage is stands in `SPECS` alone, of which mypy sees no members.
-Stage = StrEnum("Stage", list(SPECS))  # type: ignore[misc]
+StageName = StrEnum("StageName", list(SPECS))  # type: ignore[misc]
 PolicyStage = StrEnum(  # type: ignore[misc]
     "PolicyStage", [name for name, spec in SPECS.items() if spec.has_policy]
 )
@@ -68,7 +68,7 @@ def main() -> None:
 @app.command()
 def train(
     recipe: RecipeFile,
-    stage: Annotated[Stage, typer.Option(help="What to train.")],
+    stage: Annotated[StageName, typer.Option(help="What to train.")],
     data: DataFolder,
     output: Annotated[Path, typer.Option(help="The checkpoint to write, *.safetensors.")],
     patch_size: Annotated[

@@ -25,7 +25,7 @@ import requests
 import torch
 
 from adafocus.data.disk import check_space
-from adafocus.data.ffmpeg import ffmpeg_path, run
+from adafocus.data.ffmpeg import ffmpeg_path, run_graph
 from adafocus.machine import shared_memory
 from adafocus.machine.device import why_not_cuda
 from adafocus.machine.files import check_writable
@@ -38,7 +38,7 @@ DECODERS = {"h264": "h264", "hevc": "hevc", "vp8": "vp8", "vp9": "vp9", "av1": "
 """What videos are coded in for the most part, and the decoders of it."""
 ONE_MACHINE = {"nolock", "localflock", "local_lock=all", "local_lock=flock", "fuse.sshfs"}
 """Options and kinds of network file systems whose locks end at the machine."""
-PATIENCE = 5
+ANSWER_TIMEOUT = 5
 """Seconds for MLflow's server to answer."""
 
 
@@ -101,7 +101,7 @@ def _ffmpeg(folder: Path, project: Project) -> Iterator[Finding]:
     grey = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="gray", video_size="16x16")
     frame = grey.output("-", format="null", vcodec="mjpeg", fps_mode="passthrough")
     try:
-        run(frame, folder, piped=bytes(16 * 16))
+        run_graph(frame, folder, piped=bytes(16 * 16))
     except ValueError as error:
         advice = "install ffmpeg 5.1 or later with its MJPEG encoder"
         yield Finding("fails", f"ffmpeg: {path} ({version}) writes no frame ({error}): {advice}")
@@ -151,14 +151,14 @@ def _gpus(folder: Path, project: Project) -> Iterator[Finding]:
 
 
 def _shared_memory(folder: Path, project: Project) -> Iterator[Finding]:
-    if not shared_memory.FOLDER.is_dir():
+    if not shared_memory.SHM_FOLDER.is_dir():
         return
     on_gpu = project.config.device != "cpu" and torch.cuda.is_available()
     wanted = project.config.threads * project.config.gpus if on_gpu else 1
     recipes = project.recipes.values()
     batch = max((_largest_batch(recipe) for recipe in recipes), default=64 * 16 * 3 * 224**2)
     need, free = shared_memory.needed(wanted, batch), shared_memory.free()
-    text = f"shared memory: {free / 1e9:.2g} GB are free in {shared_memory.FOLDER}"
+    text = f"shared memory: {free / 1e9:.2g} GB are free in {shared_memory.SHM_FOLDER}"
     if free < need:
         advice = f"a training takes up to {need / 1e9:.2g} to load clips fast"
         yield Finding("note", f"{text}; {advice}: {shared_memory.ADVICE}")
@@ -245,7 +245,7 @@ def _mlflow(folder: Path, project: Project) -> Iterator[Finding]:
     if uri.startswith(("http://", "https://")):
         address = re.sub(r"(?<=//)[^/@\s]+@", "", uri)
         try:
-            answer = requests.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE)
+            answer = requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_TIMEOUT)
         except requests.RequestException as error:
             reason = f"no answer ({type(error).__name__})"
         else:
@@ -276,7 +276,7 @@ def _database(path: Path) -> Finding:
     assert spec is not None and spec.origin is not None
     versions = ScriptDirectory(str(Path(spec.origin).with_name("store") / "db_migrations"))
     try:
-        with closing(sqlite3.connect(path, timeout=PATIENCE)) as store:
+        with closing(sqlite3.connect(path, timeout=ANSWER_TIMEOUT)) as store:
             store.execute("BEGIN IMMEDIATE")
             (version,) = store.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.OperationalError as error:

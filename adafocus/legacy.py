@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from adafocus.machine.files import sha256
 from adafocus.recipe import Recipe
 
-REVISION = 1
+FIRST_REVISION = 1
 _BACKBONE = ("name", "depth", "width", "output_stride", "pretrained")
 _TRAINING = (
     "epochs",
@@ -53,7 +53,7 @@ _PARTS = {
 }
 
 
-def fingerprints(
+def fingerprints_of_revision_1(
     recipe: Recipe,
     stage: str,
     patch_size: int | None,
@@ -63,7 +63,7 @@ def fingerprints(
     init: Sequence[Path],
 ) -> list[str]:
     """Those by which revision 1 may have known this run; none where the recipe says what none could
-    say then. For the arguments see `adafocus.training.fingerprint.accepted`."""
+    say then. For the arguments see `adafocus.training.fingerprint.accepted_fingerprints`."""
     entries = recipe.model_dump(mode="json")
     given = recipe.model_dump(mode="json", exclude_defaults=True)
     model, training = entries["model"], entries["stages"][stage]
@@ -108,9 +108,9 @@ def may_be_of(record: Path, known: Sequence[str], recipe: Recipe) -> bool:
     return all(before.get(name) == now[name] for name in ("height", "quality", "rate"))
 
 
-def made_by(seed: int, tags: Mapping[str, str]) -> dict[str, Any]:
+def made_by_revision_1(seed: int, tags: Mapping[str, str]) -> dict[str, Any]:
     """What a state of revision 1 would say of the code that made it, by its run's tags."""
-    return {"commit": tags.get("git_commit"), "revision": REVISION, "seed": seed}
+    return {"commit": tags.get("git_commit"), "revision": FIRST_REVISION, "seed": seed}
 
 
 def _only(section: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

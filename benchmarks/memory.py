@@ -60,7 +60,7 @@ class Even(Draws):
         return torch.ones((self.videos, *shape))[self.rows]
 
 
-class Step(NamedTuple):
+class OptimizerStep(NamedTuple):
     """A training step of a stage.
 
     Attributes:
@@ -195,7 +195,7 @@ def as_on_a_gpu() -> Iterator[None]:
         backbones.MOST_PIXELS, backbones.CACHE = kept
 
 
-def predicted(step: Step) -> float:
+def predicted(step: OptimizerStep) -> float:
     """GiB at the peak of a step, the optimizer having its state."""
     stage, cpu = step.begin(torch.device("meta")), torch.device("cpu")
     assert stage.frozen  # made before, as its layout is changed
@@ -216,7 +216,7 @@ def predicted(step: Step) -> float:
 # --- measured ---------------------------------------------------------------------------------
 
 
-def measured(step: Step, device: torch.device) -> float:
+def measured(step: OptimizerStep, device: torch.device) -> float:
     """GiB that tensors held at most in real steps; on a CPU what the whole process did."""
     stage = step.begin(device)
     optimizer, batch = step.optimizer(stage), step.batch(device)
@@ -268,7 +268,7 @@ def predict_all() -> str:
         for stage, patch_size in every_step(recipe):
             count = recipe.stages[stage].batch_size
             cells = [
-                gibibytes(predicted(Step(recipe, patch_size, stage, precision, part)))
+                gibibytes(predicted(OptimizerStep(recipe, patch_size, stage, precision, part)))
                 if part is None or part < count
                 else ""
                 for precision in precisions.values()
@@ -286,7 +286,7 @@ def predict_all() -> str:
     return "\n".join([text, "", *lines])
 
 
-def as_predicted(step: Step) -> str:
+def as_predicted(step: OptimizerStep) -> str:
     """What ``memory.md`` says of a whole batch; to predict it again takes a machine that is lent
     for minutes longer than to measure it."""
     size = str(step.patch_size) if step.stage[0] == "s" else ""
@@ -307,7 +307,7 @@ def measure_some(device: torch.device, small: bool, output: Path) -> None:
     lines.append("|---|--:|---|---|--:|--:|")
     precision = pick_precision("auto", device)
     for name, patch_size, stage in MEASURED:
-        step = Step(
+        step = OptimizerStep(
             load_recipe(ROOT / "config" / "recipes" / f"{name}.yaml"), patch_size, stage, precision
         )
         expected = as_predicted(step)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from adafocus.data.clips import Clip, Clips
-from adafocus.data.draws import Draws, Kind
+from adafocus.data.draws import Draws, Purpose
 from adafocus.machine.distributed import gather_to_first, is_mine, local_shard, size
 from adafocus.machine.shared_memory import processes_that_fit
 from adafocus.machine.signals import leave_to_parent
@@ -75,7 +75,7 @@ class Batch(NamedTuple):
     def random_corners(self, model: AdaFocus, number: int = 0) -> Tensor:
         """`AdaFocus.random_corners`, the ``number``-th draw of this batch."""
         draws = self.draws
-        generator = draws.generator(Kind.CORNERS, number)
+        generator = draws.generator(Purpose.CORNERS, number)
         corners = model.random_corners(draws.videos, self.frames.shape[1], generator)
         return corners[draws.rows].to(self.frames.device, non_blocking=True)
 

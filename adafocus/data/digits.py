@@ -22,12 +22,12 @@ import numpy as np
 from tqdm import tqdm
 
 from adafocus.data.annotations import SPLITS
-from adafocus.data.ffmpeg import run
+from adafocus.data.ffmpeg import run_graph
 from adafocus.machine.files import atomic
 from adafocus.recipe import GenerateSource
 
 DIGITS = 10
-BATCH = 50
+VIDEOS_AT_A_TIME = 50
 """Videos that one ffmpeg encodes; starting it takes longer than encoding one."""
 H264 = {"vcodec": "libx264", "preset": "ultrafast", "crf": 18, "pix_fmt": "yuv420p", "threads": 1}
 RATE = 25
@@ -63,9 +63,9 @@ def write_videos(source: GenerateSource, folder: Path, workers: int) -> None:
 
         counts = {"train": source.train, "val": source.val}
         batches = [
-            (split, range(count)[start : start + BATCH])
+            (split, range(count)[start : start + VIDEOS_AT_A_TIME])
             for split, count in counts.items()
-            for start in range(0, count, BATCH)
+            for start in range(0, count, VIDEOS_AT_A_TIME)
         ]
         truths: list[Truth] = []
         with (
@@ -111,7 +111,7 @@ def _encode(videos: Sequence[np.ndarray], pattern: Path, start: int) -> None:
         segment_start_number=start,
         reset_timestamps=1,
     )
-    run(encoded, pattern.parent, b"".join(video.tobytes() for video in videos))
+    run_graph(encoded, pattern.parent, b"".join(video.tobytes() for video in videos))
 
 
 # --- drawing ----------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ CHUNK = 1 << 20
 UNFINISHED = ".unfinished"
 """What a file is called while it is unpacked."""
 BROKEN = tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError
-DIGITS = 12
+COUNT_WIDTH = 12
 """Of the number of members in a journal."""
 
 
@@ -246,7 +246,7 @@ class _Journal:
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            self.members = int(os.pread(self.file, DIGITS, 0) or 0)
+            self.members = int(os.pread(self.file, COUNT_WIDTH, 0) or 0)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -256,7 +256,7 @@ class _Journal:
     def count(self, members: int) -> None:
         """Keeps that the first ``members`` are done, perhaps of more."""
         if self.path and members > self.members:
-            os.pwrite(self.file, b"%0*d" % (DIGITS, members), 0)
+            os.pwrite(self.file, b"%0*d" % (COUNT_WIDTH, members), 0)
             self.members = members
 
 

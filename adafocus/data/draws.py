@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 
-class Kind(IntEnum):
+class Purpose(IntEnum):
     """What is drawn."""
 
     CORNERS = 0
@@ -36,7 +36,7 @@ class Draws(NamedTuple):
     rows: slice
     """Those of them that are meant."""
 
-    def generator(self, kind: Kind, number: int = 0) -> torch.Generator:
+    def generator(self, kind: Purpose, number: int = 0) -> torch.Generator:
         """A generator on the CPU that nothing else has, so that all devices draw the same.
 
         Args:
@@ -47,11 +47,11 @@ class Draws(NamedTuple):
     def exponential(self, shape: tuple[int, ...]) -> Tensor:
         """Exponential with mean 1, to choose actions by: (rows, *shape) on the CPU."""
         noise = torch.empty((self.videos, *shape))
-        return noise.exponential_(generator=self.generator(Kind.ACTIONS))[self.rows]
+        return noise.exponential_(generator=self.generator(Purpose.ACTIONS))[self.rows]
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal, to choose actions by: (rows, *shape) on the CPU."""
-        noise = torch.randn((self.videos, *shape), generator=self.generator(Kind.ACTIONS))
+        noise = torch.randn((self.videos, *shape), generator=self.generator(Purpose.ACTIONS))
         return noise[self.rows]
 
     def seed_dropout(self, rank: int) -> None:
@@ -60,13 +60,13 @@ class Draws(NamedTuple):
         Args:
             rank: of the process, each of which draws masks of its own.
         """
-        torch.manual_seed(self._seed(Kind.DROPOUT, rank))
+        torch.manual_seed(self._seed(Purpose.DROPOUT, rank))
 
     def part(self, rows: slice) -> Draws:
         """The numbers of some of these videos."""
         first = self.rows.start
         return self._replace(rows=slice(first + rows.start, first + rows.stop))
 
-    def _seed(self, kind: Kind, number: int) -> int:
+    def _seed(self, kind: Purpose, number: int) -> int:
         key = (self.seed, self.epoch, self.batch, kind, number)
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])

@@ -37,7 +37,7 @@ CONTAINERS = (
 PIECE = 1 << 20
 """Most bytes that are taken out of a pipe at once."""
 
-Output = tuple[Callable[[str], Any], Callable[[bytes], object]]
+Sink = tuple[Callable[[str], Any], Callable[[bytes], object]]
 """Function of an address that gives the ffmpeg-python output there, and what takes its bytes."""
 
 
@@ -139,7 +139,7 @@ def encode(frames: Iterator[bytes], path: Path, height: int, width: int, rate: f
             process.stdin.write(frame)
 
 
-def pour(outputs: Sequence[Output], limit: float = math.inf) -> str:
+def pour(outputs: Sequence[Sink], limit: float = math.inf) -> str:
     """Runs one ffmpeg for all outputs and hands on, piece by piece, what comes out of each.
 
     Returns the first thing that ffmpeg complained about though it went on, or nothing. Raises
@@ -200,7 +200,7 @@ def _started(graph: Any, errors: BinaryIO, **pipes: Any) -> Iterator[subprocess.
     _check(process.returncode, _first_line(errors))
 
 
-def run(graph: Any, folder: Path | str, piped: bytes | memoryview = b"") -> None:
+def run_graph(graph: Any, folder: Path | str, piped: bytes | memoryview = b"") -> None:
     """Runs an ffmpeg-python graph in ``folder``, with ``piped`` on its standard input.
 
     Raises `DataError` with the first thing that ffmpeg complained about where it gave up.

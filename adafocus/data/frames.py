@@ -16,7 +16,7 @@ from zlib import crc32
 from tqdm import tqdm
 
 from adafocus.data import DataError
-from adafocus.data.ffmpeg import Output, open_video, pour, read_timeline, write_timeline
+from adafocus.data.ffmpeg import Sink, open_video, pour, read_timeline, write_timeline
 from adafocus.data.jpeg import Pictures
 from adafocus.data.listing import Stamp
 from adafocus.data.store import (
@@ -343,7 +343,7 @@ def _fill_stores(settings: Frames, videos: list[Video], known: Mapping[str, Extr
     before, so that what was learnt from those is known to be so.
     """
     decoding = {"hwaccel": settings.hardware} if settings.hardware else {}
-    outputs: list[Output] = []
+    outputs: list[Sink] = []
 
     def end(store: Writer, video: Video, stamp: str, *told: str) -> None:
         source, replaced = _Origin.of(video, known.get(video.name))

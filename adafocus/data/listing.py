@@ -80,7 +80,7 @@ def _is_done(folder: Path, path: str, name: str) -> bool:
     return not (folder / path).exists() and (folder / "frames" / f"{name}.zip").exists()
 
 
-def changes(recipe: Recipe, folder: Path) -> str:
+def video_changes(recipe: Recipe, folder: Path) -> str:
     """How a data set's videos differ from ``videos.csv``, in one line; empty where they do not.
 
     A video differs by its size or time. Listings by older versions hold neither: there manifests

@@ -20,7 +20,7 @@ from adafocus.recipe import Recipe, parse_recipe
 
 VAL_SHARE = 0.2
 """Videos of each class that become validation videos where no split is given."""
-BATCH = 64
+PAPER_BATCH = 64
 """Videos of a batch, as in the paper, where there are enough."""
 PROBED = 8
 """Videos whose length is looked at, evenly spread."""
@@ -173,15 +173,15 @@ def _values(
         rate = sum(len(times.times) for times in timelines) / seconds
         known = {"seconds": round(seconds / len(probed), 3), "rate": round(rate, 3)}
     # Small sets still need some updates per epoch; smaller batches want smaller steps.
-    batch = max(2, min(BATCH, counts["train"] // 8))
+    batch = max(2, min(PAPER_BATCH, counts["train"] // 8))
 
     def sgd(epochs: int, **rates: float) -> dict[str, Any]:
-        scaled = {part: float(f"{rate * batch / BATCH:.3g}") for part, rate in rates.items()}
+        scaled = {part: float(f"{rate * batch / PAPER_BATCH:.3g}") for part, rate in rates.items()}
         return {"epochs": epochs, "batch_size": batch, "learning_rates": scaled}
 
     adam = {"optimizer": "adam", "schedule": "constant", "weight_decay": 0.0}
     # The returns are standardized over the batch: the more videos, the better.
-    adam["batch_size"] = max(2, min(BATCH, counts["train"]))
+    adam["batch_size"] = max(2, min(PAPER_BATCH, counts["train"]))
     return {
         "name": name,
         "title": name,
@@ -216,10 +216,12 @@ def _comment(recipe: Recipe) -> str:
     """What stands above the recipe's entries."""
     lines = ["Own videos, at the paper's settings; every entry may be changed."]
     batch, rollout = (recipe.stages[stage].batch_size for stage in ("stage1", "stage2"))
-    if batch < BATCH:
+    if batch < PAPER_BATCH:
         lines += [
-            f"Batches have {batch} videos, not the paper's {BATCH}, so that few make some updates.",
-            f"SGD's rates are scaled with them, by {batch}/{BATCH}. Stage 2, whose returns are",
+            f"Batches have {batch} videos, not the paper's {PAPER_BATCH}, so that few make some"
+            " updates.",
+            f"SGD's rates are scaled with them, by {batch}/{PAPER_BATCH}. Stage 2, whose returns"
+            " are",
             f"standardized over the batch, takes {rollout} videos, at Adam's rate in the paper.",
         ]
     return "".join(f"# {line}\n" for line in lines)

@@ -72,7 +72,7 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
         path.unlink(missing_ok=True)  # all shards have taken from it what they needed
 
 
-def changes(recipe: Recipe, folder: Path) -> str:
+def annotation_changes(recipe: Recipe, folder: Path) -> str:
     """How a data set's annotations differ from those that its splits were made of, in one line;
     empty where they do not, or where there are no splits.
 

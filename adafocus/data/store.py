@@ -191,7 +191,7 @@ LOCAL_HEADER = 30
 END = Struct("<10x H 2I H")
 """Number of entries, size and start of the directory, and the length of the comment that follows.
 """
-NAME = len("000001.jpg")
+NAME_LENGTH = len("000001.jpg")
 
 
 def _indexed(file: BinaryIO) -> _Stored | None:
@@ -202,7 +202,7 @@ def _indexed(file: BinaryIO) -> _Stored | None:
     entries are others, as in the 64-bit form that stores of more than 65,535 frames have.
     """
     count, size, start, _ = _end_of_zip(file)
-    step = ENTRY.size + NAME
+    step = ENTRY.size + NAME_LENGTH
 
     def name(index: int) -> str:
         return f"{index + 1:06d}.jpg"
@@ -214,7 +214,7 @@ def _indexed(file: BinaryIO) -> _Stored | None:
         method, checksum, length, offset = ENTRY.unpack_from(found := entry(index))
         if found[ENTRY.size :] != name(index).encode() or method:
             raise BadZipFile("its entry is broken")
-        content = os.pread(file.fileno(), length, offset + LOCAL_HEADER + NAME)
+        content = os.pread(file.fileno(), length, offset + LOCAL_HEADER + NAME_LENGTH)
         if crc32(content) != checksum:
             raise BadZipFile("its checksum is another")
         return content

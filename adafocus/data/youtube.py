@@ -23,7 +23,7 @@ from adafocus.recipe import Recipe, YoutubeSource
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 5
+STOP_TIMEOUT = 5
 """Seconds that running downloads have to stop, before they are left to end with the process."""
 
 
@@ -118,7 +118,7 @@ def _downloads(
         yield results()
     finally:
         stop.set()
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + STOP_TIMEOUT
         while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
             _kill_those_that_write_to(folder / "incoming")
             time.sleep(0.05)

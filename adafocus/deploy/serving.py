@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "torch", "torchvision")
 
 
-class Classifier:
+class ServedModel:
     """What ``mlflow.pyfunc.load_model`` puts behind its ``predict``.
 
     Args:
@@ -63,12 +63,12 @@ class Classifier:
         return pd.DataFrame(probabilities, columns=list(self.class_names))
 
 
-def _load_pyfunc(data_path: str) -> Classifier:
+def _load_pyfunc(data_path: str) -> ServedModel:
     """Called by MLflow under this name."""
-    return Classifier(Path(data_path))
+    return ServedModel(Path(data_path))
 
 
-def save(checkpoint: Path, folder: Path, model: LoggedModel) -> None:
+def save_model(checkpoint: Path, folder: Path, model: LoggedModel) -> None:
     """Writes a checkpoint in MLflow's own format, with signature and input example.
 
     Args:

@@ -18,7 +18,8 @@ from adafocus.data.batches import Batch
 from adafocus.data.clips import Clips, sample_val
 from adafocus.evaluation import again, flops
 from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, my_batches
-from adafocus.evaluation.metrics import accuracy
+from adafocus.evaluation.measurement import DRAWS
+from adafocus.evaluation.metrics import compute_metrics
 from adafocus.evaluation.summary import published_figures
 from adafocus.figures import ways_to_spend_less
 from adafocus.machine.device import FREE_SOME, name_what_fills_memory, pick_device, share_threads
@@ -35,8 +36,6 @@ FEWER = 8
 """At most so many numbers of frames are tried."""
 SHARE = 0.6
 """Of the GFLOPs of a model that skips nothing: there MLflow has each way's accuracy."""
-DRAWS = 5
-"""Random exits and random frames are drawn so many times; their accuracy is the mean."""
 
 
 def write_points(
@@ -257,7 +256,7 @@ class Pass:
             "gflops": gflops,
             "steps": mean_steps,
             "looks": mean_looks,
-            "accuracy": accuracy(logits, self.labels)[self.recipe.metric],
+            "accuracy": compute_metrics(logits, self.labels)[self.recipe.metric],
         }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from adafocus.data.batches import Batch, Loader, in_order, own_batches
-from adafocus.evaluation.metrics import accuracy
+from adafocus.evaluation.metrics import compute_metrics
 from adafocus.machine.distributed import gather_to_first, is_first
 from adafocus.machine.meter import Meter
 from adafocus.model.adafocus import AdaFocus
@@ -21,7 +21,7 @@ from adafocus.model.exits import ConditionalExit, classify_visits
 from adafocus.model.patches import SKIPPED, centred_corners
 
 DRAWS = 5
-"""Random patches are drawn so many times; their accuracy is the mean."""
+"""Random patches, exits and frames are drawn so many times; their accuracy is the mean."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Measurement:
         """Accuracy after each step by where the model looked, means over draws."""
         return {
             place: [
-                _mean([accuracy(draw, self.labels) for draw in draws])
+                _mean([compute_metrics(draw, self.labels) for draw in draws])
                 for draws in logits.unbind(dim=2)
             ]
             for place, logits in self.logits.items()

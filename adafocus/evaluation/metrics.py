@@ -1,4 +1,4 @@
-"""Accuracy of video-level predictions, in percent."""
+"""Metrics of video-level predictions, in percent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
+def compute_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Top-1, top-5 and mean average precision.
 
     A video with several labels counts as right where any of them is predicted. Average precision is
@@ -30,7 +30,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def accuracy_by_class(logits: Tensor, labels: Tensor, metric: str) -> np.ndarray:
+def metric_by_class(logits: Tensor, labels: Tensor, metric: str) -> np.ndarray:
     """One metric of each class: the share of its videos that are right, or its average precision.
 
     Args:

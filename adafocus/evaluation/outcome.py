@@ -11,7 +11,7 @@ import torch
 
 from adafocus.data.clips import Clips
 from adafocus.evaluation.measurement import Measurement
-from adafocus.evaluation.metrics import accuracy_by_class
+from adafocus.evaluation.metrics import metric_by_class
 from adafocus.evaluation.predictions import Predictions
 from adafocus.evaluation.result import Result
 from adafocus.figures import SheetClip, confusion_matrix, contact_sheet, patch_maps, step_curve
@@ -29,8 +29,8 @@ def predictions_of(
     last = measured.logits["chosen"][0, :, -1].float()
     probability, predicted = last.softmax(-1).max(-1)
     draws = measured.logits["random"][:, :, -1]
-    random = [accuracy_by_class(draw, measured.labels, metric) for draw in draws]
-    by_class = accuracy_by_class(last, measured.labels, metric)
+    random = [metric_by_class(draw, measured.labels, metric) for draw in draws]
+    by_class = metric_by_class(last, measured.labels, metric)
     return Predictions(
         classes=np.array(class_names),
         videos=np.array(clips.videos),
@@ -43,7 +43,7 @@ def predictions_of(
     )
 
 
-def leave(
+def write_outcome(
     result: Result, predictions: Predictions, clips: Clips, output: Path, plots: Path
 ) -> tuple[Result, list[Path]]:
     """Writes a result, its predictions beside it and its figures.

@@ -20,7 +20,7 @@ from adafocus.evaluation import again, flops
 from adafocus.evaluation.exits import calibrate
 from adafocus.evaluation.flops import Cost
 from adafocus.evaluation.measurement import Measurement, measure
-from adafocus.evaluation.outcome import leave, predictions_of
+from adafocus.evaluation.outcome import predictions_of, write_outcome
 from adafocus.evaluation.predictions import Predictions
 from adafocus.evaluation.result import SCHEMA, Result
 from adafocus.machine.device import (
@@ -123,7 +123,7 @@ def evaluate(
             return None
         result, predictions = before
         result = _with_source(result, source, checkpoint)
-        result, _ = leave(result, predictions, clips, output, plots)
+        result, _ = write_outcome(result, predictions, clips, output, plots)
         tqdm.write(f"{output}: measured before; its figures are drawn again")
         return result
 
@@ -160,7 +160,7 @@ def evaluate(
         told = facts | {"fingerprint": fingerprint, "anew": anew, "threads": threads}
         result = _result(measured, source, checkpoint, cost, mlflow_run_id=run.id, **told)
         predictions = predictions_of(measured, clips, source.class_names, recipe.metric)
-        result, drawn = leave(result, predictions, clips, output, plots)
+        result, drawn = write_outcome(result, predictions, clips, output, plots)
         _log(run, result, checkpoint)
         run.add_artifacts(output, Predictions.path_of(output), *drawn)
     found = f"{result.metric} {result.accuracy:.1f}"

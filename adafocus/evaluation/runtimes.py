@@ -45,7 +45,7 @@ COLUMNS = (
     "read_mb",
     "written_mb",
 )
-NAME = re.compile(
+BENCHMARK_NAME = re.compile(
     rf"(?P<dataset>[\w-]+?)_(?:(?P<patch>\d+)_)?(?:skip(?P<skip>[\d.]+)_)?(?P<job>{'|'.join(JOBS)})(?:_(?P<shard>\d+))?"
 )
 
@@ -78,7 +78,7 @@ def read_runtimes(files: Sequence[Path]) -> list[dict[str, Any]]:
     """
     jobs: dict[tuple[str, int, float, str], list[pd.Series]] = {}
     for file in files:
-        if match := NAME.fullmatch(file.stem):
+        if match := BENCHMARK_NAME.fullmatch(file.stem):
             skip_cost = -1 if match["skip"] is None else float(match["skip"])
             key = (match["dataset"], int(match["patch"] or 0), skip_cost, match["job"])
             jobs.setdefault(key, []).append(pd.read_csv(file, sep="\t", na_values="-").iloc[-1])

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from adafocus.machine.device import pick_device
 from adafocus.machine.locks import LOOK_EVERY, Lock
 
-PATIENCE = timedelta(hours=2)
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
 """For processes that wait for the others, such as while the first reads or writes a large file."""
 LATE = timedelta(minutes=10)
 """For a process whose memory is full, which the others meet before the end of a batch."""
@@ -50,7 +50,7 @@ def joined(device: str) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         # What processes agree on by way of the CPU does not wait for the GPU.
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     try:
         yield
     except RuntimeError as error:

@@ -19,7 +19,7 @@ ASIDE = ".aside"
 by which process."""
 ABANDONED = 2 * 24 * 3600
 """Seconds after which what another machine's process left untouched is taken to be abandoned."""
-FULL = {errno.ENOSPC, errno.EDQUOT}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 ROOM = 64 * 1024
 """A disk that has not even so many bytes is full."""
 
@@ -165,7 +165,7 @@ def sha256(path: Path) -> str:
 def is_full(error: BaseException | None) -> bool:
     """Whether an error, or one that led to it, is that of a full disk."""
     while error is not None:
-        if getattr(error, "errno", None) in FULL or os.strerror(errno.ENOSPC) in str(error):
+        if getattr(error, "errno", None) in DISK_FULL or os.strerror(errno.ENOSPC) in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 DRIVER = Path("/proc/driver/nvidia/version")
 """Is there where NVIDIA's driver is loaded, in containers too."""
 LIBRARY = "libcuda.so.1"
-PATIENCE = 60
+CUDA_TIMEOUT = 60
 """Seconds that CUDA may take to answer."""
 TELL_EVERY = 60
 """Seconds between two lines of a job that waits for a GPU."""
@@ -77,11 +77,15 @@ def _ask(**environment: str) -> Gpus:
     command = [sys.executable, "-P", __file__]
     try:
         answer = subprocess.run(
-            command, env=os.environ | environment, capture_output=True, text=True, timeout=PATIENCE
+            command,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=CUDA_TIMEOUT,
         )
         return Gpus(*json.loads(answer.stdout))
     except subprocess.TimeoutExpired:
-        return Gpus([], f"CUDA does not answer within {PATIENCE} seconds")
+        return Gpus([], f"CUDA does not answer within {CUDA_TIMEOUT} seconds")
     except ValueError:  # the driver took the process with it
         return Gpus([], f"CUDA ended with status {answer.returncode}")
 

@@ -16,17 +16,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-FOLDER = Path("/dev/shm")
+SHM_FOLDER = Path("/dev/shm")
 ADVICE = (
     "give the container more (docker run --shm-size=8g; in Kubernetes an emptyDir of medium Memory"
-    f" at {FOLDER})"
+    f" at {SHM_FOLDER})"
 )
-FULL = re.compile(r"bus error|shared memory|torch_\S+>: No space left", re.IGNORECASE)
+SHM_FULL = re.compile(r"bus error|shared memory|torch_\S+>: No space left", re.IGNORECASE)
 
 
 def free() -> int:
     """Bytes of shared memory that nobody uses."""
-    disk = os.statvfs(FOLDER)
+    disk = os.statvfs(SHM_FOLDER)
     return disk.f_bavail * disk.f_frsize
 
 
@@ -42,16 +42,16 @@ def processes_that_fit(wanted: int, batch: int) -> int:
         wanted: how many there are to be.
         batch: bytes that a batch of one of them takes.
     """
-    if not FOLDER.is_dir():  # macOS, where it has no end of its own
+    if not SHM_FOLDER.is_dir():  # macOS, where it has no end of its own
         return wanted
     room = free() / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     fit = max((n for n in range(1, wanted + 1) if needed(n, batch) <= room), default=0)
     if fit < wanted:
         need = needed(wanted, batch)
         _say_once(
-            f"shared memory: {room / 1e9:.2g} GB are free in {FOLDER}, and {wanted} processes that"
-            f" load clips need {need / 1e9:.2g}: {fit or 'none but the one that computes'} load"
-            f" them, which is slower; {ADVICE}"
+            f"shared memory: {room / 1e9:.2g} GB are free in {SHM_FOLDER}, and {wanted} processes"
+            f" that load clips need {need / 1e9:.2g}: {fit or 'none but the one that computes'}"
+            f" load them, which is slower; {ADVICE}"
         )
     return fit
 
@@ -64,9 +64,9 @@ def named() -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = str(error)
-        if FULL.search(text) and FOLDER.is_dir():
+        if SHM_FULL.search(text) and SHM_FOLDER.is_dir():
             left = f"{free() / 1e9:.2g} GB are left"
-            reason = f"shared memory, {FOLDER}, is full ({left}): {ADVICE}"
+            reason = f"shared memory, {SHM_FOLDER}, is full ({left}): {ADVICE}"
         elif "DataLoader worker" in text and "Killed" in text:
             reason = (
                 "a process that loads clips was killed, as it happens where memory is full: give"

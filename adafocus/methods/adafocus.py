@@ -111,7 +111,7 @@ class Stage2(Stage[Experience, PolicyTraining]):
 
     def prepare(self, batch: Batch, in_parts: InParts = at_once) -> Experience:
         training = self.training
-        rollout = ppo.joined(
+        rollout = ppo.concatenate(
             in_parts(batch, lambda part: ppo.rollout(self.frozen, part, training.skip_cost or 0.0))
         )
         returns = ppo.standardized(ppo.discounted_returns(rollout.reward, training.gamma))

@@ -32,7 +32,7 @@ from adafocus.model.checkpoint import Checkpoint, CheckpointError
 from adafocus.model.policy import GridPolicy
 from adafocus.recipe import SPECS, MicroBatch, Precision, Recipe
 from adafocus.training.engine import CHECKPOINT_MINUTES, Progress, fit, write_history
-from adafocus.training.fingerprint import accepted, made_by
+from adafocus.training.fingerprint import accepted_fingerprints, made_by
 from adafocus.training.resume import ResumeFile, previous_state
 
 
@@ -239,9 +239,9 @@ def fingerprints(
 
     Args:
         data: the data set's folder, with its splits.
-        others: what else `adafocus.training.fingerprint.accepted` takes.
+        others: what else `adafocus.training.fingerprint.accepted_fingerprints` takes.
     """
-    return accepted(
+    return accepted_fingerprints(
         recipe,
         stage,
         patch_size,
@@ -328,7 +328,7 @@ class _Files:
         if ended is None:
             return None
         epochs = self.recipe.stages[self.stage].epochs
-        old = legacy.made_by(seed, ended.tags)
+        old = legacy.made_by_revision_1(seed, ended.tags)
         if state and state["progress"]["epoch"] == epochs:
             progress = state["progress"]
             if is_first():

@@ -22,7 +22,7 @@ from adafocus import legacy
 from adafocus.machine.files import atomic, kept, sha256
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, backbone
-from adafocus.recipe import SPECS, RecipeError, fit, parse_recipe
+from adafocus.recipe import SPECS, RecipeError, compatibility, parse_recipe
 
 if TYPE_CHECKING:
     from adafocus.recipe import BackboneRecipe, Recipe
@@ -205,7 +205,7 @@ def list_some(problems: list[str]) -> str:
 def check_fit(checkpoint: Checkpoint, path: Path, recipe: Recipe, patch_size: int | None) -> None:
     """Raises `CheckpointError` unless a checkpoint can begin a stage of this recipe."""
     for what, theirs, ours in (
-        *fit(checkpoint.recipe, recipe, checkpoint.stage),
+        *compatibility(checkpoint.recipe, recipe, checkpoint.stage),
         ("patch size", checkpoint.patch_size or patch_size, patch_size),
     ):
         if theirs != ours:

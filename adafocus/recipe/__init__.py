@@ -28,7 +28,7 @@ from adafocus.recipe.data import (
     TableFile,
     YoutubeSource,
 )
-from adafocus.recipe.experiment import Recipe, fit
+from adafocus.recipe.experiment import Recipe, compatibility
 from adafocus.recipe.extending import differences
 from adafocus.recipe.loading import find_recipe, load_recipe, load_recipes, parse_recipe
 from adafocus.recipe.model import BackboneRecipe, ModelRecipe, PolicyRecipe
@@ -80,7 +80,7 @@ __all__ = [
     "YoutubeSource",
     "differences",
     "find_recipe",
-    "fit",
+    "compatibility",
     "load_config",
     "load_recipe",
     "load_recipes",

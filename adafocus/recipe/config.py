@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from safetensors import SafetensorError, safe_open
 
-from adafocus.recipe.experiment import Recipe, fit
+from adafocus.recipe.experiment import Recipe, compatibility
 from adafocus.recipe.loading import find_recipe, load_recipes, parse_recipe
 from adafocus.recipe.section import (
     MicroBatch,
@@ -18,8 +18,8 @@ from adafocus.recipe.section import (
     Precision,
     RecipeError,
     Section,
+    parse_section,
     read_yaml,
-    validate,
 )
 from adafocus.recipe.stages import SPECS
 from adafocus.recipe.training import SweepBudget
@@ -79,7 +79,7 @@ def load_config(folder: Path) -> tuple[Config, dict[str, Recipe]]:
 
 def parse_config(values: Any, recipes: dict[str, Recipe], source: str) -> Config:
     """Checks a configuration and that its data sets and patch sizes have recipes."""
-    config = validate(Config, values, source)
+    config = parse_section(Config, values, source)
     for dataset, patch_sizes in config.datasets.items():
         try:
             for patch_size in patch_sizes:
@@ -139,7 +139,7 @@ def _check_pretrained(name: str, path: str, recipes: dict[str, Recipe]) -> None:
     ours = (stage, patch_size)
     for what, its, wanted in (
         ("stage and patch size", theirs, ours),
-        *fit(made_by, recipe, metadata["stage"]),
+        *compatibility(made_by, recipe, metadata["stage"]),
     ):
         if its != wanted:
             raise RecipeError(f"{path} is of another {what}: {its}, not {wanted}")

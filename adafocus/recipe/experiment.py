@@ -20,7 +20,7 @@ from adafocus.recipe.data import (
     YoutubeSource,
 )
 from adafocus.recipe.model import ModelRecipe
-from adafocus.recipe.section import Cost, Metric, Positive, RecipeError, Section
+from adafocus.recipe.section import Metric, NonNegative, Positive, RecipeError, Section
 from adafocus.recipe.stages import SPECS
 from adafocus.recipe.training import Stages, SweepBudget
 
@@ -62,7 +62,7 @@ class Recipe(Section):
     """Chooses the best epoch and is the one compared with the published figure."""
     patch_sizes: tuple[Positive, ...]
     """Side of the patch in pixels."""
-    skip_costs: tuple[Cost, ...] = ()
+    skip_costs: tuple[NonNegative, ...] = ()
     """Costs lambda of a look, for each of which there may be a model that skips frames
     (AdaFocus+)."""
     source: Annotated[
@@ -204,7 +204,7 @@ class Recipe(Section):
         return self.model_dump(mode="json")
 
 
-def fit(made_by: Recipe, recipe: Recipe, stage: str) -> list[tuple[str, Any, Any]]:
+def compatibility(made_by: Recipe, recipe: Recipe, stage: str) -> list[tuple[str, Any, Any]]:
     """What has to be equal where a stage's checkpoint of one recipe serves another: name, both
     values."""
     has_policy = SPECS[stage].has_policy

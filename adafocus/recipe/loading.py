@@ -9,7 +9,7 @@ from typing import Any
 from adafocus.recipe.earlier import modern
 from adafocus.recipe.experiment import Recipe
 from adafocus.recipe.extending import change, check_same_data, extend
-from adafocus.recipe.section import RecipeError, read_yaml, validate
+from adafocus.recipe.section import RecipeError, parse_section, read_yaml
 
 
 def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
@@ -59,7 +59,7 @@ def _load(path: Path, extended_by: tuple[str, ...]) -> tuple[Any, Recipe]:
 
 def parse_recipe(values: Any, source: str) -> Recipe:
     """Checks a recipe given as plain values; ``source`` names them in errors."""
-    return validate(Recipe, modern(values, source), source)
+    return parse_section(Recipe, modern(values, source), source)
 
 
 def load_recipes(folder: str | Path) -> dict[str, Recipe]:

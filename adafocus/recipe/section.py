@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
-Cost = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Metric = Literal["top1", "top5", "mAP"]
 Precision = Literal["auto", "bf16", "fp32"]
 MicroBatch = Literal["auto"] | Positive
@@ -45,7 +45,7 @@ def read_yaml(path: Path) -> Any:
         raise RecipeError(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def validate(model: type[AnySection], values: Any, source: str) -> AnySection:
+def parse_section(model: type[AnySection], values: Any, source: str) -> AnySection:
     """Plain values as a checked section. Raises `RecipeError` that names ``source`` and the key."""
     try:
         return model.model_validate(values)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from adafocus.recipe.earlier import written_ppo
-from adafocus.recipe.section import Cost, Fraction, Positive, Rate, Section
+from adafocus.recipe.section import Fraction, NonNegative, Positive, Rate, Section
 from adafocus.recipe.stages import SPECS
 
 
@@ -61,7 +61,7 @@ class PolicyTraining(Training):
     entropy_coefficient: Annotated[float, Field(ge=0)] = 0.01
     update_epochs: Positive = 1
     """Updates on each batch of clips."""
-    skip_cost: Cost | None = None
+    skip_cost: NonNegative | None = None
     """What a look costs the policy where it may skip frames, see `Recipe.skipping`."""
 
     @model_serializer(mode="wrap")

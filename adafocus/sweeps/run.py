@@ -18,7 +18,7 @@ from adafocus.machine.files import atomic, kept
 from adafocus.recipe import MicroBatch, Precision, Recipe, Sweep, SweepBudget
 from adafocus.sweeps.result import SweepError, importance, translated
 from adafocus.sweeps.space import space, values_of
-from adafocus.sweeps.trials import Job, accepted, keep_only, outcome, run_trials
+from adafocus.sweeps.trials import Job, keep_only, outcome, run_trials, trial_fingerprints
 
 TOLD = ("trial", "values", "learning_rates", "best")
 """What the result says of the best trial and the recipe's apart from all of them."""
@@ -155,7 +155,7 @@ def sweep(
 
 def _swept_before(job: Job) -> dict[str, Any] | None:
     """The result that is there or was kept aside, where the same sweep led to it."""
-    own, same = values_of(job.recipe, job.numbers), accepted(job)
+    own, same = values_of(job.recipe, job.numbers), trial_fingerprints(job)
     for path in (kept(job.output), job.output):
         try:
             found: dict[str, Any] = json.loads(path.read_text("utf-8"))

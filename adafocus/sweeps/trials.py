@@ -100,7 +100,7 @@ def trials_before(job: Job) -> list[Trial]:
     Such may be of a sweep that was killed, or of a smaller or larger one.
     """
     found = []
-    same = accepted(job)
+    same = trial_fingerprints(job)
     for path in job.output.with_suffix("").glob(f"{job.output.stem}_trial_*.run.json"):
         try:
             record = tracking.Record.read(path)
@@ -114,7 +114,7 @@ def trials_before(job: Job) -> list[Trial]:
     return sorted(found, key=attrgetter("number"))
 
 
-def accepted(job: Job) -> Callable[[Mapping[str, float], int], list[str]]:
+def trial_fingerprints(job: Job) -> Callable[[Mapping[str, float], int], list[str]]:
     """Gives the fingerprints that a trial may have, by its values and number; with the precision
     left to the GPUs, which may be a cluster's, those of each."""
     from adafocus.machine.device import PRECISIONS

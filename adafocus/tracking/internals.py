@@ -23,7 +23,7 @@ ENVIRONMENT = {
 }
 """MLflow's settings unless the environment has others: by default it would try for many minutes
 where a server is gone."""
-KIND = {"mlflow.experimentKind": "custom_model_development"}
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Tag by which MLflow's pages show runs and models, not what is for language models."""
 PLACES = (
     ("experiments", "artifact_location"),

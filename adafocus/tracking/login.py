@@ -11,7 +11,7 @@ import secrets
 import sys
 from pathlib import Path
 
-FOLDER = Path("results/login")
+LOGIN_FOLDER = Path("results/login")
 USER = "adafocus"
 
 
@@ -50,7 +50,7 @@ def make_login(folder: Path) -> tuple[Path, str]:
 
 def main() -> None:
     try:
-        path, key = make_login(FOLDER)
+        path, key = make_login(LOGIN_FOLDER)
     except (ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
     print(f"User name and password are in {path}", flush=True)

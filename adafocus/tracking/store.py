@@ -83,7 +83,7 @@ class Store:
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
-                return client.create_experiment(name, location, internals.KIND)
+                return client.create_experiment(name, location, internals.EXPERIMENT_TAGS)
             except MlflowException:
                 # On a server, another process may have made it just now.
                 found = client.get_experiment_by_name(name)

@@ -195,7 +195,7 @@ class Upload:
             params=record.chain.parameters,
         )
         with TemporaryDirectory() as aside:
-            serving.save(checkpoint, Path(aside, "model"), model)
+            serving.save_model(checkpoint, Path(aside, "model"), model)
             client.log_model_artifacts(model.model_id, str(Path(aside, "model")))
         # The same metrics once more, which the store has: this ties them to the model.
         client.log_batch(run_id, metrics=_metrics([final], model.model_id))

@@ -24,18 +24,18 @@ from tqdm import tqdm
 
 from adafocus.data.batches import Batch, Loader, in_order, own_batches
 from adafocus.data.draws import Draws
-from adafocus.evaluation.metrics import accuracy
+from adafocus.evaluation.metrics import compute_metrics
 from adafocus.machine import distributed
 from adafocus.machine.device import name_what_fills_memory
 from adafocus.machine.files import atomic
 from adafocus.machine.meter import Meter
 from adafocus.machine.signals import Stop, Stopped
 from adafocus.recipe import Config, Metric, MicroBatch
-from adafocus.training.losses import Losses
+from adafocus.training.loss_monitor import LossMonitor
 from adafocus.training.optimizer import build_optimizer, schedule
 from adafocus.training.parts import Parts
 from adafocus.training.resume import ResumeFile
-from adafocus.training.stage import Stage, Videos
+from adafocus.training.stage import Splittable, Stage
 
 CHECKPOINT_MINUTES: float = Config.model_fields["checkpoint_minutes"].default
 
@@ -45,7 +45,7 @@ class TrainingError(ValueError):
 
 
 @dataclass
-class Pass:
+class EpochProgress:
     """How far an epoch has come."""
 
     batches: int = 0
@@ -70,7 +70,7 @@ class Progress:
     best: float = -math.inf
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
     """The trained parts at their best epoch."""
-    begun: Pass = field(default_factory=Pass)
+    begun: EpochProgress = field(default_factory=EpochProgress)
     """The epoch after those done."""
     micro_batch: int | None = None
     """Videos that fit into the memory at a time, where a whole batch did not."""
@@ -128,7 +128,7 @@ def fit(
     optimizer = build_optimizer(stage.training, stage.parts)
     factor = schedule(stage.training, len(clips))
     scheduler = LambdaLR(optimizer, factor)
-    run = _Run(
+    run = _Loop(
         stage=stage,
         clips=clips,
         optimizer=optimizer,
@@ -172,7 +172,7 @@ def fit(
                 bar.set_postfix({"epoch": epoch + 1, metric: f"{scores[metric]:.1f}"})
             row["seconds"] = progress.begun.seconds + time.monotonic() - started
 
-            progress.epoch, progress.begun = epoch + 1, Pass()
+            progress.epoch, progress.begun = epoch + 1, EpochProgress()
             progress.history.append(row)
             score = row.get(f"val_{metric}", -math.inf)
             if score > progress.best or (stage.latest_is_best and score > -math.inf):
@@ -185,7 +185,7 @@ def fit(
     return progress
 
 
-class _Run:
+class _Loop:
     """A training run that goes on from where its resume file says."""
 
     def __init__(
@@ -209,7 +209,7 @@ class _Run:
         self.resume, self.interval = resume, interval
         self.saved = time.monotonic()
         self.stop = Stop()
-        self.losses = Losses()
+        self.monitor = LossMonitor()
         self.progress = self._resumed(state)
         modules = stage.parts.values()
         self.parts = Parts(self.progress, micro_batch, stage.least, modules, norms)
@@ -240,7 +240,7 @@ class _Run:
             part.videos += total
             part.seconds, part.waited = meter.seconds, meter.waited
             names = [self.videos[i] for i in items["index"].tolist()]
-            self.losses.see(finite, self._where(), names)
+            self.monitor.see(finite, self._where(), names)
             self.end_if_asked()
         self.check()
         # Reading the sums waits for the device, so that all its work is counted below.
@@ -257,7 +257,7 @@ class _Run:
 
         return self.parts.alone(len(batch.rows), predictions)
 
-    def _learn(self, videos: Videos, draws: Draws) -> dict[str, Tensor]:
+    def _learn(self, videos: Splittable, draws: Draws) -> dict[str, Tensor]:
         """One optimizer step on a batch; what the stage logs of it, in float64."""
         clip = self.stage.training.clip_gradient
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -268,7 +268,7 @@ class _Run:
         self.optimizer.step()
         return logs
 
-    def _backward(self, videos: Videos, parts: list[slice]) -> dict[str, Tensor]:
+    def _backward(self, videos: Splittable, parts: list[slice]) -> dict[str, Tensor]:
         """Gradients of the mean loss, added up over parts; what the stage logs."""
         self.optimizer.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
@@ -285,7 +285,7 @@ class _Run:
         signal or `TrainingError` after a loss that is not finite, in all processes alike."""
         due = time.monotonic() - self.saved >= self.interval and distributed.is_first()
         number, save, broken = distributed.all_reduce_max(
-            self.stop.number, due, bool(self.losses.broken)
+            self.stop.number, due, bool(self.monitor.broken)
         )
         if broken:
             self._give_up()
@@ -301,11 +301,11 @@ class _Run:
 
     def check(self) -> None:
         """Raises `TrainingError` where a loss or weight is not finite."""
-        self.losses.settle()
+        self.monitor.settle()
         # The last step may have spoilt weights of which no loss tells yet.
         if not all(tensor.isfinite().all() for tensor in _tensors(self.stage).values()):
-            self.losses.broken = self.losses.videos
-        if any(distributed.all_reduce_max(bool(self.losses.broken))):
+            self.monitor.broken = self.monitor.videos
+        if any(distributed.all_reduce_max(bool(self.monitor.broken))):
             self._give_up()
 
     def save(self) -> None:
@@ -331,8 +331,8 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         progress = state["progress"]
-        known = Pass.__dataclass_fields__.keys()
-        begun = Pass(**{k: v for k, v in progress.get("begun", {}).items() if k in known})
+        known = EpochProgress.__dataclass_fields__.keys()
+        begun = EpochProgress(**{k: v for k, v in progress.get("begun", {}).items() if k in known})
         begun.sums = {name: value.to(self.device) for name, value in begun.sums.items()}
         within = f", batch {begun.batches} of the next" if begun.batches else ""
         distributed.say(f"resuming after epoch {progress['epoch']}{within}")
@@ -344,9 +344,9 @@ class _Run:
         part.sums = {name: distributed.all_reduce_mean(value) for name, value in part.sums.items()}
 
     def _give_up(self) -> NoReturn:
-        name, videos = self.stage.name, distributed.all_gather_lists(self.losses.broken)
+        name, videos = self.stage.name, distributed.all_gather_lists(self.monitor.broken)
         message = (
-            f"{name}: the loss is not finite any more after {self.losses.where}, of the videos"
+            f"{name}: the loss is not finite any more after {self.monitor.where}, of the videos"
             f" {', '.join(videos)}: look at them, or lower stages.{name}.learning_rates in the"
             " recipe"
         )
@@ -385,7 +385,7 @@ def validate(
     gathered, scores = in_order(found), None
     if gathered is not None:
         logits, labels = map(torch.cat, zip(*gathered, strict=True))
-        scores = accuracy(logits, labels)
+        scores = compute_metrics(logits, labels)
     of_all: dict[str, float] = distributed.broadcast(scores)
     return of_all
 

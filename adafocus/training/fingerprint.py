@@ -32,7 +32,7 @@ def made_by(seed: int, anew: str | None = None) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 
-def accepted(
+def accepted_fingerprints(
     recipe: Recipe,
     stage: str,
     patch_size: int | None,
@@ -89,7 +89,9 @@ def accepted(
         for known in (sizes, None)
     ]
     if 1 in {REVISION, *TAKEN_OVER} and replaced is None:
-        old = legacy.fingerprints(recipe, stage, patch_size, seed=seed, data=data, init=init)
+        old = legacy.fingerprints_of_revision_1(
+            recipe, stage, patch_size, seed=seed, data=data, init=init
+        )
         found += old if legacy.may_be_of(record, old, recipe) else []
     return list(dict.fromkeys(found))
 

@@ -12,8 +12,8 @@ from torch.optim import SGD, Adam, Optimizer
 
 from adafocus.recipe import Multiplier, Training
 
-Kind = Literal["plain", "head", "head_bias", "bias", "norm"]
-KINDS: tuple[Kind, ...] = ("plain", "head", "head_bias", "bias", "norm")
+ParameterKind = Literal["plain", "head", "head_bias", "bias", "norm"]
+PARAMETER_KINDS: tuple[ParameterKind, ...] = ("plain", "head", "head_bias", "bias", "norm")
 """Of weights, see `Training.multipliers`; groups stand in this order."""
 
 
@@ -45,11 +45,11 @@ def build_optimizer(training: Training, parts: Mapping[str, nn.Module]) -> Optim
     return SGD(groups, momentum=training.momentum, weight_decay=training.weight_decay)
 
 
-def _by_kind(part: nn.Module) -> dict[Kind, list[nn.Parameter]]:
+def _by_kind(part: nn.Module) -> dict[ParameterKind, list[nn.Parameter]]:
     """A part's parameters by their kind, those kinds that it has."""
     heads = [child for child in part.children() if isinstance(child, nn.Linear)]
-    found: dict[Kind, list[nn.Parameter]] = {kind: [] for kind in KINDS}
-    kind: Kind
+    found: dict[ParameterKind, list[nn.Parameter]] = {kind: [] for kind in PARAMETER_KINDS}
+    kind: ParameterKind
     for module in part.modules():
         for name, parameter in module.named_parameters(recurse=False):
             bias = name.startswith("bias")

@@ -67,7 +67,7 @@ def rollout(model: AdaFocus, batch: Batch, skip_cost: float) -> Rollout:
     )
 
 
-def joined(rollouts: list[Rollout]) -> Rollout:
+def concatenate(rollouts: list[Rollout]) -> Rollout:
     """The rollout of all videos of a batch, made of those of its parts."""
     if len(rollouts) == 1:
         return rollouts[0]

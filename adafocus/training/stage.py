@@ -14,17 +14,17 @@ from adafocus.recipe import SPECS, HeadTraining, Training
 from adafocus.training.parts import InParts, at_once
 
 
-class Videos(Protocol):
+class Splittable(Protocol):
     """What a stage computes its loss of: some videos, of which it can give a part."""
 
     def part(self, rows: slice) -> Self: ...
 
 
-Prepared = TypeVar("Prepared", bound=Videos)
-Section = TypeVar("Section", bound=Training)
+Prepared = TypeVar("Prepared", bound=Splittable)
+TrainingSection = TypeVar("TrainingSection", bound=Training)
 
 
-class Stage(ABC, Generic[Prepared, Section]):
+class Stage(ABC, Generic[Prepared, TrainingSection]):
     """What one stage trains and by which loss, which it computes of what it has ``Prepared``.
 
     Args:
@@ -33,7 +33,7 @@ class Stage(ABC, Generic[Prepared, Section]):
         training: the stage's section of the recipe.
     """
 
-    def __init__(self, name: str, model: AdaFocus, training: Section) -> None:
+    def __init__(self, name: str, model: AdaFocus, training: TrainingSection) -> None:
         self.name = name
         self.model = model
         self.training = training

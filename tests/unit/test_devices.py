@@ -25,7 +25,7 @@ META = torch.device("meta")
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_step_stays_on_its_device(recipe, name):
-    step = memory.Step(recipe, 32, name, torch.float32)
+    step = memory.OptimizerStep(recipe, 32, name, torch.float32)
     stage = step.begin(META)
     assert stage.frozen
     with FakeTensorMode():
@@ -41,7 +41,7 @@ def test_a_step_stays_on_its_device(recipe, name):
 def test_a_tensor_of_the_cpu_is_found(monkeypatch):
     """That the test above can fail."""
     recipe = tiny_recipe("gru")
-    step = memory.Step(recipe, 32, "stage2", torch.float32)
+    step = memory.OptimizerStep(recipe, 32, "stage2", torch.float32)
     stage = step.begin(META)
     assert stage.frozen
     corners = type(stage.model.policy).corners
@@ -62,7 +62,7 @@ def focuser_of(videos: int) -> Recipe:
 
 def test_less_memory_is_predicted_for_more_parts():
     taken = [
-        memory.predicted(memory.Step(focuser_of(64), 32, "focuser", torch.float32, part))
+        memory.predicted(memory.OptimizerStep(focuser_of(64), 32, "focuser", torch.float32, part))
         for part in (None, 32, 16)
     ]
     assert 0.5 * taken[0] < taken[1] < 0.65 * taken[0]
@@ -73,7 +73,7 @@ def test_the_prediction_of_a_published_step():
     """41.8 GiB of it were counted otherwise: what autograd keeps for the backward pass."""
     recipe = load_recipe(ROOT / "config" / "recipes" / "actnet.yaml")
     low, full = (
-        memory.predicted(memory.Step(recipe, 128, "focuser", precision))
+        memory.predicted(memory.OptimizerStep(recipe, 128, "focuser", precision))
         for precision in (torch.bfloat16, torch.float32)
     )
     assert 41.8 < low < 45

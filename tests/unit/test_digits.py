@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_videos(source, tmp_path):
 
 
 def test_encoded_frames_are_the_drawn_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(digits, "BATCH", 3)  # the last batch holds one video
+    monkeypatch.setattr(digits, "VIDEOS_AT_A_TIME", 3)  # the last batch holds one video
     recipe = make_recipe(frames={"shards": 1})
     fetch(recipe, tmp_path, workers=2)
     extract(recipe, tmp_path, shard=0, threads=2)

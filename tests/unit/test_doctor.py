@@ -235,7 +235,7 @@ def test_a_store_of_mlflows(tmp_path, monkeypatch):
             store.commit()
         (line,) = found(doctor._mlflow, tmp_path)
         assert line.startswith("fails ") and expected in line
-    monkeypatch.setattr(doctor, "PATIENCE", 0.1)
+    monkeypatch.setattr(doctor, "ANSWER_TIMEOUT", 0.1)
     with closing(sqlite3.connect(path)) as store:
         store.execute("BEGIN IMMEDIATE")
         assert "another program is writing" in found(doctor._mlflow, tmp_path)[0]

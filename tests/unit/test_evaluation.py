@@ -25,7 +25,7 @@ from adafocus.data.clips import Clips
 from adafocus.data.draws import Draws
 from adafocus.evaluation.again import measured_before
 from adafocus.evaluation.measurement import DRAWS
-from adafocus.evaluation.metrics import accuracy
+from adafocus.evaluation.metrics import compute_metrics
 from adafocus.evaluation.predictions import Predictions
 from adafocus.machine.files import keep
 from adafocus.model.adafocus import build
@@ -149,17 +149,19 @@ def test_figures_equal_plain_forward_passes(family, evaluated, one_batch):
     out = model(batch.frames, batch.glance)
     assert len(done.result["metrics_per_step"]) == out.logits.shape[1]
     for step, scores in enumerate(done.result["metrics_per_step"]):
-        assert_close(scores, accuracy(out.logits[:, step], batch.labels))
+        assert_close(scores, compute_metrics(out.logits[:, step], batch.labels))
     assert done.result["metrics"] == done.result["metrics_per_step"][-1]
 
     def at(corners):
-        return accuracy(model(batch.frames, batch.glance, corners).logits[:, -1], batch.labels)
+        return compute_metrics(
+            model(batch.frames, batch.glance, corners).logits[:, -1], batch.labels
+        )
 
     baselines = done.result["baselines"]
     centre = torch.full_like(out.corners, (SIZE - PATCH) // 2)
     assert_close(baselines["centre"], at(centre))
     alone = model.glance(batch.glance).logits.mean(1)
-    assert_close(baselines["glancer"], accuracy(alone, batch.labels))
+    assert_close(baselines["glancer"], compute_metrics(alone, batch.labels))
     if family == "gru":
         assert_close(baselines["oracle"], at(centred_corners(batch.positions, SIZE, PATCH)))
     else:

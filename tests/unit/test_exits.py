@@ -20,7 +20,7 @@ from adafocus.data.clips import Clips
 from adafocus.evaluation import evaluate, flops
 from adafocus.evaluation.curves import accuracy_at, write_curve, write_points
 from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, leave, solve
-from adafocus.evaluation.metrics import accuracy
+from adafocus.evaluation.metrics import compute_metrics
 from adafocus.machine.files import keep, sha256
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError, load, read, write
@@ -270,14 +270,14 @@ def test_evaluation_keeps_to_a_budget(tmp_path, data, checkpoint, recipe, model)
     confidence = visit.logits.softmax(-1).amax(-1).numpy()
     last = exit_steps(confidence, thresholds)
     logits = visit.logits[torch.arange(len(last)), last]
-    assert result.metrics == pytest.approx(accuracy(logits, labels))
+    assert result.metrics == pytest.approx(compute_metrics(logits, labels))
     looked = (visit.corners != SKIPPED).all(-1).numpy()
     spent = leave(confidence, thresholds, calibration.cost.spent(looked)).mean()
     assert result.gflops_per_video == pytest.approx(spent)
     centre = torch.full((len(clips), 4, 2), model.margin // 2)
     centre = centre.where(visit.corners != SKIPPED, SKIPPED)
     assert result.baselines["centre"] == pytest.approx(
-        accuracy(left_at(model, frames, centre, last), labels)
+        compute_metrics(left_at(model, frames, centre, last), labels)
     )
     assert result.steps_per_video == (last + 1).mean()
     assert result.budget == budget

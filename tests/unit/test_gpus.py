@@ -78,7 +78,7 @@ def test_who_hides_the_gpus_is_told_nothing(two_gpus, monkeypatch):
 
 def test_a_driver_that_hangs_is_not_waited_for(two_gpus, monkeypatch):
     monkeypatch.setenv("LIBCUDA_HANGS", "1")
-    monkeypatch.setattr("adafocus.machine.gpus.PATIENCE", 0.5)
+    monkeypatch.setattr("adafocus.machine.gpus.CUDA_TIMEOUT", 0.5)
     assert visible_gpus() == []
     assert "does not answer within 0.5 seconds" in why_no_gpu()
 

@@ -13,7 +13,7 @@ from miniature import make_recipe
 
 from adafocus.data import DataError, splits
 from adafocus.data.annotations import digest_annotations
-from adafocus.data.listing import Stamp, changes, write_listing
+from adafocus.data.listing import Stamp, video_changes, write_listing
 
 NAMES = ("a.mp4", "class one/b.webm", "10/00001.jpg", "10/00002.jpg")
 MANUAL = make_recipe(source={"kind": "manual", "homepage": "http://example.org"})
@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 
 def told(folder, recipe=MANUAL):
-    return changes(recipe, folder).removeprefix("videos changed since they were listed: ")
+    return video_changes(recipe, folder).removeprefix("videos changed since they were listed: ")
 
 
 def test_nothing_changed(folder):
@@ -130,7 +130,7 @@ def test_videos_that_youtube_is_to_be_asked_for(folder):
 
 
 def test_nothing_is_listed_yet(tmp_path):
-    assert changes(MANUAL, tmp_path) == ""
+    assert video_changes(MANUAL, tmp_path) == ""
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"video,path,error\na\n"])
@@ -188,22 +188,22 @@ def annotated(tmp_path):
 
 @pytest.mark.parametrize("name", ["train.txt", "val.txt", "classes.txt"])
 def test_an_edited_annotation_file_is_named(annotated, name):
-    assert splits.changes(MANUAL, annotated) == ""
+    assert splits.annotation_changes(MANUAL, annotated) == ""
     file = annotated / "annotations" / name
     os.utime(file)
-    assert splits.changes(MANUAL, annotated) == "", "it is the same"
+    assert splits.annotation_changes(MANUAL, annotated) == "", "it is the same"
     file.write_text("another")
     os.utime(file, (0, 0))
-    assert splits.changes(MANUAL, annotated).endswith(f"splits were made: {name}")
+    assert splits.annotation_changes(MANUAL, annotated).endswith(f"splits were made: {name}")
 
 
 def test_splits_by_an_older_version(annotated):
     report = annotated / "splits" / "report.json"
     report.write_text("{}")
-    assert splits.changes(MANUAL, annotated) == ""
+    assert splits.annotation_changes(MANUAL, annotated) == ""
     later = report.stat().st_mtime + 1
     os.utime(annotated / "annotations" / "val.txt", (later, later))
-    assert splits.changes(MANUAL, annotated).endswith("splits were made: val.txt")
+    assert splits.annotation_changes(MANUAL, annotated).endswith("splits were made: val.txt")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"annotations": []}'])
@@ -212,15 +212,15 @@ def test_a_broken_report_is_one_line(annotated, content):
     with pytest.raises(
         DataError, match=r"^.*report\.json: cannot be read.*; remove it.* snakemake .*report\.json$"
     ):
-        splits.changes(MANUAL, annotated)
+        splits.annotation_changes(MANUAL, annotated)
 
 
 def test_an_annotation_file_that_cannot_be_read_is_named(annotated):
     (annotated / "annotations" / "val.txt").unlink()
-    assert splits.changes(MANUAL, annotated) == ""
+    assert splits.annotation_changes(MANUAL, annotated) == ""
     (annotated / "annotations" / "val.txt").mkdir()
     with pytest.raises(DataError, match=r"val\.txt: cannot be read \(Is a directory\)"):
-        splits.changes(MANUAL, annotated)
+        splits.annotation_changes(MANUAL, annotated)
 
 
 def test_ones_own_table_is_read_where_it_is(tmp_path):
@@ -237,8 +237,8 @@ def test_ones_own_table_is_read_where_it_is(tmp_path):
         header = "video,path,status,frames,height,width,error\n"
         (data / "manifests" / f"{shard}.csv").write_text(header + rows)
     splits.write_splits(recipe, data)
-    assert splits.changes(recipe, data) == ""
+    assert splits.annotation_changes(recipe, data) == ""
     labels.write_text(labels.read_text().replace("x", "z"))
-    assert splits.changes(recipe, data).endswith("splits were made: labels.csv")
+    assert splits.annotation_changes(recipe, data).endswith("splits were made: labels.csv")
     splits.write_splits(recipe, data)
     assert (data / "splits" / "classes.txt").read_text() == "y\nz\n"

@@ -118,9 +118,9 @@ def test_a_rollout_made_in_parts_is_that_of_the_whole_batch(recipe, batch):
     model = build(recipe, 32).eval()
     whole = ppo.rollout(model, batch, 0.0)
     parts = [ppo.rollout(model, batch.part(rows), 0.0) for rows in (slice(0, 1), slice(1, 3))]
-    for found, expected in zip(ppo.joined(parts), whole, strict=True):
+    for found, expected in zip(ppo.concatenate(parts), whole, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert ppo.joined([whole]) is whole
+    assert ppo.concatenate([whole]) is whole
 
 
 def test_one_pass_has_ratio_one(recipe, batch):

@@ -14,7 +14,7 @@ from noise import CLASSES, SIZE
 from servers import free_port, serving
 
 import adafocus
-from adafocus.deploy.serving import save
+from adafocus.deploy.serving import save_model
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint
@@ -30,7 +30,7 @@ def saved(recipe, tmp_path):
     tensors = build(recipe, 32).state_dict()
     checkpoint.write(path, Checkpoint(tensors, recipe, "stage3", 32, NAMES))
     entry = SimpleNamespace(artifact_location=str(folder), model_id="m-1", source_run_id=None)
-    save(path, folder, entry)
+    save_model(path, folder, entry)
 
     def videos(count):
         return torch.randint(256, (2, count, 3, SIZE, SIZE), dtype=torch.uint8)

@@ -40,7 +40,7 @@ def load(tmp_path):
     folder = write_noise(tmp_path, {"train": 24})
 
     def run(size, processes="what fits"):
-        script = f'mount -t tmpfs -o size={size} tmpfs {shared_memory.FOLDER} && exec "$@"'
+        script = f'mount -t tmpfs -o size={size} tmpfs {shared_memory.SHM_FOLDER} && exec "$@"'
         # A warning counts this machine's cores.
         python = [sys.executable, "-W", "ignore", "-c", LOAD, folder, processes]
         done = subprocess.run(

@@ -291,7 +291,7 @@ def test_a_sweep_of_commit_78f3339_stays_as_it_is(again):
     """Its result told no fingerprint, its trials had those of then, and all was of rates."""
     found = json.loads(again.output.read_text())
     folder = again.output.parent
-    [before] = legacy.fingerprints(
+    [before] = legacy.fingerprints_of_revision_1(
         with_values(tiny_recipe("gru"), found["best"]["values"]),
         "stage1",
         32,

@@ -171,7 +171,7 @@ def changed(**sections):
 def fingerprints(recipe=RECIPE, stage="glancer", **facts):
     known = {"seed": 0, "data": ["a", "b"], "sizes": None, "start": {}, "init": []}
     known |= {"record": Path("none.run.json"), "precisions": ["fp32"]}
-    return fingerprint.accepted(recipe, stage, None, **known | facts)
+    return fingerprint.accepted_fingerprints(recipe, stage, None, **known | facts)
 
 
 GLANCER = RECIPE.to_dict()["stages"]["glancer"]

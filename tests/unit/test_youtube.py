@@ -18,7 +18,7 @@ from miniature import make_recipe, make_video
 from adafocus.data import DataError
 from adafocus.data.ffmpeg import timeline
 from adafocus.data.frames import extract
-from adafocus.data.listing import changes
+from adafocus.data.listing import video_changes
 from adafocus.data.sources import fetch
 from adafocus.machine.files import keep
 
@@ -105,7 +105,7 @@ def test_videos_that_were_deleted_when_their_frames_were_there_are_not_downloade
     before = rows(extract(recipe, data, shard=0, threads=2))
     listed = rows(data / "videos.csv")
     shutil.rmtree(data / "videos")
-    assert changes(recipe, data) == ""
+    assert video_changes(recipe, data) == ""
     make_video(data / "videos" / "v_gone1234567.webm", 5)  # as if it was downloaded
     for _ in range(2):  # the second time with what the first has added
         keep(data / "videos.csv")
@@ -117,14 +117,14 @@ def test_videos_that_were_deleted_when_their_frames_were_there_are_not_downloade
             name: row for name, row in listed.items() if "gone" not in name
         }
         assert now["v_gone1234567"]["path"] == "videos/v_gone1234567.webm"
-        assert changes(recipe, data) == ""
+        assert video_changes(recipe, data) == ""
         manifest = rows(extract(recipe, data, shard=0, threads=2))
         assert {name: row for name, row in manifest.items() if "gone" not in name} == {
             name: row for name, row in before.items() if "gone" not in name
         }
     assert not list(data.glob(".*.old"))
     (data / "frames" / "v_CCCCCCCCCCC.zip").unlink()
-    assert changes(recipe, data).endswith("1 taken out (videos/v_CCCCCCCCCCC.mp4)")
+    assert video_changes(recipe, data).endswith("1 taken out (videos/v_CCCCCCCCCCC.mp4)")
 
 
 def test_pieces_of_videos(site, data):

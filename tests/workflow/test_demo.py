@@ -14,7 +14,7 @@ import torch
 from adafocus.data.batches import EpochSampler, loader
 from adafocus.data.clips import Clips
 from adafocus.evaluation.curves import accuracy_at
-from adafocus.evaluation.metrics import accuracy
+from adafocus.evaluation.metrics import compute_metrics
 from adafocus.model import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -94,7 +94,7 @@ def top1_in_bf16(folder, name):
     for items in loader(clips, 50, sampler, workers=0, device=device):
         logits.append(model(items["frames"].to(device)).logits[:, -1])
         labels.append(items["labels"])
-    return accuracy(torch.cat(logits), torch.cat(labels))["top1"]
+    return compute_metrics(torch.cat(logits), torch.cat(labels))["top1"]
 
 
 def test_a_sweep_from_a_bad_rate_finds_a_better_one(demo):

@@ -125,9 +125,9 @@ def mark_changes(dataset):
     has not looked into this folder when it asks what a job needs.
     """
     recipe, folder = recipes[dataset], Path(config["data"], dataset)
-    looks = {"annotations": splits.changes}
+    looks = {"annotations": splits.annotation_changes}
     if settings.scan_videos:
-        looks["videos"] = listing.changes
+        looks["videos"] = listing.video_changes
     for what, changes in looks.items() if workflow.is_main_process else ():
         with one_line_errors():
             if told := changes(recipe, folder):

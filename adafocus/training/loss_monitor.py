@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Losses:
+class LossMonitor:
     """Looks out for losses that are not finite.
 
     On a GPU it looks at each batch when the next one is on its way, so that neither waits.
