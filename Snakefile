@@ -12,6 +12,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/configuration.smk"
+include: "workflow/rules/results.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"
@@ -21,6 +22,7 @@ rule all:
     default_target: True
     input:
         chains["all"],
+        over_seeds(chains["all"]),
         "results/summary.md",
 
 
@@ -31,4 +33,5 @@ for dataset in recipes:
             dataset
         input:
             chains[dataset],
+            over_seeds(chains[dataset]),
             "results/summary.md",

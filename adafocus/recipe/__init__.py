@@ -32,7 +32,7 @@ from adafocus.recipe.experiment import Recipe, compatibility
 from adafocus.recipe.extending import differences
 from adafocus.recipe.loading import find_recipe, load_recipe, load_recipes, parse_recipe
 from adafocus.recipe.model import BackboneRecipe, ModelRecipe, PolicyRecipe
-from adafocus.recipe.phases import Phase
+from adafocus.recipe.phases import SEED, Phase, results_in
 from adafocus.recipe.section import Metric, MicroBatch, Precision, RecipeError
 from adafocus.recipe.stages import PARTS, SPECS, StageSpec
 from adafocus.recipe.training import (
@@ -46,6 +46,7 @@ from adafocus.recipe.training import (
 
 __all__ = [
     "PARTS",
+    "SEED",
     "SPECS",
     "StageSpec",
     "ActivityNetFiles",
@@ -87,4 +88,5 @@ __all__ = [
     "parse_config",
     "parse_micro_batch",
     "parse_recipe",
+    "results_in",
 ]

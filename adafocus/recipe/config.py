@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from safetensors import SafetensorError, safe_open
 
 from adafocus.recipe.experiment import Recipe, compatibility
 from adafocus.recipe.loading import find_recipe, load_recipes, parse_recipe
+from adafocus.recipe.phases import Phase
 from adafocus.recipe.section import (
     MicroBatch,
     Positive,
     Precision,
     RecipeError,
     Section,
+    Seed,
     parse_section,
     read_yaml,
 )
-from adafocus.recipe.stages import SPECS
 from adafocus.recipe.training import SweepBudget
 
 
@@ -46,7 +46,10 @@ class Config(Section):
     datasets: dict[str, tuple[Positive, ...]]
     """What `snakemake --cores all` makes: patch sizes by experiment."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: int = 0
+    seed: int | None = 0
+    """Of all that is drawn at random; not given, or None, where there are ``seeds``."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    """Instead of ``seed``: every experiment is trained and measured with each of them."""
     gpus: Positive = 1
     """GPUs that one job of training or evaluation uses, where there are any."""
     threads: Positive = 8
@@ -68,6 +71,29 @@ class Config(Section):
     pretrained: dict[str, str] = {}
     """Checkpoints to use instead of training them, by their name in results/checkpoints."""
     sweep: Sweep = Sweep()
+
+    @model_validator(mode="after")
+    def _seeds_are_told_once(self) -> Self:
+        if self.seeds is None:
+            return self
+        if self.seed is not None and "seed" in self.model_fields_set:
+            raise ValueError(
+                "seed and seeds are both given: leave one out, on the command line"
+                " --config seed= 'seeds=[0, 1, 2]'"
+            )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: each must be another")
+        return self
+
+    @property
+    def plain_seed(self) -> int:
+        """The seed of what is called by names that tell none."""
+        return (self.seed or 0) if self.seeds is None else 0
+
+    @property
+    def seeds_in_names(self) -> tuple[int | None, ...]:
+        """The seeds that are asked for, as names tell them, see `Phase.seed`."""
+        return tuple(seed or None for seed in self.seeds or (0,))
 
 
 def load_config(folder: Path) -> tuple[Config, dict[str, Recipe]]:
@@ -103,32 +129,18 @@ def parse_micro_batch(text: str) -> MicroBatch:
     return int(text)
 
 
-WILDCARDS = {
-    "experiment": r"(?P<experiment>.+)",
-    "patch_size": r"(?P<patch_size>\d+)",
-    "skip": r"(?P<skip>(_skip[\d.]+)?)",
-}
-CHECKPOINT_NAMES = {
-    spec.name: re.compile(spec.pattern.format(**WILDCARDS)) for spec in SPECS.values()
-}
-"""Patterns of checkpoints' names, by stage."""
-
-
 def _check_pretrained(name: str, path: str, recipes: dict[str, Recipe]) -> None:
     """Raises `RecipeError` unless the checkpoint at ``path`` may stand for the one named."""
-    matches = {stage: pattern.fullmatch(name) for stage, pattern in CHECKPOINT_NAMES.items()}
-    stage, match = next((one for one in matches.items() if one[1]), (None, None))
-    if match is None:
+    phase = Phase.parse(name)
+    if phase is None:
         raise RecipeError(
             "not a checkpoint's name; it must be like actnet_glancer_stage0,"
             " actnet_focuser_stage0 or actnet_128_stage1, stage2 or stage3"
         )
-    named = match.groupdict()
-    recipe = find_recipe(recipes, named["experiment"])
-    patch_size = None
-    if "patch_size" in named:
-        patch_size = recipe.check_patch_size(int(named["patch_size"]))
-    recipe = recipe.named(named.get("skip", ""))
+    recipe = find_recipe(recipes, phase.experiment)
+    if phase.patch_size is not None:
+        recipe.check_patch_size(phase.patch_size)
+    recipe = recipe.named(phase.suffix)
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
@@ -136,7 +148,7 @@ def _check_pretrained(name: str, path: str, recipes: dict[str, Recipe]) -> None:
         theirs = (metadata["stage"], json.loads(metadata["patch_size"]))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise RecipeError(f"{path} is not a checkpoint of AdaFocus ({error})") from None
-    ours = (stage, patch_size)
+    ours = (phase.stage, phase.patch_size)
     for what, its, wanted in (
         ("stage and patch size", theirs, ours),
         *compatibility(made_by, recipe, metadata["stage"]),

@@ -15,8 +15,8 @@ class StageSpec:
 
     name: str
     """As a recipe's ``stages`` calls it."""
-    number: int
-    """In the paper."""
+    number: int | None
+    """In the paper; None where the method is trained in one go."""
     trains: tuple[str, ...]
     """Parts that learn; all else is frozen and in eval mode."""
     work: str
@@ -51,16 +51,25 @@ class StageSpec:
 
     @property
     def pattern(self) -> str:
-        """How its checkpoints are called, such as ``{experiment}_{patch_size}{skip}_stage2``; what
-        stands for ``{skip}`` is one of `Recipe.suffixes`."""
+        """How its checkpoints are called, such as ``{experiment}_{patch_size}{skip}{seed}_stage2``,
+        see `Phase.name`; of a method that is trained in one go ``{experiment}_{patch_size}{seed}``.
+        """
         if not self.of_patch_size:
-            return f"{{experiment}}_{self.name}_stage{self.number}"
-        skip = "{skip}" if self.has_policy else ""
-        return f"{{experiment}}_{{patch_size}}{skip}_{self.name}"
+            return f"{{experiment}}_{self.name}{{seed}}{self.ending}"
+        skip = "{skip}" if self.has_policy and self.number is not None else ""
+        return f"{{experiment}}_{{patch_size}}{skip}{{seed}}{self.ending}"
+
+    @property
+    def ending(self) -> str:
+        """Of the names of its checkpoints and results: ``_stage2``, or nothing of a method that is
+        trained in one go."""
+        return "" if self.number is None else f"_stage{self.number}"
 
     @property
     def title(self) -> str:
         """As figures are called."""
+        if self.number is None:
+            return self.name
         return f"stage {self.number}" if self.of_patch_size else f"{self.name}, stage {self.number}"
 
     @property

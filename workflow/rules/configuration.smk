@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, reduce
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from adafocus.machine.files import WriteError, check_writable, keep, atomic
 from adafocus.machine.gpus import visible_gpus, why_no_gpu
 from adafocus.machine.locks import enter
 from adafocus.recipe import (
+    SEED,
     SPECS,
     Phase,
     RecipeError,
@@ -26,6 +28,7 @@ from adafocus.recipe import (
     find_recipe,
     load_recipes,
     parse_config,
+    results_in,
 )
 from adafocus.sweeps.space import space
 
@@ -39,8 +42,8 @@ def one_line_errors():
 
 
 def recipe_of(wildcards):
-    """The recipe of an experiment, where there is one and it allows the patch size and cost of a
-    look; or that of a data set, which is not one that extends another."""
+    """The recipe of an experiment, where there is one and it allows the patch size, cost of a look
+    and stage; or that of a data set, which is not one that extends another."""
     with one_line_errors():
         name = wildcards.get("experiment") or wildcards.dataset
         recipe = find_recipe(recipes, name)
@@ -50,9 +53,41 @@ def recipe_of(wildcards):
             )
         if "patch_size" in wildcards.keys():
             recipe.check_patch_size(int(wildcards.patch_size))
-        if wildcards.get("skip") and wildcards.get("stage") == "1":
-            raise RecipeError(f"{recipe.name}: stage 1 has no policy that could skip frames")
+        if "stage" in wildcards.keys():
+            spec = spec_of(recipe, wildcards.stage)
+            if wildcards.get("skip") and not spec.has_policy:
+                raise RecipeError(
+                    f"{recipe.name}: {spec.title} has no policy that could skip frames"
+                )
+        if wildcards.get("seed") in (f"{SEED}0", f"{SEED}{settings.plain_seed}"):
+            raise RecipeError(
+                f"{recipe.name}: what is of seed {settings.plain_seed} has names that tell no seed:"
+                f" leave out {wildcards.seed}"
+            )
         return recipe.named(wildcards.get("skip", ""))
+
+
+def spec_of(recipe, ending):
+    """The stage of a recipe's method whose results end like this."""
+    for spec in SPECS.values():
+        if spec.of_patch_size and spec.ending == ending:
+            return spec
+    finished = Phase(recipe.name, last_of(recipe).name, recipe.patch_sizes[0])
+    raise RecipeError(
+        f"{recipe.name} has no {ending.removeprefix('_') or 'model without stages'}; the result of"
+        f" its finished model is results/{finished.name}.json"
+    )
+
+
+def last_of(recipe):
+    """The stage that leaves the finished model."""
+    return list(SPECS.values())[-1]
+
+
+def seed_of(wildcards):
+    """The seed of what the wildcards name."""
+    told = wildcards.get("seed", "").removeprefix(SEED)
+    return int(told) if told else settings.plain_seed
 
 
 def recipe_text(recipe, names, **others):
@@ -68,18 +103,21 @@ def recipe_text(recipe, names, **others):
 
 def recipe_entries(*names, of_config=()):
     """Function of the wildcards for `params`: these entries of the recipe, and of config.yaml, as
-    text.
+    text. `{stage}` in a name is the stage that the wildcards name.
 
     What depends on them is made again when they change, and not when the rest of the recipe does.
     """
 
     def entries(wildcards):
-        filled = [name.format_map(dict(wildcards.items())) for name in names]
+        recipe = recipe_of(wildcards)
+        named = "stage" in wildcards.keys()
+        stage = spec_of(recipe, wildcards.stage).name if named else None
+        filled = [name.format(stage=stage) for name in names]
         defaults = type(settings).model_fields
         others = {
             name: config[name] for name in of_config if config[name] != defaults[name].default
         }
-        return recipe_text(recipe_of(wildcards), filled, **others)
+        return recipe_text(recipe, filled, **others)
 
     return entries
 
@@ -154,10 +192,12 @@ def changed_annotations(wildcards):
 
 def phase_of(wildcards, stage):
     """The training run of a stage that makes the model which the wildcards name."""
+    told = wildcards.get("seed", "").removeprefix(SEED)
+    seed = int(told) if told else None
     if not SPECS[stage].of_patch_size:
-        return Phase(wildcards.experiment, stage)
+        return Phase(wildcards.experiment, stage, seed=seed)
     size, suffix = int(wildcards.patch_size), wildcards.get("skip", "")
-    return Phase(wildcards.experiment, stage, size, suffix)
+    return Phase(wildcards.experiment, stage, size, suffix, seed)
 
 
 @cache
@@ -193,17 +233,19 @@ def checkpoint_of(phase):
 def checkpoint_of_model(wildcards):
     """The checkpoint of the stage that the wildcards name, of the finished model where they name
     none."""
-    recipe_of(wildcards)
-    return checkpoint_of(phase_of(wildcards, f"stage{wildcards.get('stage', 3)}"))
+    recipe = recipe_of(wildcards)
+    named = "stage" in wildcards.keys()
+    spec = spec_of(recipe, wildcards.stage) if named else last_of(recipe)
+    return checkpoint_of(phase_of(wildcards, spec.name))
 
 
-def checkpoints_before(stage):
+def checkpoints_before(spec=None):
     """Function of the wildcards for `input`: the checkpoints that a stage starts from, where it is
-    not shared."""
+    not shared; None is the one that the wildcards name."""
 
     def paths(wildcards):
-        recipe_of(wildcards)
-        phase = phase_of(wildcards, stage)
+        recipe = recipe_of(wildcards)
+        phase = phase_of(wildcards, (spec or spec_of(recipe, wildcards.stage)).name)
         if owner_of(phase) != phase:
             with one_line_errors():
                 raise RecipeError(
@@ -231,11 +273,11 @@ def sweeps_up_to(spec):
 
     def paths(wildcards):
         found = []
-        before = [one for one in SPECS.values() if one.of_patch_size and one.number <= spec.number]
-        for one in reversed(before if settings.sweep.use_best and spec.of_patch_size else []):
-            skip = wildcards.get("skip", "") if "policy" in one.takes else ""
-            size = int(wildcards.patch_size)
-            name = owner_of(Phase(wildcards.experiment, one.name, size, skip)).name
+        table = [one for one in SPECS.values() if one.of_patch_size]
+        used = settings.sweep.use_best and spec.of_patch_size
+        for one in reversed(table[: table.index(spec) + 1] if used else []):
+            phase = phase_of(wildcards, one.name)
+            name = owner_of(phase if "policy" in one.takes else replace(phase, suffix="")).name
             if name in settings.pretrained:
                 break
             found.insert(0, f"results/sweeps/{name}.json")
@@ -247,7 +289,8 @@ def sweeps_up_to(spec):
 def sweep_budget(wildcards):
     """For `params`: what a sweep tries, once it is sure that its recipe has such numbers."""
     with one_line_errors():
-        space(recipe_of(wildcards), f"stage{wildcards.stage}", settings.sweep)
+        recipe = recipe_of(wildcards)
+        space(recipe, spec_of(recipe, wildcards.stage).name, settings.sweep)
     budget = {"trials": config["sweep"]["trials"], "range": config["sweep"]["range"]}
     numbers = config["sweep"]["numbers"]
     return budget | ({"numbers": numbers} if numbers else {})
@@ -278,35 +321,13 @@ def figure_labels(figure):
         found = {"figure": figure, "experiment": wildcards.experiment, "patch": "", "stage": ""}
         if "patch_size" in wildcards.keys():
             skip = wildcards.get("skip", "").replace("_skip", ", skip cost ")
-            found["patch"] = f"{wildcards.patch_size} px{skip}"
+            seed = wildcards.get("seed", "").replace(SEED, ", seed ")
+            found["patch"] = f"{wildcards.patch_size} px{skip}{seed}"
         if "stage" in wildcards.keys():
-            found["stage"] = wildcards.stage
+            found["stage"] = wildcards.stage.removeprefix("_stage")
         return found
 
     return labels
-
-
-def results_asked_for():
-    """Results that the targets of this call of snakemake name or stand for."""
-    targets = {os.path.normpath(target) for target in workflow.dag_settings.targets} or {"all"}
-    named = {target for target in targets if Path(target).match("results/*_stage[123].json")}
-    return sorted(named.union(*(chains.get(target, ()) for target in targets)))
-
-
-def results_made_before():
-    """Other results on disk, which this call leaves as they are, and when they were made."""
-    found = map(str, Path("results").glob("*_stage[123].json"))
-    return {path: os.stat(path).st_mtime for path in sorted(set(found) - set(results_asked_for()))}
-
-
-def shown_of_recipes():
-    """What the summary shows of the recipes of now, by data set."""
-    results = [Path(path).name for path in (*results_asked_for(), *results_made_before())]
-    return {
-        name: recipe_text(recipe, ("title", "metric", "published", "peers"))
-        for name, recipe in sorted(recipes.items())
-        if any(re.match(rf"{name}_\d+(_skip[\d.]+)?_stage\d", result) for result in results)
-    }
 
 
 def unlock_if_alone():
@@ -337,16 +358,6 @@ with one_line_errors():
 # Scripts find the configuration as it was checked, defaults filled in, in `snakemake.config`.
 config.update(settings.model_dump(mode="json"))
 config["recipes"] = {name: recipe.to_dict() for name, recipe in recipes.items()}
-
-# Results that the targets `all` and `{dataset}` stand for.
-chains = {
-    name: [
-        f"results/{name}_{patch_size}_stage3.json"
-        for patch_size in settings.datasets.get(name, recipe.patch_sizes)
-    ]
-    for name, recipe in recipes.items()
-}
-chains["all"] = [path for name in settings.datasets for path in chains[name]]
 
 # One job at a time on each GPU of this machine. A cluster's scheduler, for which the number of
 # jobs is given instead of cores, looks after its own: there `auto` asks it for a GPU, whatever the
@@ -384,12 +395,15 @@ KEPT = {
 
 wildcard_constraints:
     dataset=r"[\w-]+",
+    shard=r"\d+",
     experiment=r"[\w-]+",
-    patch_size=r"\d+",
+    patch_size=r"[1-9]\d*",
     # Nothing, or the cost of a look where the policy may skip frames.
     skip=r"(_skip[\d.]+)?",
-    shard=r"\d+",
-    stage="|".join(str(spec.number) for spec in SPECS.values() if spec.of_patch_size),
+    # Nothing where names need none: of `Config.plain_seed`.
+    seed=rf"({SEED}(0|[1-9]\d*))?",
+    # Nothing for a method that is trained in one go.
+    stage="|".join(spec.ending for spec in SPECS.values() if spec.of_patch_size) + "|",
 
 
 # Before any job: whether results can be written, what the data sets will take, and whether there

@@ -3,54 +3,54 @@ rule evaluate:
         splits=splits_of,
         checkpoint=checkpoint_of_model,
     output:
-        result="results/{experiment}_{patch_size}{skip}_stage{stage}.json",
-        predictions="results/{experiment}_{patch_size}{skip}_stage{stage}.predictions.npz",
+        result="results/{experiment}_{patch_size}{skip}{seed}{stage}.json",
+        predictions="results/{experiment}_{patch_size}{skip}{seed}{stage}.predictions.npz",
         sheet=report(
-            "results/plots/{experiment}_{patch_size}{skip}_stage{stage}_sheet.png",
+            "results/plots/{experiment}_{patch_size}{skip}{seed}{stage}_sheet.png",
             caption="../report/sheet.rst",
             category="4 Where it looks",
             subcategory=dataset_of,
             labels=figure_labels("some clips"),
         ),
         right=report(
-            "results/plots/{experiment}_{patch_size}{skip}_stage{stage}_right.png",
+            "results/plots/{experiment}_{patch_size}{skip}{seed}{stage}_right.png",
             caption="../report/sheet.rst",
             category="4 Where it looks",
             subcategory=dataset_of,
             labels=figure_labels("right predictions"),
         ),
         wrong=report(
-            "results/plots/{experiment}_{patch_size}{skip}_stage{stage}_wrong.png",
+            "results/plots/{experiment}_{patch_size}{skip}{seed}{stage}_wrong.png",
             caption="../report/sheet.rst",
             category="4 Where it looks",
             subcategory=dataset_of,
             labels=figure_labels("wrong predictions"),
         ),
         steps=report(
-            "results/plots/{experiment}_{patch_size}{skip}_stage{stage}_steps.svg",
+            "results/plots/{experiment}_{patch_size}{skip}{seed}{stage}_steps.svg",
             caption="../report/steps.rst",
             category="3 Accuracy",
             subcategory=dataset_of,
             labels=figure_labels("accuracy after each step"),
         ),
         patches=report(
-            "results/plots/{experiment}_{patch_size}{skip}_stage{stage}_patches.svg",
+            "results/plots/{experiment}_{patch_size}{skip}{seed}{stage}_patches.svg",
             caption="../report/patches.rst",
             category="4 Where it looks",
             subcategory=dataset_of,
             labels=figure_labels("maps of patches"),
         ),
         confusion=report(
-            "results/plots/{experiment}_{patch_size}{skip}_stage{stage}_confusion.svg",
+            "results/plots/{experiment}_{patch_size}{skip}{seed}{stage}_confusion.svg",
             caption="../report/confusion.rst",
             category="3 Accuracy",
             subcategory=dataset_of,
             labels=figure_labels("confusion matrix"),
         ),
     log:
-        "results/logs/{experiment}_{patch_size}{skip}_stage{stage}_evaluation.log",
+        "results/logs/{experiment}_{patch_size}{skip}{seed}{stage}_evaluation.log",
     benchmark:
-        "results/benchmarks/{experiment}_{patch_size}{skip}_stage{stage}_evaluation.tsv"
+        "results/benchmarks/{experiment}_{patch_size}{skip}{seed}{stage}_evaluation.tsv"
     conda:
         "../../environment.yml"
     threads: threads_of(gpus_per_job)
@@ -59,10 +59,9 @@ rule evaluate:
         runtime=480,
         gpu=gpus_per_job,
     params:
-        seed=config["seed"],
+        seed=seed_of,
     message:
-        "{wildcards.experiment}: evaluating stage {wildcards.stage} with patches of"
-        " {wildcards.patch_size} pixels"
+        "{wildcards.experiment}: evaluating {input.checkpoint}"
     script:
         "../scripts/evaluate.py"
 
@@ -86,7 +85,7 @@ rule points:
         runtime=480,
         gpu=1 if gpus_per_job else 0,
     params:
-        seed=config["seed"],
+        seed=seed_of,
     message:
         "{wildcards.experiment}: measuring ways to spend less with patches of"
         " {wildcards.patch_size} pixels"

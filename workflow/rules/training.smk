@@ -28,13 +28,14 @@ rule pretrained:
 
 for spec in SPECS.values():
     size = " of {wildcards.patch_size} pixels" if spec.of_patch_size else ""
+    stage = "" if spec.number is None else f"stage {spec.number}, "
 
     rule:
         name:
             spec.rule
         input:
             splits=splits_of,
-            init=checkpoints_before(spec.name),
+            init=checkpoints_before(spec),
             pretrained=[] if spec.of_patch_size else pretrained_of,
             sweeps=sweeps_up_to(spec),
         output:
@@ -59,7 +60,7 @@ for spec in SPECS.values():
             gpu=gpus_per_job,
         params:
             stage=spec.name,
-            seed=config["seed"],
+            seed=seed_of,
             recipe=recipe_entries(
                 "classes",
                 "metric",
@@ -69,7 +70,7 @@ for spec in SPECS.values():
                 of_config=["precision"],
             ),
         message:
-            f"{{wildcards.experiment}}: {spec.work}{size} (stage {spec.number})"
+            f"{{wildcards.experiment}}: {spec.work}{size} ({stage}seed {{params.seed}})"
         script:
             "../scripts/train.py"
 
@@ -77,20 +78,20 @@ for spec in SPECS.values():
 rule sweep:
     input:
         splits=splits_of,
-        init=lambda wildcards: checkpoints_before(f"stage{wildcards.stage}")(wildcards),
+        init=checkpoints_before(),
     output:
-        result="results/sweeps/{experiment}_{patch_size}{skip}_stage{stage}.json",
+        result="results/sweeps/{experiment}_{patch_size}{skip}{seed}{stage}.json",
         plot=report(
-            "results/sweeps/{experiment}_{patch_size}{skip}_stage{stage}.svg",
+            "results/sweeps/{experiment}_{patch_size}{skip}{seed}{stage}.svg",
             caption="../report/sweep.rst",
             category="2 Training",
             subcategory=dataset_of,
             labels=figure_labels("sweep of learning rates"),
         ),
     log:
-        "results/logs/{experiment}_{patch_size}{skip}_stage{stage}_sweep.log",
+        "results/logs/{experiment}_{patch_size}{skip}{seed}{stage}_sweep.log",
     benchmark:
-        "results/benchmarks/{experiment}_{patch_size}{skip}_stage{stage}_sweep.tsv"
+        "results/benchmarks/{experiment}_{patch_size}{skip}{seed}{stage}_sweep.tsv"
     conda:
         "../../environment.yml"
     threads: threads_of(gpus_per_sweep)
@@ -99,18 +100,17 @@ rule sweep:
         runtime=2880,
         gpu=gpus_per_sweep,
     params:
-        seed=config["seed"],
+        seed=seed_of,
         budget=sweep_budget,
         recipe=recipe_entries(
             "classes",
             "metric",
             "augmentation",
             "model",
-            "stages.stage{stage}",
+            "stages.{stage}",
             of_config=["precision"],
         ),
     message:
-        "{wildcards.experiment}: sweeping numbers of stage {wildcards.stage} with patches of"
-        " {wildcards.patch_size} pixels"
+        "{wildcards.experiment}: sweeping numbers for {output.result}"
     script:
         "../scripts/sweep.py"

@@ -3,12 +3,12 @@ from pathlib import Path
 from job import data_of, job, recipe_of, run_options, training_options
 
 with job(snakemake):
-    from adafocus.recipe import Sweep
+    from adafocus.recipe import Phase, Sweep
     from adafocus.sweeps import sweep
 
     sweep(
         recipe_of(snakemake),
-        f"stage{snakemake.wildcards.stage}",
+        Phase.parse(Path(snakemake.output.result).stem).stage,
         int(snakemake.wildcards.patch_size),
         Sweep(**snakemake.config["sweep"]),
         data=data_of(snakemake),
