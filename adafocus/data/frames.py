@@ -19,6 +19,7 @@ from adafocus.data import DataError
 from adafocus.data.ffmpeg import Sink, open_video, pour, read_timeline, write_timeline
 from adafocus.data.jpeg import Pictures
 from adafocus.data.listing import Stamp
+from adafocus.data.manifests import Extracted, read_manifests
 from adafocus.data.store import (
     Writer,
     count_frames,
@@ -30,7 +31,7 @@ from adafocus.data.store import (
     read_pictures,
     write_store,
 )
-from adafocus.machine.files import atomic, kept, remove_abandoned
+from adafocus.machine.files import atomic, remove_abandoned
 from adafocus.recipe import Frames, Recipe
 
 MADE_WITH = re.compile(r"height (\d+) quality (\d+) rate (None|[\d.e+-]+)")
@@ -64,44 +65,9 @@ class Video(NamedTuple):
         return f"height {settings.height} quality {settings.quality} rate {settings.rate}"
 
 
-class Extracted(NamedTuple):
-    """A row of a manifest."""
-
-    video: str
-    path: str
-    """Frame store or folder of JPEG files, relative to the data set's folder."""
-    status: str
-    """``ok`` or ``failed``."""
-    frames: int
-    height: int
-    width: int
-    rate: float | None
-    """Frames per second, on average; None where a video is a folder of JPEG files."""
-    duration: float | None
-    """In seconds, likewise."""
-    bytes: int
-    """That the frames take on disk."""
-    error: str
-    """Why a video failed, or what is damaged in one of which ffmpeg could read the rest."""
-    modified: int | None = None
-    """When the store or folder was changed last, in nanoseconds; None in manifests of old."""
-    source: str = ""
-    """The `Stamp` of the video that the frames are of; empty in manifests of old."""
-    replaced: str = ""
-    """Digest of the frames where they took the place of another video's."""
-
-    def is_of(self, path: Path) -> bool:
-        """Whether a store or folder is as it was."""
-        found = path.stat()
-        same_size = path.is_dir() or found.st_size == self.bytes
-        return same_size and self.modified in (None, found.st_mtime_ns)
-
-
 GROUP, GROUP_BYTES = 8, 500_000
 """Videos that one ffmpeg takes at a time, and their size: for short ones it starts longer than it
 works."""
-
-
 FOLDERS = 10_000
 """Videos that are folders of JPEG files, of which more are packed if the recipe does not say."""
 
@@ -117,10 +83,10 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
     settings = recipe.frames
     with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
         listed = list(csv.DictReader(file))
-    known = _read_manifests(folder)
+    known = read_manifests(folder)
     pack = _packs(settings, listed, known)
     listed = listed[shard :: settings.shards]
-    missing = [_failed(row["video"], "", row["error"]) for row in listed if row["error"]]
+    missing = [Extracted.failed(row["video"], "", row["error"]) for row in listed if row["error"]]
     videos = [
         Video.of(row["video"], folder / row["path"], folder, pack)
         for row in listed
@@ -134,7 +100,7 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
         stale = [v for v in group if not _is_current(settings, v, known.get(v.name))]
         errors = _fill_each(settings, stale, known)
         return [
-            _failed(video.name, paths[video.name], errors[video.name])
+            Extracted.failed(video.name, paths[video.name], errors[video.name])
             if video.name in errors
             else _describe(video, paths[video.name], known.get(video.name), video in stale)
             for video in group
@@ -156,34 +122,6 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
             rows.writerows(done)
             progress.update(len(done))
     return manifest
-
-
-def _read_manifests(folder: Path) -> dict[str, Extracted]:
-    """What was extracted before, by any number of shards, also where manifests are being made
-    again: one that is kept aside tells of videos that another shard takes now."""
-    known = {}
-    manifest = folder / "manifests" / "*.csv"
-    for path in (*manifest.parent.glob(kept(manifest).name), *manifest.parent.glob(manifest.name)):
-        # Another shard's may be removed meanwhile.
-        with suppress(FileNotFoundError), path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if row["status"] == "ok":
-                    known[row["video"]] = Extracted(
-                        row["video"],
-                        row["path"],
-                        row["status"],
-                        int(row["frames"]),
-                        int(row["height"]),
-                        int(row["width"]),
-                        float(row["rate"]) if row["rate"] else None,
-                        float(row["duration"]) if row["duration"] else None,
-                        int(row["bytes"]),
-                        row["error"],
-                        int(row["modified"]) if row.get("modified") else None,
-                        row.get("source") or "",
-                        row.get("replaced") or "",
-                    )
-    return known
 
 
 def _packs(settings: Frames, listed: list[dict[str, str]], known: dict[str, Extracted]) -> bool:
@@ -241,7 +179,7 @@ def extract_again(
     source = folder / sources[0]
     if not source.is_dir():
         settings = _made_at(settings, (path, *others))
-    _fill_stores(settings, [Video(name, source, path)], _read_manifests(folder))
+    _fill_stores(settings, [Video(name, source, path)], read_manifests(folder))
 
 
 def _made_at(settings: Frames, stores: Iterable[Path]) -> Frames:
@@ -288,11 +226,7 @@ def _describe(video: Video, name: str, known: Extracted | None, made: bool) -> E
             *(modified, source or "", replaced),
         )
     except DataError as error:
-        return _failed(video.name, name, str(error))
-
-
-def _failed(video: str, path: str, error: str) -> Extracted:
-    return Extracted(video, path, "failed", 0, 0, 0, None, None, 0, error)
+        return Extracted.failed(video.name, name, str(error))
 
 
 class _Origin(NamedTuple):

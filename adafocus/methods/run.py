@@ -31,8 +31,9 @@ from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError
 from adafocus.model.policy import GridPolicy
 from adafocus.recipe import SPECS, MicroBatch, Precision, Recipe
-from adafocus.training.engine import CHECKPOINT_MINUTES, Progress, fit, write_history
+from adafocus.training.engine import CHECKPOINT_MINUTES, fit
 from adafocus.training.fingerprint import accepted_fingerprints, made_by
+from adafocus.training.progress import Progress, write_history
 from adafocus.training.resume import ResumeFile, previous_state
 
 

@@ -6,14 +6,11 @@ knows nothing of epochs.
 
 from __future__ import annotations
 
-import csv
 import math
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -27,13 +24,13 @@ from adafocus.data.draws import Draws
 from adafocus.evaluation.metrics import compute_metrics
 from adafocus.machine import distributed
 from adafocus.machine.device import name_what_fills_memory
-from adafocus.machine.files import atomic
 from adafocus.machine.meter import Meter
 from adafocus.machine.signals import Stop, Stopped
 from adafocus.recipe import Config, Metric, MicroBatch
 from adafocus.training.loss_monitor import LossMonitor
 from adafocus.training.optimizer import build_optimizer, schedule
 from adafocus.training.parts import Parts
+from adafocus.training.progress import EpochProgress, Progress
 from adafocus.training.resume import ResumeFile
 from adafocus.training.stage import Splittable, Stage
 
@@ -42,38 +39,6 @@ CHECKPOINT_MINUTES: float = Config.model_fields["checkpoint_minutes"].default
 
 class TrainingError(ValueError):
     """Training that cannot go on; the message is one line that says what to do."""
-
-
-@dataclass
-class EpochProgress:
-    """How far an epoch has come."""
-
-    batches: int = 0
-    """Done, all steps on each of them included."""
-    steps: int = 0
-    videos: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    """Of what the stage logs, over steps, in float64."""
-    seconds: float = 0.0
-    waited: float = 0.0
-    """Seconds of them spent waiting for data."""
-
-
-@dataclass
-class Progress:
-    """How far a training run has come; a resume file holds it."""
-
-    epoch: int = 0
-    """Epochs done."""
-    history: list[dict[str, float]] = field(default_factory=list)
-    """One row of metrics per epoch."""
-    best: float = -math.inf
-    best_tensors: dict[str, Tensor] = field(default_factory=dict)
-    """The trained parts at their best epoch."""
-    begun: EpochProgress = field(default_factory=EpochProgress)
-    """The epoch after those done."""
-    micro_batch: int | None = None
-    """Videos that fit into the memory at a time, where a whole batch did not."""
 
 
 @name_what_fills_memory(
@@ -311,7 +276,6 @@ class _Loop:
     def save(self) -> None:
         """Leaves the file alone where the state is of no use, see `check`."""
         self.check()
-        progress = self.progress
         self._put_sums_together()
         if distributed.is_first():
             self.resume.write(
@@ -319,7 +283,7 @@ class _Loop:
                     "tensors": _tensors(self.stage),
                     "optimizer": self.optimizer.state_dict(),
                     "scheduler": self.scheduler.state_dict(),
-                    "progress": vars(progress) | {"begun": vars(progress.begun)},
+                    "progress": self.progress.to_dict(),
                 }
             )
         self.saved = time.monotonic()
@@ -330,13 +294,11 @@ class _Loop:
         self.stage.model.load_state_dict(state["tensors"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        progress = state["progress"]
-        known = EpochProgress.__dataclass_fields__.keys()
-        begun = EpochProgress(**{k: v for k, v in progress.get("begun", {}).items() if k in known})
-        begun.sums = {name: value.to(self.device) for name, value in begun.sums.items()}
-        within = f", batch {begun.batches} of the next" if begun.batches else ""
-        distributed.say(f"resuming after epoch {progress['epoch']}{within}")
-        return Progress(**progress | {"begun": begun})
+        progress = Progress.of(state["progress"], self.device)
+        batches = progress.begun.batches
+        within = f", batch {batches} of the next" if batches else ""
+        distributed.say(f"resuming after epoch {progress.epoch}{within}")
+        return progress
 
     def _put_sums_together(self) -> None:
         """Each process has added up the means over its slices."""
@@ -390,9 +352,6 @@ def validate(
     return of_all
 
 
-# --- resume -----------------------------------------------------------------------------------
-
-
 def _tensors(stage: Stage[Any, Any]) -> dict[str, Tensor]:
     """Weights and buffers of what the stage trains, by their name in the model."""
     return {
@@ -400,12 +359,3 @@ def _tensors(stage: Stage[Any, Any]) -> dict[str, Tensor]:
         for name, part in stage.parts.items()
         for key, tensor in part.state_dict().items()
     }
-
-
-def write_history(history: list[dict[str, float]], path: Path) -> None:
-    """One row per epoch as CSV; epochs without a validation have nothing in its columns."""
-    columns = max(history, key=len).keys()
-    with atomic(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns, lineterminator="\n")
-        table.writeheader()
-        table.writerows(history)

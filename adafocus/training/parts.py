@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -15,9 +15,7 @@ from adafocus.data.draws import Draws
 from adafocus.machine import distributed
 from adafocus.machine.device import reason_of
 from adafocus.recipe import MicroBatch
-
-if TYPE_CHECKING:
-    from adafocus.training.engine import Progress
+from adafocus.training.progress import Progress
 
 T = TypeVar("T")
 

@@ -24,7 +24,8 @@ from adafocus.methods import STAGES
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
 from adafocus.training import ppo
-from adafocus.training.engine import Progress, TrainingError, fit
+from adafocus.training.engine import TrainingError, fit
+from adafocus.training.progress import Progress
 from adafocus.training.resume import ResumeFile
 from adafocus.training.stage import Stage
 

@@ -23,7 +23,7 @@ from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint
 from adafocus.tracking import internals, runs
-from adafocus.training.engine import write_history
+from adafocus.training.progress import write_history
 
 pytestmark = pytest.mark.integration
 

@@ -16,7 +16,8 @@ from adafocus.figures import training_curves
 from adafocus.machine.signals import Stopped
 from adafocus.methods import STAGES
 from adafocus.model.adafocus import build
-from adafocus.training.engine import TrainingError, fit, validate, write_history
+from adafocus.training.engine import TrainingError, fit, validate
+from adafocus.training.progress import write_history
 from adafocus.training.resume import ResumeFile
 
 CPU = torch.device("cpu")

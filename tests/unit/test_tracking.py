@@ -21,7 +21,7 @@ from adafocus import tracking
 from adafocus.cli import app
 from adafocus.recipe import load_recipe, parse_recipe
 from adafocus.tracking import record
-from adafocus.training.engine import write_history
+from adafocus.training.progress import write_history
 
 RECIPE_FILE = Path(__file__).parents[2] / "config" / "recipes" / "demo.yaml"
 RECIPE = load_recipe(RECIPE_FILE)
@@ -310,7 +310,7 @@ import sys
 from pathlib import Path
 from adafocus import tracking
 from adafocus.recipe import load_recipe
-from adafocus.training.engine import write_history
+from adafocus.training.progress import write_history
 
 recipe, history = load_recipe(Path(sys.argv[2])), Path(sys.argv[4], sys.argv[3] + ".metrics.csv")
 with tracking.run(
