@@ -176,7 +176,11 @@ def train(
         record=files.record,
         name=output.stem,
         **tracking.identity(recipe, patch_size, stage, kind, seed, trial_of),
-        parameters={"seed": seed, "precision": name_of(dtype), **training.model_dump(mode="json")},
+        parameters={
+            "seed": seed,
+            "precision": name_of(dtype),
+            **tracking.stage_parameters(recipe, stage),
+        },
         datasets=[
             tracking.dataset(recipe, split, data, part.dataset.digest, len(part.dataset))
             for split, part in batches.items()
@@ -196,9 +200,7 @@ def train(
         progress = learn(on_epoch=epoch_done)
         files.write(history, resume.made_by | files.in_parts(progress.micro_batch))
         run.add_artifacts(curves)
-        # What a chain with swept rates cannot tell beforehand.
-        rates = training.learning_rates if recipe.swept else {}
-        of_chain = {f"{stage}_learning_rate_{part}": rate for part, rate in rates.items()}
+        of_chain = tracking.swept_figures(recipe, stage)
         of_chain[f"{stage}_val_{recipe.metric}"] = progress.best
         run.add_figures({f"best_val_{recipe.metric}": progress.best}, {} if trial_of else of_chain)
     previous_state(files.resume).unlink(missing_ok=True)

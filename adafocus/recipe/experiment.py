@@ -19,6 +19,7 @@ from adafocus.recipe.data import (
     Videos,
     YoutubeSource,
 )
+from adafocus.recipe.earlier import modern
 from adafocus.recipe.model import ModelRecipe
 from adafocus.recipe.section import Metric, NonNegative, Positive, RecipeError, Section
 from adafocus.recipe.stages import SPECS
@@ -202,6 +203,11 @@ class Recipe(Section):
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and mappings; `parse_recipe` reads them back."""
         return self.model_dump(mode="json")
+
+    def in_todays_words(self) -> dict[str, Any]:
+        """The same, not in the words that files keep, see `adafocus.recipe.earlier`."""
+        values: dict[str, Any] = modern(self.to_dict(), source=self.name)
+        return values
 
 
 def compatibility(made_by: Recipe, recipe: Recipe, stage: str) -> list[tuple[str, Any, Any]]:

@@ -55,3 +55,13 @@ def parse_section(model: type[AnySection], values: Any, source: str) -> AnySecti
         where = ".".join(map(str, error["loc"]))
         what = error["msg"].removeprefix("Value error, ")
         raise RecipeError(": ".join(filter(None, (source, where, what)))) from None
+
+
+def find_entry(values: dict[str, Any], place: str) -> tuple[dict[str, Any], str]:
+    """The section of plain values that holds an entry such as ``stages.stage2.gamma``, empty where
+    there is none, and the entry's key in it."""
+    *path, key = place.split(".")
+    for part in path:
+        section = values.get(part)
+        values = section if isinstance(section, dict) else {}
+    return values, key

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adafocus.recipe import Recipe, RecipeError, SweepBudget, parse_recipe
-from adafocus.recipe.earlier import modern
+from adafocus.recipe.section import find_entry
 
 if TYPE_CHECKING:
     from optuna.distributions import FloatDistribution, IntDistribution
@@ -88,10 +88,10 @@ def values_of(recipe: Recipe, names: Iterable[str]) -> dict[str, float]:
     Raises:
         RecipeError: where one of them is no number there.
     """
-    entries = _entries(recipe)
+    entries = recipe.in_todays_words()
     found = {}
     for name in names:
-        section, key = _place(entries, name)
+        section, key = find_entry(entries, name)
         value = section.get(key)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise RecipeError(
@@ -109,29 +109,15 @@ def with_values(recipe: Recipe, values: Mapping[str, float]) -> Recipe:
     Raises:
         RecipeError: where one of them may not be that.
     """
-    entries = _entries(recipe)
+    entries = recipe.in_todays_words()
     for name, value in values.items():
-        section, key = _place(entries, name)
+        section, key = find_entry(entries, name)
         if key not in section:
             raise RecipeError(
                 f"{recipe.name}: has no {name}, of which a sweep found the best value"
             )
         section[key] = value
     return parse_recipe(entries, source=recipe.name)
-
-
-def _entries(recipe: Recipe) -> dict[str, Any]:
-    entries: dict[str, Any] = modern(recipe.to_dict(), source=recipe.name)
-    return entries
-
-
-def _place(entries: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
-    """The section of a recipe that holds a number, and its key there."""
-    *path, key = name.split(".")
-    for part in path:
-        section = entries.get(part)
-        entries = section if isinstance(section, dict) else {}
-    return entries, key
 
 
 def _check_comparable(end: Recipe, recipe: Recipe, stage: str, name: str) -> None:

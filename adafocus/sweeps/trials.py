@@ -339,8 +339,9 @@ def _train(
         for row in tracking.Record.read(job.record(config["trial"])).rows(checkpoint.parent):
             report(row)
         return
+    recipe = with_values(job.recipe, {name: config[name] for name in job.numbers})
     train(
-        with_values(job.recipe, {name: config[name] for name in job.numbers}),
+        recipe.model_copy(update={"swept": job.budget}),  # so that MLflow is told the numbers
         job.stage,
         job.patch_size,
         data=job.data,

@@ -7,7 +7,7 @@ slow, wrong or gone is a warning and never holds the work up.
 In MLflow a data set is an experiment. Its runs hang under parents: `Chain` says which.
 """
 
-from adafocus.tracking.chain import Chain
+from adafocus.tracking.chain import Chain, stage_parameters, swept_figures
 from adafocus.tracking.record import Record, dataset, finished, git_commit, identity
 from adafocus.tracking.runs import Run, run
 from adafocus.tracking.store import SQLITE, absolute
@@ -25,5 +25,7 @@ __all__ = [
     "git_commit",
     "identity",
     "run",
+    "stage_parameters",
+    "swept_figures",
     "sync",
 ]

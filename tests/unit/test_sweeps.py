@@ -19,7 +19,7 @@ from adafocus.sweeps import SweepError, best_trial, use_best
 from adafocus.sweeps.result import importance
 from adafocus.sweeps.space import Number, rates_of, space, with_values
 from adafocus.sweeps.trials import Job, Trial, optuna_search, trials_before, tried_first
-from adafocus.tracking import Chain
+from adafocus.tracking import Chain, stage_parameters, swept_figures
 
 FOCUSER, CLASSIFIER = (f"stages.stage1.learning_rates.{part}" for part in ("focuser", "classifier"))
 
@@ -138,6 +138,23 @@ def test_the_best_of_other_numbers_are_used(result):
     swept = tiny_recipe("gru").model_copy(update={"swept": budget})
     other = with_values(swept, {"stages.stage2.gamma": 0.5})
     assert Chain.of(swept, 32, 0) == Chain.of(other, 32, 0)
+
+
+def test_swept_numbers_are_told_run_by_run_and_are_figures_of_the_chain():
+    numbers = {"stages.stage2.gamma": (0.3, 0.9), "model.classifier.dropout": (0, 0.5)}
+    swept = tiny_recipe("gru").model_copy(update={"swept": SweepBudget(numbers=numbers)})
+    recipe = with_values(swept, {"stages.stage2.gamma": 0.4, "model.classifier.dropout": 0.1})
+    rate = recipe.stages.stage2.learning_rates["policy"]
+    assert swept_figures(recipe, "stage2") == {
+        "stage2_learning_rate_policy": rate,
+        "stage2_gamma": 0.4,
+        "model.classifier.dropout": 0.1,
+    }
+    told = stage_parameters(recipe, "stage2")
+    assert (told["gamma"], told["model.classifier.dropout"]) == (0.4, 0.1)
+    assert "discount" not in told
+    assert "stage2_gamma" not in swept_figures(recipe, "stage1")
+    assert swept_figures(tiny_recipe("gru"), "stage2") == {}
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"stage": 1, "best": {"learning_rates": {"x": 1}}}'])

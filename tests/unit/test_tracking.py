@@ -1,6 +1,8 @@
 """Against real MLflow stores in SQLite."""
 
 import ast
+import getpass
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +23,7 @@ from adafocus import tracking
 from adafocus.cli import app
 from adafocus.recipe import load_recipe, parse_recipe
 from adafocus.tracking import record
+from adafocus.tracking.chain import flat
 from adafocus.training.progress import write_history
 
 RECIPE_FILE = Path(__file__).parents[2] / "config" / "recipes" / "demo.yaml"
@@ -191,8 +194,8 @@ def test_recipes_that_extend_one_another_are_of_one_experiment(tmp_path):
     assert (told["chain"].name, plain["chain"].name) == ("demo-gamma9 28", "demo 28")
     parameters = (identity["chain"].parameters.items() for identity in (told, plain))
     assert set.symmetric_difference(*map(set, parameters)) == {
-        ("stage2.discount", "0.9"),
-        ("stage2.discount", "0.2"),
+        ("stage2.gamma", "0.9"),
+        ("stage2.gamma", "0.2"),
     }
     names = {
         tracking.dataset(recipe, "val", tmp_path, "0", 1)["name"] for recipe in (variant, RECIPE)
@@ -211,6 +214,20 @@ def test_a_chain_is_of_one_patch_size_seed_and_recipe():
     # Stage 0 is not trained again for another stage 3.
     assert of(changed, None, 3) == of(RECIPE, None, 3)
     assert of(RECIPE, None, 3).name == "demo backbones"
+
+
+def test_mlflow_is_told_todays_words_under_the_key_that_a_chain_had(monkeypatch):
+    monkeypatch.setattr(getpass, "getuser", lambda: "somebody")
+    told = tracking.Chain.of(RECIPE, 40, seed=3)
+    values = RECIPE.to_dict()
+    written = values["stages"] | {key: values[key] for key in ("model", "augmentation")}
+    parameters = flat({"patch_size": 40, "seed": 3, **written})
+    assert {"model.family", "stage2.passes", "stage2.discount"} <= parameters.keys()
+    facts = json.dumps([told.name, "somebody", parameters], sort_keys=True)
+    assert told.key == hashlib.sha256(facts.encode()).hexdigest()[:32]
+    assert not {"model.family", "stage2.passes", "stage2.discount"} & told.parameters.keys()
+    found = {k: told.parameters[k] for k in ("model.policy.kind", "stage2.gamma", "model.shift")}
+    assert found == {"model.policy.kind": "grid", "stage2.gamma": "0.2", "model.shift": "False"}
 
 
 def test_a_run_that_goes_on_is_the_same_run(store, tmp_path, facts):
