@@ -11,6 +11,7 @@ sys.path.insert(0, workflow.basedir)
 report: "workflow/report/workflow.rst"
 
 
+include: "workflow/rules/internals.smk"
 include: "workflow/rules/configuration.smk"
 include: "workflow/rules/results.smk"
 include: "workflow/rules/data.smk"

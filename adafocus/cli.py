@@ -36,7 +36,7 @@ Device = StrEnum("Device", ["auto", "cpu", "cuda"])
 
 RecipeFile = Annotated[Path, typer.Option("--recipe", help="The data set's recipe, a YAML file.")]
 DataFolder = Annotated[Path, typer.Option("--data", help="The data set's folder; holds splits/.")]
-Seed = Annotated[int, typer.Option(help="Fixes the run; on a CPU bit for bit.")]
+SeedOption = Annotated[int, typer.Option(help="Fixes the run; on a CPU bit for bit.")]
 DeviceName = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
 PrecisionOption = Annotated[
@@ -86,7 +86,7 @@ def train(
         Path | None,
         typer.Option(help="Training curves to draw; beside the checkpoint if not given."),
     ] = None,
-    seed: Seed = 0,
+    seed: SeedOption = 0,
     device: DeviceName = Device.auto,
     threads: Threads = 8,
     tracking_uri: TrackingUri = DEFAULT_STORE,
@@ -155,7 +155,7 @@ def evaluate(
     output: Annotated[Path, typer.Option(help="The result to write, *.json.")],
     plots: Annotated[Path, typer.Option(help="Folder to draw figures in.")],
     budget: Budget = None,
-    seed: Seed = 0,
+    seed: SeedOption = 0,
     device: DeviceName = Device.auto,
     threads: Threads = 8,
     tracking_uri: TrackingUri = DEFAULT_STORE,

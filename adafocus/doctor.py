@@ -15,8 +15,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -31,7 +29,7 @@ from adafocus.machine.device import why_not_cuda
 from adafocus.machine.files import check_writable
 from adafocus.machine.gpus import DRIVER, visible_gpus
 from adafocus.recipe import Config, Recipe, load_config
-from adafocus.tracking import SQLITE
+from adafocus.tracking import SQLITE, chosen, database_of, internals, without_password
 
 State = Literal["ok", "note", "fails"]
 DECODERS = {"h264": "h264", "hevc": "hevc", "vp8": "vp8", "vp9": "vp9", "av1": "av1|libdav1d"}
@@ -241,9 +239,10 @@ def _weights(folder: Path, project: Project) -> Iterator[Finding]:
 
 
 def _mlflow(folder: Path, project: Project) -> Iterator[Finding]:
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or project.config.tracking_uri
+    uri = chosen(project.config.tracking_uri)
+    database = database_of(uri)
     if uri.startswith(("http://", "https://")):
-        address = re.sub(r"(?<=//)[^/@\s]+@", "", uri)
+        address = without_password(uri)
         try:
             answer = requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_TIMEOUT)
         except requests.RequestException as error:
@@ -258,11 +257,11 @@ def _mlflow(folder: Path, project: Project) -> Iterator[Finding]:
             )
         else:
             yield Finding("ok", f"MLflow: {address} answers")
-    elif not uri.startswith(SQLITE):
+    elif database is None:
         yield Finding(
             "note", f"MLflow: {uri.partition(':')[0]}: a store that is not looked at here"
         )
-    elif not (path := folder / uri.removeprefix(SQLITE)).exists():
+    elif not (path := folder / database).exists():
         yield Finding("ok", f"MLflow: {path}: made by the first run")
     else:
         yield _database(path)
@@ -270,24 +269,15 @@ def _mlflow(folder: Path, project: Project) -> Iterator[Finding]:
 
 def _database(path: Path) -> Finding:
     """What MLflow will say to its SQLite file."""
-    from alembic.script import ScriptDirectory
-
-    spec = find_spec("mlflow")
-    assert spec is not None and spec.origin is not None
-    versions = ScriptDirectory(str(Path(spec.origin).with_name("store") / "db_migrations"))
     try:
-        with closing(sqlite3.connect(path, timeout=ANSWER_TIMEOUT)) as store:
-            store.execute("BEGIN IMMEDIATE")
-            (version,) = store.execute("SELECT version_num FROM alembic_version").fetchone()
-    except sqlite3.OperationalError as error:
+        tables = internals.tables_of(path, ANSWER_TIMEOUT)
+    except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             return Finding("note", f"MLflow: {path}: another program is writing to it")
         return Finding("fails", f"MLflow: {path}: not a store of MLflow's ({error}); move it away")
-    except (sqlite3.DatabaseError, TypeError) as error:
-        return Finding("fails", f"MLflow: {path}: not a store of MLflow's ({error}); move it away")
-    if version == versions.get_current_head():
+    if tables == "as now":
         return Finding("ok", f"MLflow: {path}: as MLflow makes it")
-    if version in {script.revision for script in versions.walk_revisions()}:
+    if tables == "older":
         advice = f"`mlflow db upgrade {SQLITE}{path}`, after a copy of it"
         return Finding("fails", f"MLflow: {path}: of an older MLflow: {advice}")
     return Finding("fails", f"MLflow: {path}: of a newer MLflow: `pip install -U mlflow`")

@@ -33,7 +33,7 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
     """
     report: dict[str, Any] = {"annotations": digest_annotations(recipe, folder)}
     annotated, classes = read_annotations(recipe, folder)
-    table = annotated.merge(_read_manifests(recipe, folder), on="video", how="left")
+    table = annotated.merge(_manifest_table(recipe, folder), on="video", how="left")
     table["error"] = table["error"].fillna("is not among the videos")
 
     remove_abandoned(folder)
@@ -108,7 +108,7 @@ def _no_report(path: Path, reason: object) -> DataError:
     )
 
 
-def _read_manifests(recipe: Recipe, folder: Path) -> pd.DataFrame:
+def _manifest_table(recipe: Recipe, folder: Path) -> pd.DataFrame:
     import pandas as pd
 
     paths = [folder / "manifests" / f"{shard}.csv" for shard in range(recipe.frames.shards)]

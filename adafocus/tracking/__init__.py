@@ -10,7 +10,7 @@ In MLflow a data set is an experiment. Its runs hang under parents: `Chain` says
 from adafocus.tracking.chain import Chain, stage_parameters, swept_figures
 from adafocus.tracking.record import Record, dataset, finished, git_commit, identity
 from adafocus.tracking.runs import Run, run
-from adafocus.tracking.store import SQLITE, absolute
+from adafocus.tracking.store import SQLITE, absolute, chosen, database_of, without_password
 from adafocus.tracking.upload import close, sync
 
 __all__ = [
@@ -19,7 +19,9 @@ __all__ = [
     "Record",
     "Run",
     "absolute",
+    "chosen",
     "close",
+    "database_of",
     "dataset",
     "finished",
     "git_commit",
@@ -28,4 +30,5 @@ __all__ = [
     "stage_parameters",
     "swept_figures",
     "sync",
+    "without_password",
 ]

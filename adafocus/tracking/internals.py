@@ -9,8 +9,9 @@ import logging
 import os
 import sqlite3
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 logger = logging.getLogger(__package__)
@@ -56,6 +57,32 @@ def tags_of_process() -> dict[str, str]:
 def is_of_other_version(error: Exception) -> bool:
     """Whether MLflow does not open a store since another version made its tables."""
     return "database schema" in str(error)
+
+
+def tables_of(database: Path, timeout: float) -> Literal["as now", "older", "newer"]:
+    """Whether the installed MLflow would make the tables of an SQLite store so, or an older or a
+    newer one made them. Does not import MLflow, which takes seconds.
+
+    Args:
+        timeout: seconds to wait for who is writing to it.
+
+    Raises:
+        sqlite3.DatabaseError: where it is no store of MLflow's, or somebody writes for longer.
+    """
+    from alembic.script import ScriptDirectory
+
+    spec = find_spec("mlflow")
+    assert spec is not None and spec.origin is not None
+    versions = ScriptDirectory(str(Path(spec.origin).with_name("store") / "db_migrations"))
+    with closing(sqlite3.connect(database, timeout=timeout)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("its tables tell no version")
+    if row[0] == versions.get_current_head():
+        return "as now"
+    known = {script.revision for script in versions.walk_revisions()}
+    return "older" if row[0] in known else "newer"
 
 
 def move(database: Path, before: str, now: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from adafocus.tracking import internals
 from adafocus.tracking.chain import Chain, flat
 from adafocus.tracking.record import Record, Status, git_commit, now, to_go_on
-from adafocus.tracking.store import LOCK_TIMEOUT, Store, chosen, not_usable
+from adafocus.tracking.store import LOCK_TIMEOUT, Store
 from adafocus.tracking.upload import Upload
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def run(
     )
     if before := to_go_on(record, fingerprints, history, resume):
         fresh = replace(fresh, key=before.key, started=before.started)
-    return Run(chosen(tracking_uri), record, fresh)
+    return Run(Store(tracking_uri), record, fresh)
 
 
 class Run:
@@ -89,15 +89,14 @@ class Run:
     told to exit.
 
     Args:
-        uri: of MLflow's store.
+        store: MLflow's.
         path: the record's file.
         record: what the run is.
     """
 
-    def __init__(self, uri: str, path: Path, record: Record) -> None:
-        self._path, self._record = path, record
-        self._store = Store(uri)
-        self._upload = Upload(self._store)
+    def __init__(self, store: Store, path: Path, record: Record) -> None:
+        self._store, self._path, self._record = store, path, record
+        self._upload = Upload(store)
         self._warned = False
         self._wake, self._begun, self._ending = (threading.Event() for _ in range(3))
         # A daemon, so that a server that hangs does not keep the process.
@@ -190,5 +189,5 @@ class Run:
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
-            logger.warning("%s", not_usable(self._store.uri, error))
+            logger.warning("%s", self._store.warning(error))
         self._warned = True

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SQLITE = "sqlite:///"
-PASSWORD = re.compile(r"(?<=//)[^/@\s]+@")
 LOCK_TIMEOUT = 120
 """Seconds to wait for the other processes that write to an SQLite store."""
 ARTIFACTS = "mlartifacts"
@@ -33,13 +32,17 @@ class TrackingError(ValueError):
 class Store:
     """A store, reached when it is first asked for something.
 
+    Args:
+        tracking_uri: its address, see `chosen`.
+
     Attributes:
+        uri: the address that was chosen.
         database: its file where it is SQLite's.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self.database = Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    def __init__(self, tracking_uri: str) -> None:
+        self.uri = chosen(tracking_uri)
+        self.database = database_of(self.uri)
         self._client: MlflowClient | None = None
 
     @property
@@ -107,6 +110,13 @@ class Store:
             return False
         return True
 
+    def warning(self, error: Exception) -> str:
+        """One line that says why it cannot be used, for work that goes on all the same."""
+        return (
+            f"MLflow's store {without_password(self.uri)} cannot be used, going on:"
+            f" {one_line(error)}; `adafocus sync-tracking` uploads later what it misses"
+        )
+
 
 def chosen(tracking_uri: str) -> str:
     """The store's address; the environment's ``MLFLOW_TRACKING_URI`` goes before a configured."""
@@ -116,16 +126,20 @@ def chosen(tracking_uri: str) -> str:
 def absolute(tracking_uri: str) -> str:
     """The same for processes in other folders."""
     uri = chosen(tracking_uri)
-    if uri.startswith(SQLITE):
-        return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
-    return uri
+    database = database_of(uri)
+    return f"{SQLITE}{database.absolute()}" if database else uri
 
 
-def not_usable(uri: str, error: Exception) -> str:
-    remedy = "; `adafocus sync-tracking` uploads later what it misses"
-    message = f"MLflow's store {uri} cannot be used, going on: {line(error)}{remedy}"
-    return PASSWORD.sub("", message)
+def database_of(uri: str) -> Path | None:
+    """The file of a store in SQLite; None where it is another kind of store."""
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
-def line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:LINE]
+def without_password(text: str) -> str:
+    """A text without the user names and passwords of addresses in it."""
+    return re.sub(r"(?<=//)[^/@\s]+@", "", text)
+
+
+def one_line(error: Exception) -> str:
+    """The reason, without passwords."""
+    return without_password(" ".join(str(error).split()) or type(error).__name__)[:LINE]

@@ -14,7 +14,7 @@ import yaml
 from adafocus.machine.files import sha256
 from adafocus.tracking import internals
 from adafocus.tracking.record import Point, Record, Status, now
-from adafocus.tracking.store import PASSWORD, Store, chosen, line, not_usable
+from adafocus.tracking.store import Store, one_line, without_password
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -228,7 +228,7 @@ def sync(folder: Path, tracking_uri: str) -> tuple[int, int, int]:
     Raises:
         ValueError: where there is no record, or the store cannot be used.
     """
-    store = Store(chosen(tracking_uri))
+    store = Store(tracking_uri)
     paths = sorted(folder.rglob("*.run.json"))
     if not paths:
         raise ValueError(f"{folder}: holds no record of a run, *.run.json")
@@ -245,11 +245,13 @@ def sync(folder: Path, tracking_uri: str) -> tuple[int, int, int]:
             lacking += Upload(store)(record, where)
         except Exception as error:
             if not store.answers():
-                message = f"MLflow's store {store.uri} cannot be used for {record.name}: "
-                raise ValueError(PASSWORD.sub("", message + line(error))) from None
-            problems.setdefault(line(error), []).append(record.name)
+                raise ValueError(
+                    f"MLflow's store {without_password(store.uri)} cannot be used for"
+                    f" {record.name}: {one_line(error)}"
+                ) from None
+            problems.setdefault(one_line(error), []).append(record.name)
     for reason, names in problems.items():
-        logger.warning("left out %s: %s", ", ".join(names), PASSWORD.sub("", reason))
+        logger.warning("left out %s: %s", ", ".join(names), reason)
     return len(paths), lacking, sum(map(len, problems.values()))
 
 
@@ -264,7 +266,8 @@ def close(path: Path, status: Status, tracking_uri: str) -> None:
     record = Record.read(path)
     if record.status == "RUNNING":
         record.end(status, path)
+    store = Store(tracking_uri)
     try:
-        Upload(Store(tracking_uri))(record, path.parent)
+        Upload(store)(record, path.parent)
     except Exception as error:
-        logger.warning("%s", not_usable(tracking_uri, error))
+        logger.warning("%s", store.warning(error))

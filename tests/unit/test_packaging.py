@@ -55,6 +55,18 @@ def test_the_lock_meets_pyproject(python):
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
 
 
+def test_versions_whose_inner_parts_are_used_are_bounded():
+    """MLflow's and Snakemake's, of which each has one file that uses them."""
+    for name in ("mlflow", "snakemake"):
+        assert any(bound.operator == "<" for bound in WANTED[name].specifier), name
+    users = set()
+    for path in (ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.*")):
+        used = re.findall(r"\bworkflow\.(\w+)", path.read_text())
+        if set(used) - {"basedir", "rst"}:
+            users.add(path.name)
+    assert users == {"internals.smk"}
+
+
 def test_the_lock_pins_and_names_no_registry():
     text = (ROOT / "requirements.lock").read_text()
     assert not re.search(r"://|^\s*-", text, flags=re.MULTILINE)

@@ -166,7 +166,7 @@ def mark_changes(dataset):
     looks = {"annotations": splits.annotation_changes}
     if settings.scan_videos:
         looks["videos"] = listing.video_changes
-    for what, changes in looks.items() if workflow.is_main_process else ():
+    for what, changes in looks.items() if is_main_process() else ():
         with one_line_errors():
             if told := changes(recipe, folder):
                 logger.info(f"{dataset}: {told}")
@@ -207,7 +207,7 @@ def owner_of(phase):
     with one_line_errors():
         find_recipe(recipes, phase.experiment)
     owner = phase.owner(recipes, settings.pretrained)
-    if owner != phase and workflow.is_main_process:
+    if owner != phase and is_main_process():
         tell_differences(phase.experiment)
         logger.info(f"{phase.name} is shared: {owner.name}")
     return owner
@@ -340,7 +340,7 @@ def unlock_if_alone():
             shutil.rmtree(".snakemake/locks", ignore_errors=True)
 
 
-if workflow.is_main_process:
+if is_main_process():
     unlock_if_alone()
 
 # A scheduler's warning is for jobs, which save what they have; Snakemake waits for them.
@@ -363,12 +363,12 @@ config["recipes"] = {name: recipe.to_dict() for name, recipe in recipes.items()}
 # jobs is given instead of cores, looks after its own: there `auto` asks it for a GPU, whatever the
 # machine has on which one submits.
 gpus = visible_gpus() if settings.device != "cpu" else []
-on_cluster = workflow.nodes is not None or workflow.remote_exec
+on_cluster = is_on_cluster()
 on_gpus = settings.device == "cuda" or bool(gpus) or (settings.device == "auto" and on_cluster)
 gpus_per_job = settings.gpus if on_gpus else 0
 # A Ray cluster has GPUs of its own.
 gpus_per_sweep = settings.sweep.gpus if on_gpus and "RAY_ADDRESS" not in os.environ else 0
-if workflow.is_main_process and not on_cluster and settings.device != "cpu":
+if is_main_process() and not on_cluster and settings.device != "cpu":
     why = None if gpus else why_no_gpu()
     with one_line_errors():
         if settings.device == "cuda" and not gpus and "RAY_ADDRESS" not in os.environ:
@@ -378,8 +378,7 @@ if workflow.is_main_process and not on_cluster and settings.device != "cpu":
             raise RecipeError(f"config/config.yaml: gpus: is {settings.gpus}, of {len(gpus)} here")
     if why:
         logger.warning(f"device: auto is the CPU, though a driver for GPUs is here: {why}")
-    if gpus and "gpu" not in workflow.global_resources:
-        workflow.register_resource("gpu", len(gpus))
+    offer_gpus(len(gpus))
 
 
 # What jobs look at that make it again: where nothing has changed for them, they end at once.
@@ -412,7 +411,7 @@ onstart:
     steps = {}
     with one_line_errors():
         check_writable(Path("results"))
-        for job in workflow.dag.needrun_jobs():
+        for job in jobs_to_run():
             if job.rule.name in ("download", "frames"):
                 steps.setdefault(job.wildcards.dataset, set()).add(job.rule.name)
             for name in KEPT.get(job.rule.name, ()):

@@ -39,7 +39,7 @@ def results_of_seeds(wildcards):
 def results_asked_for():
     """Results that the targets of this call of snakemake name or stand for."""
     found = set()
-    for target in {os.path.normpath(one) for one in workflow.dag_settings.targets} or {"all"}:
+    for target in {os.path.normpath(one) for one in targets_asked_for()} or {"all"}:
         path = Path(target)
         if target in chains:
             found.update(chains[target])

@@ -1,0 +1,28 @@
+"""What Snakemake has no public interface for; pyproject.toml bounds its version for this file's
+sake. Nothing else asks `workflow` for more than its folder."""
+
+
+def is_main_process():
+    """Whether this is the call of snakemake, not the process of one of its jobs."""
+    return workflow.is_main_process
+
+
+def is_on_cluster():
+    """Whether a scheduler takes the jobs."""
+    return workflow.nodes is not None or workflow.remote_exec
+
+
+def offer_gpus(count):
+    """Lets jobs share so many GPUs, unless ``--resources gpu=...`` offers others."""
+    if count and "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", count)
+
+
+def targets_asked_for():
+    """What this call of snakemake names; empty where it names nothing."""
+    return workflow.dag_settings.targets
+
+
+def jobs_to_run():
+    """The jobs of this call, once they are known."""
+    return workflow.dag.needrun_jobs()
