@@ -32,15 +32,13 @@ demo: $(BIN)/installed
 	@echo "All of this on a page:  make report"
 	@echo "All runs in MLflow:     make ui"
 
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test: $(BIN)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
-	$(PYTEST) -m "not (slow or integration or gpu)"
-	$(PYTEST) -m "slow or integration"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not gpu"
 
 bench: $(BIN)/installed
 	$(BIN)/python benchmarks/speed.py

@@ -17,15 +17,23 @@ for library in ("OMP", "MKL", "OPENBLAS"):
 LONGEST = (
     "test_demo.py",
     "test_slurm.py",
-    "test_chain.py",
     "test_readme.py",
-    "test_plan.py",
     "test_sweeps_ray.py",
+    "test_chain.py",
     "test_tracking_server.py",
+    "test_speed.py",
+    "test_upgrade.py",
+    "test_distributed.py",
+    "test_engine.py",
+    "test_export.py",
+    "test_exits.py",
+    "test_plan.py",
+    "test_youtube.py",
     "test_data_sets.py",
     "test_own_videos.py",
-    "test_distributed.py",
+    "test_later_version.py",
     "test_evaluation.py",
+    "test_extras.py",
 )
 
 

@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import warm
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -20,12 +22,13 @@ class Project:
     """A working directory that holds config/, and later data/ and results/."""
 
     folder: Path
+    python: str
+    """What starts quickly, see `warm`."""
     snakefile = ROOT / "Snakefile"
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments), cwd=self.folder, capture_output=True, text=True
-        )
+        command = [self.python, *self.command(*arguments)[1:]]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """The same beside the test, in a process group of its own."""
@@ -70,20 +73,26 @@ class Project:
         file_.write_text(yaml.safe_dump(values))
 
 
+@pytest.fixture(scope="session")
+def python() -> Iterator[str]:
+    with warm.python() as program:
+        yield program
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
+def project(tmp_path: Path, python: str) -> Project:
     """The configuration and recipes that are shipped."""
     shutil.copytree(ROOT / "config", tmp_path / "config")
-    return Project(tmp_path)
+    return Project(tmp_path, python)
 
 
 @pytest.fixture(scope="module")
-def finished_project(finished: Path) -> Project:
+def finished_project(finished: Path, python: str) -> Project:
     """What an earlier version has finished."""
-    return Project(finished)
+    return Project(finished, python)
 
 
 @pytest.fixture(scope="module")
-def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def tiny_project(tmp_path_factory: pytest.TempPathFactory, python: str) -> Project:
     """A folder without any configuration yet, for the tests of one file together."""
-    return Project(tmp_path_factory.mktemp("tiny"))
+    return Project(tmp_path_factory.mktemp("tiny"), python)

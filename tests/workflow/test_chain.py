@@ -150,7 +150,7 @@ def test_a_chain_that_is_killed_again_and_again_ends_the_same(chain, tmp_path):
 
 def test_a_rule_starts_as_many_processes_as_it_is_given_gpus(chain, tmp_path, two_gpus):
     """Here two GPUs which torch cannot use, so that the processes compute on the CPU."""
-    project = type(chain)(tmp_path)
+    project = type(chain)(tmp_path, chain.python)
     for name in ("config", "data"):
         shutil.copytree(chain.folder / name, tmp_path / name)
     checkpoint = chain.folder / "results/checkpoints/digits_16_stage3.safetensors"
