@@ -19,6 +19,10 @@ BIN := .venv/bin
 export STORE := import yaml; from adafocus.recipe import Config; \
 	print(Config(**yaml.safe_load(open("config/config.yaml"))).tracking_uri)
 
+# Prints all results and sweeps on disk, of any experiment, seed and method.
+export MADE := from pathlib import Path; from adafocus.recipe import results_in; \
+	print(*results_in(Path("results")), *results_in(Path("results/sweeps")))
+
 demo: $(BIN)/installed
 	$(BIN)/snakemake --cores all results/demo_28_stage3.json results/summary.md
 	@echo
@@ -51,7 +55,7 @@ chaos: $(BIN)/installed
 report: $(BIN)/installed
 	$(BIN)/snakemake --cores all results/summary.md
 	$(BIN)/snakemake --report results/report.html results/summary.md \
-		$$(find results -maxdepth 2 -name '*_stage[123].json' -o -path 'results/curves/*.csv')
+		$$($(BIN)/python -c "$$MADE") $$(find results -path 'results/curves/*.csv')
 
 ui: $(BIN)/installed
 	store=$${MLFLOW_TRACKING_URI:-$$($(BIN)/python -c "$$STORE")}; \

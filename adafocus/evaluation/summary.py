@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from adafocus.evaluation.result import Result, ResultError
+from adafocus.evaluation.seeds import over_seeds
 from adafocus.evaluation.tables import PAGE, html, markdown
 from adafocus.figures import accuracy_against_gflops
 from adafocus.machine.files import atomic, remove_abandoned
@@ -22,6 +23,7 @@ HEADINGS = {
     "skip_cost": "skip cost",
     "budget": "budget",
     "stage": "stage",
+    "seeds": "seeds",
     "metric": "metric",
     "adafocus": "AdaFocus",
     "random": "random",
@@ -74,7 +76,8 @@ def write_summary(
 ) -> None:
     """Writes ``stem`` plus ``.csv``, ``.md``, ``.html`` and ``.svg`` from results of `evaluate`.
 
-    The page holds the tables of the Markdown and one of what was run.
+    The page holds the tables of the Markdown and one of what was run. A model has one row, of all
+    its seeds together; in what was run each has its own.
 
     Args:
         results: files of results.
@@ -87,26 +90,28 @@ def write_summary(
     """
     if not results:
         raise ResultError("no results to summarise; make one: snakemake --cores all demo")
-    rows = sorted((_row(path, recipes or {}) for path in results), key=_order)
-    figures = {row["experiment"]: published_figures(row.pop("recipe")) for row in rows}
+    runs = sorted((_row(path, recipes or {}) for path in results), key=_order)
+    rows = over_seeds(runs)
+    figures = {row["experiment"]: published_figures(row["recipe"]) for row in rows}
     beside = _beside(rows, figures)
     variants = _variants(rows)
     remove_abandoned(stem.parent)
     with atomic(stem.with_name(f"{stem.name}.csv")) as aside:
-        pd.DataFrame(rows).to_csv(aside, index=False)
+        table = pd.DataFrame(rows).drop(columns=["recipe", "made_with"])
+        table.astype({"stage": "Int64", "seeds": "Int64"}).to_csv(aside, index=False)
     with atomic(stem.with_name(f"{stem.name}.md")) as aside:
-        text = table(rows) + variants_tables(variants) + published_table(beside)
+        text = results_table(rows) + variants_tables(variants) + published_table(beside)
         aside.write_text(text, encoding="utf-8")
     with atomic(stem.with_name(f"{stem.name}.html")) as aside:
-        aside.write_text(page(rows, variants, beside), encoding="utf-8")
+        aside.write_text(page(rows, runs, variants, beside), encoding="utf-8")
     accuracy_against_gflops(rows, figures, stem.with_name(f"{stem.name}.svg"))
 
 
 def _order(row: dict[str, Any]) -> tuple[Any, ...]:
     """Experiments of one data set stand together, so that equal models can be compared."""
     skip_cost, budget = (-1 if row[key] is None else row[key] for key in ("skip_cost", "budget"))
-    model = (row["patch_size"], skip_cost, row["stage"], budget)
-    return (row["dataset"], *model, _extends(row), row["experiment"])
+    model = (row["patch_size"], skip_cost, row["stage"] or 0, budget)
+    return (row["dataset"], *model, _extends(row), row["experiment"], row["seed"])
 
 
 def _extends(row: dict[str, Any]) -> bool:
@@ -135,7 +140,8 @@ def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
             "patch_size": int(result.patch_size),
             "skip_cost": result.skip_cost,
             "budget": result.budget,
-            "stage": int(result.stage),
+            "stage": None if result.stage is None else int(result.stage),
+            "seeds": None,
             "metric": result.metric,
             "adafocus": result.accuracy,
             "random": random,
@@ -189,7 +195,7 @@ def _beside(
     measured = {
         (row["experiment"], row["patch_size"]): row
         for row in rows
-        if row["stage"] == 3 and row["skip_cost"] is None and row["budget"] is None
+        if row["stage"] in (3, None) and row["skip_cost"] is None and row["budget"] is None
     }
     known = {row["experiment"]: row for row in rows}
     beside = []
@@ -205,6 +211,7 @@ def _beside(
                     **{key: known[experiment][key] for key in ("dataset", "experiment", "metric")},
                     **figure,
                     "adafocus": accuracy,
+                    "adafocus_deviation": row.get("adafocus_deviation"),
                     "gflops": row.get("gflops"),
                     "difference": None if accuracy is None else accuracy - figure["published"],
                 }
@@ -214,11 +221,11 @@ def _beside(
 
 def _variants(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """What differs between the recipes by which experiments of one data set were made, an entry a
-    row, by data set; what made a row of ``rows`` goes from it."""
+    row, by data set."""
     made_with: dict[str, dict[str, Recipe]] = {}
     # The data set's own first; of each the latest stage tells.
-    for row in sorted(rows, key=lambda row: (_extends(row), row["experiment"], row["stage"])):
-        made_with.setdefault(row["dataset"], {})[row["experiment"]] = row.pop("made_with")
+    for row in sorted(rows, key=lambda row: (_extends(row), row["experiment"], row["stage"] or 0)):
+        made_with.setdefault(row["dataset"], {})[row["experiment"]] = row["made_with"]
     return {
         dataset: [
             {"entry": entry, **{f"of {name}": values[name] for name in recipes}}
@@ -236,7 +243,7 @@ def _share(random: float, accuracy: float, oracle: float | None) -> float | None
     return 100 * (accuracy - random) / (oracle - random)
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def results_table(rows: Sequence[dict[str, Any]]) -> str:
     """All results, with notes on what the columns mean.
 
     Args:
@@ -272,6 +279,7 @@ def published_table(beside: Sequence[dict[str, Any]]) -> str:
 
 def page(
     rows: Sequence[dict[str, Any]],
+    runs: Sequence[dict[str, Any]],
     variants: Mapping[str, Sequence[dict[str, Any]]],
     beside: Sequence[dict[str, Any]],
 ) -> str:
@@ -279,6 +287,7 @@ def page(
 
     Args:
         rows: as in the CSV.
+        runs: each seed's.
         variants: what differs between experiments, by data set.
         beside: published figures and those measured.
     """
@@ -293,7 +302,7 @@ def page(
         parts += ["<h2>Published and measured</h2>", *html(published, beside)]
         notes = _published_notes(beside).replace("\\*", "*")
         parts.append(f"<p>{escape(notes)}</p>")
-    parts += ["<h2>What was run</h2>", *html(_headings(RUN_HEADINGS, rows), rows)]
+    parts += ["<h2>What was run</h2>", *html(_headings(RUN_HEADINGS, runs), runs)]
     return PAGE.format("\n".join(parts))
 
 
@@ -326,6 +335,11 @@ def _notes(rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> list[s
     ]
     if any(row["stage"] == 1 for row in rows):
         notes.append("Stage 1 has no policy: its accuracy is that of random patches.")
+    if "seeds" in columns:
+        notes.append(
+            "Of several seeds it is the mean; after ± stands the standard deviation of the sample"
+            " (n - 1)."
+        )
     if "skip_cost" in columns:
         notes.append(
             "With a skip cost the policy skips frames (AdaFocus+): GFLOPs are those really spent,"

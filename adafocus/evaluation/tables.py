@@ -101,4 +101,6 @@ def _cell(name: str, row: dict[str, Any]) -> str:
         case "difference":
             return f"{value:+.1f}"
         case _:
-            return f"{value:.1f}" if isinstance(value, float) else str(value)
+            text = f"{value:.1f}" if isinstance(value, float) else str(value)
+            apart = row.get(f"{name}_deviation")
+            return text if apart is None else f"{text} ± {apart:.1f}"

@@ -56,7 +56,7 @@ def accuracy_against_gflops(
             ``published`` and ``published_gflops``.
     """
     latest: dict[tuple[str, str], dict[tuple[Any, ...], Mapping[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: row["stage"]):
+    for row in sorted(rows, key=lambda row: row["stage"] or 0):
         if row["budget"] is not None:
             continue
         model = (row["experiment"], row["patch_size"], row["skip_cost"])
@@ -81,6 +81,9 @@ def _draw_data_set(
     metric = METRICS[rows[0]["metric"]]
     axes.set(title=dataset, xlabel="GFLOPs per video", ylabel=f"{metric} (%)")
     costs = [row["gflops"] for row in rows]
+    for row in rows:
+        if (apart := row.get("adafocus_deviation")) is not None:
+            axes.errorbar(row["gflops"], row["adafocus"], apart, color=GREY, capsize=3)
     variants: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["experiment"] != dataset and row["skip_cost"] is None:

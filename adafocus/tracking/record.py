@@ -155,7 +155,7 @@ def identity(
         sweep: the parent of a sweep and its trials.
     """
     of_recipe = {"dataset": recipe.dataset, "recipe": recipe.name}
-    tags = {**of_recipe, "patch_size": patch_size, "stage": stage, "kind": kind}
+    tags = {**of_recipe, "patch_size": patch_size, "stage": stage, "seed": seed, "kind": kind}
     chain = sweep or Chain.of(recipe, patch_size, seed)
     return {"experiment": recipe.dataset, "chain": chain, "tags": tags, "recipe": recipe}
 

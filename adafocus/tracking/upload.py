@@ -24,6 +24,8 @@ logger = logging.getLogger(__package__)
 
 GONE = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}
 """MLflow's errors about a run that was deleted."""
+OF_CHAIN = ("dataset", "recipe", "patch_size", "seed")
+"""Tags that a run has in common with its parent."""
 METRICS, PARAMETERS = 1000, 100
 """So many MLflow takes at once."""
 
@@ -129,7 +131,7 @@ class Upload:
         if found := self._find(experiment_id, "adafocus.chain", chain.key):
             run_id: str = found.info.run_id
             return run_id
-        tags = {k: v for k, v in record.tags.items() if k in ("dataset", "recipe", "patch_size")}
+        tags = {k: v for k, v in record.tags.items() if k in OF_CHAIN}
         tags |= {"kind": "chain", "adafocus.chain": chain.key, "mlflow.note.content": chain.note}
         return self._create(experiment_id, chain.name, tags, record.started)
 

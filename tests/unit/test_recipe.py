@@ -202,6 +202,17 @@ def test_the_configuration_that_is_shipped(recipes):
     assert config == Config(datasets=config.datasets), "what it says is what the defaults are"
 
 
+def test_names_tell_no_seed_of_one_alone_and_each_of_several_but_0(recipes):
+    def given(**told):
+        config = parse_config({"datasets": {"actnet": [128]}} | told, recipes, source="config.yaml")
+        return config.plain_seed, config.seeds_in_names
+
+    assert given() == given(seed=0) == (0, (None,))
+    assert given(seed=3) == (3, (None,)), "as ever"
+    assert given(seeds=[0, 2]) == given(seed=None, seeds=["0", "2"]) == (0, (None, 2))
+    assert given(seeds=[1]) == (0, (1,))
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -212,6 +223,10 @@ def test_the_configuration_that_is_shipped(recipes):
         ({"datasets": {"actnet": [100]}}, ["datasets.actnet", "100", "96, 128, 160, 192"]),
         ({"datasets": {"actnet": 128}}, ["datasets.actnet"]),
         ({"datasets": ["actnet"]}, ["datasets"]),
+        ({"seed": 0, "seeds": [0, 1]}, ["seed and seeds are both given: leave one out"]),
+        ({"seeds": [1, 1]}, ["seeds: each must be another"]),
+        ({"seeds": []}, ["seeds", "at least 1"]),
+        ({"seeds": [-1]}, ["seeds.0", "greater than or equal to 0"]),
     ],
 )
 def test_a_configuration_error_is_one_line(recipes, change, expected):

@@ -164,7 +164,7 @@ def test_runs_of_a_chain_hang_under_a_parent_that_says_how_it_ended(store, tmp_p
     client = MlflowClient(store)
     for stage in ("stage2", "stage3"):
         facts |= {"name": f"demo_40_{stage}", "record": tmp_path / f"{stage}.run.json"}
-        tags = {"dataset": "demo", "patch_size": 40, "stage": stage}
+        tags = {"dataset": "demo", "patch_size": 40, "stage": stage, "seed": 1}
         with tracking.run(store, tags=tags, parameters={}, **facts) as run:
             run.add_figures({}, {f"{stage}_val_top1": 50.0})
             parent = client.get_run(client.get_run(run.id).data.tags["mlflow.parentRunId"])
@@ -191,6 +191,9 @@ def test_recipes_that_extend_one_another_are_of_one_experiment(tmp_path):
     )
     assert told["experiment"] == plain["experiment"] == "demo"
     assert (told["tags"]["dataset"], told["tags"]["recipe"]) == ("demo", "demo-gamma9")
+    other = tracking.identity(RECIPE, 28, "stage2", "training", 1)
+    assert (told["tags"]["seed"], other["tags"]["seed"]) == (0, 1)
+    assert other["chain"].parameters["seed"] == "1", "what Compare shows"
     assert (told["chain"].name, plain["chain"].name) == ("demo-gamma9 28", "demo 28")
     parameters = (identity["chain"].parameters.items() for identity in (told, plain))
     assert set.symmetric_difference(*map(set, parameters)) == {

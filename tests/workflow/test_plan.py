@@ -63,6 +63,33 @@ def test_an_experiment_that_extends_another_shares_what_does_not_differ(project)
     assert "demo-gamma9_28_stage1 is shared: demo_28_stage1" in said
 
 
+def test_seeds_share_videos_frames_and_splits_and_nothing_else(project):
+    project.edit("config.yaml", "seed", value=None)
+    project.edit("config.yaml", "seeds", value=[0, 1, 2])
+    data = {"download": 1, "frames": 2, "splits": 1}
+    once = {"train_glancer": 3, "train_focuser": 3, "seeds": 3, "summary": 1, "demo": 1}
+    each = dict.fromkeys(("stage1", "stage2", "stage3", "evaluate"), 3 * 3)
+    assert project.planned("demo") == data | once | each
+    of_both = ["results/demo_28_stage3.seeds.json", "results/demo-gamma9_28_stage3.seeds.json"]
+    once |= {"seeds": 2, "stage1": 3}
+    planned = project.planned(*of_both)
+    own = dict.fromkeys(("stage2", "stage3", "evaluate"), 2 * 3)
+    assert planned == data | {k: n for k, n in once.items() if k not in ("summary", "demo")} | own
+    said = project.snakemake("--dry-run", of_both[1], "results/sweeps/demo_28_seed1_stage3.json")
+    for seed in ("", "_seed1", "_seed2"):
+        line = f"demo-gamma9_28{seed}_stage1 is shared: demo_28{seed}_stage1"
+        assert line in said.stdout.splitlines()
+    assert "results/sweeps/demo_28_seed1_stage3.json" in said.stdout
+
+
+def test_a_seed_is_told_by_the_names_of_its_own_chain(project):
+    """Also where the list of seeds is another one by now."""
+    said = project.snakemake("--dry-run", "results/demo_28_seed7_stage3.json").stdout
+    assert "results/checkpoints/demo_glancer_seed7_stage0.safetensors" in said
+    assert "training the policy that picks patches of 28 pixels (stage 2, seed 7)" in said
+    assert "demo_28_stage" not in said
+
+
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
@@ -145,6 +172,9 @@ def test_a_data_sets_name_is_a_target(project, dataset, sizes):
         ("results/actnet_128_skip0.3_stage3.json", ["0.3", "actnet", "0.01, 0.02, 0.05"]),
         ("results/sthv1_144_skip0.01_stage3.json", ["0.01", "sthv1", "skip_costs: none"]),
         ("results/actnet_128_skip0.01_stage1.json", ["actnet", "stage 1 has no policy"]),
+        ("results/actnet_128.json", ["actnet", "without stages", "results/actnet_96_stage3.json"]),
+        ("results/actnet_128_seed0_stage3.json", ["actnet", "seed 0", "leave out _seed0"]),
+        ("results/actnet_128_stage3.seeds.json", ["config/config.yaml: seeds: is not there"]),
     ],
 )
 def test_a_target_without_recipe_is_one_line(project, target, expected):

@@ -66,6 +66,30 @@ rule evaluate:
         "../scripts/evaluate.py"
 
 
+# One model with several seeds.
+rule seeds:
+    input:
+        results_of_seeds,
+    output:
+        "results/{experiment}_{patch_size}{skip}{stage}.seeds.json",
+    log:
+        "results/logs/{experiment}_{patch_size}{skip}{stage}_seeds.log",
+    benchmark:
+        "results/benchmarks/{experiment}_{patch_size}{skip}{stage}_seeds.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+        gpu=0,
+    message:
+        "{wildcards.experiment}: putting seeds together in {output}"
+    script:
+        "../scripts/seeds.py"
+
+
 # One model in all ways to spend less; leaves a calibration beside the checkpoint.
 rule points:
     input:
