@@ -44,7 +44,7 @@ from adafocus.methods import STAGES
 from adafocus.methods.adafocus import every_step
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.backbones import Backbone, FrozenBackbone, Normalize
-from adafocus.model.patches import SKIPPED
+from adafocus.model.looks import Looks
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
 from adafocus.training import ppo
 from adafocus.training.stage import Stage
@@ -237,13 +237,13 @@ class Bench:
         skipping = recipe.skipping(recipe.skip_costs[0])
         model = self.model(skipping, patch_size, self.low).frozen()
         frames = self.videos(recipe, self.batch, recipe.model.frames)
-        corners = model.random_corners(*frames.shape[:2]).to(self.device)
-        some, total = corners.clone(), corners[..., 0].numel()
+        looks = Looks.at(model.random_boxes(*frames.shape[:2]).to(self.device), frames.shape[1])
+        some, total = looks._replace(skipped=looks.skipped.clone()), looks.skipped.numel()
         skipped = torch.randperm(total, device=self.device)[: round(0.4 * total)]
-        some.view(-1, 2)[skipped] = SKIPPED
+        some.skipped.view(-1)[skipped] = True
         with torch.inference_mode():
             ours, theirs = self.seconds(
-                lambda: model.focus(frames, some), lambda: model.focus(frames, corners)
+                lambda: model.focus(frames, some), lambda: model.focus(frames, looks)
             )
         share = 1 - len(skipped) / total
         what = f"focuser, {100 * share:.0f}% of frames, against all, as a share of that"

@@ -72,12 +72,12 @@ class Batch(NamedTuple):
             self.draws.part(rows),
         )
 
-    def random_corners(self, model: AdaFocus, number: int = 0) -> Tensor:
-        """`AdaFocus.random_corners`, the ``number``-th draw of this batch."""
+    def random_boxes(self, model: AdaFocus, number: int = 0) -> Tensor:
+        """`AdaFocus.random_boxes`, the ``number``-th draw of this batch."""
         draws = self.draws
         generator = draws.generator(Purpose.CORNERS, number)
-        corners = model.random_corners(draws.videos, self.frames.shape[1], generator)
-        return corners[draws.rows].to(self.frames.device, non_blocking=True)
+        boxes = model.random_boxes(draws.videos, self.frames.shape[1], generator)
+        return boxes[draws.rows].to(self.frames.device, non_blocking=True)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

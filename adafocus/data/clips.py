@@ -13,7 +13,7 @@ from functools import partial
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import functional as F
 from adafocus.data import DataError
 from adafocus.data.store import Crop, read_frames
 from adafocus.machine.files import WriteError
-from adafocus.recipe import Augmentation, Recipe
+from adafocus.recipe import Augmentation, ModelRecipe, Recipe
 
 Padding = Literal["last", "first"]
 
@@ -101,6 +101,30 @@ def crop_centre(clip: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return F.center_crop(clip, [size, size]), torch.tensor(clip.shape[-2:]) / size
 
 
+class Centred(NamedTuple):
+    """What a model sees of a video that it does not learn from."""
+
+    frames: Tensor
+    """uint8 (T, 3, S, S)."""
+    glance: Tensor | None
+    """uint8 (glance_frames, 3, S, S), where the glancer sees others."""
+    indices: np.ndarray
+    """(T,), which of the video's frames they are."""
+    extent: Tensor
+    """(2,), see `crop_centre`."""
+
+
+def read_centred(path: Path, count: int, model: ModelRecipe) -> Centred:
+    """The middle of each segment of a video of ``count`` frames, cropped at the centre."""
+    indices = sample_val(count, model.frames, model.padding)
+    if model.glance_frames is None:
+        frames, extent = crop_centre(read_frames(path, [*indices]), model.frame_size)
+        return Centred(frames, None, indices, extent)
+    glanced = sample_val(count, model.glance_frames, model.padding)
+    seen, extent = crop_centre(read_frames(path, [*indices, *glanced]), model.frame_size)
+    return Centred(seen[: model.frames], seen[model.frames :], indices, extent)
+
+
 # --- the data set -----------------------------------------------------------------------------
 
 
@@ -152,25 +176,31 @@ class Clips(Dataset[Clip]):
             return self._clip(epoch, index)
 
     def _clip(self, epoch: int, index: int) -> Clip:
-        model, rng = self.recipe.model, np.random.default_rng((self.seed, epoch, index))
-        focus = self._sample(index, model.frames, rng)
-        drawn = [*focus]
-        if model.glance_frames:
-            drawn += [*self._sample(index, model.glance_frames, rng)]
-        video = self.paths[index], drawn
         labels = torch.zeros(self.recipe.classes, dtype=torch.bool)
         labels[self.labels[index]] = True
         if self.augment:
-            seen = read_augmented(*video, model.frame_size, self.recipe.augmentation, rng)
+            frames, glance = self._augmented(epoch, index)
+            clip = Clip(frames=frames, labels=labels, index=index)
         else:
-            seen, extent = crop_centre(read_frames(*video), model.frame_size)
-        clip = Clip(frames=seen[: model.frames], labels=labels, index=index)
-        if model.glance_frames:
-            clip["glance"] = seen[model.frames :]
-        if self.positions:
-            whole = torch.from_numpy(self.positions[self.videos[index]][focus])
-            clip["positions"] = 0.5 + (whole - 0.5) * extent
+            seen = read_centred(self.paths[index], self.frames[index], self.recipe.model)
+            clip, glance = Clip(frames=seen.frames, labels=labels, index=index), seen.glance
+            if self.positions:
+                whole = torch.from_numpy(self.positions[self.videos[index]][seen.indices])
+                clip["positions"] = 0.5 + (whole - 0.5) * seen.extent
+        if glance is not None:
+            clip["glance"] = glance
         return clip
+
+    def _augmented(self, epoch: int, index: int) -> tuple[Tensor, Tensor | None]:
+        """Frames drawn from segments, cropped and flipped at random, and those to glance at."""
+        model, count = self.recipe.model, self.frames[index]
+        rng = np.random.default_rng((self.seed, epoch, index))
+        drawn = [*sample_train(count, model.frames, model.padding, rng)]
+        if model.glance_frames:
+            drawn += [*sample_train(count, model.glance_frames, model.padding, rng)]
+        augmentation = self.recipe.augmentation
+        seen = read_augmented(self.paths[index], drawn, model.frame_size, augmentation, rng)
+        return seen[: model.frames], seen[model.frames :] if model.glance_frames else None
 
     def _restore(self, index: int, error: DataError) -> None:
         """Extracts a video again whose store has been damaged: else it would stop each attempt."""
@@ -184,11 +214,6 @@ class Clips(Dataset[Clip]):
             raise DataError(
                 f"{error}; it cannot be extracted again ({reason}): put a sound copy there"
             ) from None
-
-    def _sample(self, index: int, segments: int, rng: np.random.Generator) -> np.ndarray:
-        if self.augment:
-            return sample_train(self.frames[index], segments, self.recipe.model.padding, rng)
-        return sample_val(self.frames[index], segments, self.recipe.model.padding)
 
 
 def digest_of(folder: Path, split: str) -> str:

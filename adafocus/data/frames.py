@@ -16,7 +16,14 @@ from zlib import crc32
 from tqdm import tqdm
 
 from adafocus.data import DataError
-from adafocus.data.ffmpeg import Sink, open_video, pour, read_timeline, write_timeline
+from adafocus.data.ffmpeg import (
+    Sink,
+    Timeline,
+    open_video,
+    pour,
+    read_timeline,
+    write_timeline,
+)
 from adafocus.data.jpeg import Pictures
 from adafocus.data.listing import Stamp
 from adafocus.data.manifests import Extracted, read_manifests
@@ -150,15 +157,18 @@ def _groups(videos: list[Video]) -> Iterator[list[Video]]:
         yield group
 
 
-def extract_alone(settings: Frames, source: Path, folder: Path) -> Path:
-    """Extracts one video as `extract` does, to a store in ``folder``; returns the store.
+def extract_alone(settings: Frames, source: Path, folder: Path) -> tuple[Path, Timeline | None]:
+    """Extracts one video as `extract` does, to a store in ``folder``.
 
-    A folder of JPEG files is its own store. Raises `DataError` where ffmpeg cannot read the video.
+    Returns the store and the video's timeline, which comes of the same decoding. A folder of JPEG
+    files is its own store and has no timeline. Raises `DataError` where ffmpeg cannot read the
+    video.
     """
     video = Video.of("video", source, folder)
-    if video.path != video.source:
-        _fill_stores(settings, [video], {})
-    return video.path
+    if video.path == video.source:
+        return video.path, None
+    [whole] = _fill_stores(settings, [video], {})
+    return video.path, whole
 
 
 def extract_again(
@@ -269,8 +279,10 @@ def _fill_each(
     return {name: why for errors in singly for name, why in errors.items()}
 
 
-def _fill_stores(settings: Frames, videos: list[Video], known: Mapping[str, Extracted]) -> None:
-    """Makes the videos' stores, all or none.
+def _fill_stores(
+    settings: Frames, videos: list[Video], known: Mapping[str, Extracted]
+) -> list[Timeline]:
+    """Makes the videos' stores, all or none; returns the timelines of those that are files.
 
     A store's comment tells the settings, the video's duration, what ffmpeg complained about and the
     video's `Stamp`, a line each; a fifth its digest where other frames of another video were there
@@ -307,14 +319,16 @@ def _fill_stores(settings: Frames, videos: list[Video], known: Mapping[str, Extr
                 (partial(write_timeline, source), timeline.extend),
             )
         if not begun:
-            return
+            return []
         complaint = pour(outputs, settings.time_limit * len(begun))
         if complaint and len(begun) > 1:
             raise DataError(f"of which video is not known: {complaint}")
+        timelines = []
         for video, store, pictures, timeline, stamp in begun:
             pictures.close()
-            duration = f"{read_timeline(timeline, video.source).end:.3f}"
-            end(store, video, stamp, duration, complaint)
+            timelines.append(read_timeline(timeline, video.source))
+            end(store, video, stamp, f"{timelines[-1].end:.3f}", complaint)
+        return timelines
 
 
 def _is_current(settings: Frames, video: Video, known: Extracted | None) -> bool:

@@ -15,7 +15,6 @@ from adafocus.machine.files import atomic
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD
 from adafocus.model.checkpoint import CheckpointError, assemble, read
-from adafocus.model.patches import SKIPPED
 
 
 class _Exported(nn.Module):
@@ -27,15 +26,15 @@ class _Exported(nn.Module):
 
     def forward(self, frames: Tensor, glance: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if not self.model.skips:
-            logits, corners = self.model(frames, glance)
-            return logits, corners
+            out = self.model(frames, glance)
+            return out.logits, out.corners
         # A graph has no batches whose size its data decide: all frames are focused on, and what
         # is skipped is left out of what comes of it.
-        glimpse = self.model.glance(frames)
-        corners = self.model.look(glimpse)
-        local = self.model.focus_on_all(frames, corners.clamp(min=0))
-        local = local * (corners != SKIPPED).all(-1, keepdim=True)
-        return self.model.classifier(glimpse, local), corners
+        seen = self.model.glance(frames)
+        looks = self.model.look(seen, frames.shape[1])
+        local = self.model.focus_on_all(frames, looks.boxes.clamp(min=0))
+        local = local * looks.looked.unsqueeze(-1)
+        return self.model.classifier(seen, local), looks.corners
 
 
 def export_onnx(checkpoint: Path, output: Path) -> None:

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from adafocus.data import DataError
-from adafocus.data.clips import crop_centre, sample_val
-from adafocus.data.ffmpeg import Timeline, decode, encode, timeline
+from adafocus.data.clips import Centred, read_centred
+from adafocus.data.ffmpeg import Timeline, decode, encode
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import count_frames, read_frames
 from adafocus.evaluation.exits import Calibration
@@ -24,7 +24,7 @@ from adafocus.machine.device import pick_device, pick_precision
 from adafocus.machine.files import atomic
 from adafocus.model.checkpoint import CheckpointError, assemble, read
 from adafocus.model.exits import ConditionalExit, check_can_leave
-from adafocus.model.patches import SKIPPED
+from adafocus.model.looks import Looks
 from adafocus.recipe import Precision
 
 Box = tuple[float, float, float, float]
@@ -60,9 +60,9 @@ class Prediction:
     gflops: float
     """What was spent: multiply-adds in billions."""
     clip: Tensor = field(repr=False, compare=False)
-    """uint8 (T, 3, S, S): the frames looked at, as the model sees them."""
-    corners: Tensor = field(repr=False, compare=False)
-    """int64 (T, 2): top and left of each patch on them."""
+    """uint8 (F, 3, S, S): the frames looked at, as the model sees them."""
+    boxes: Tensor = field(repr=False, compare=False)
+    """float32 (F, 4): top, left, height and width of each patch on them, -1 where there is none."""
     timeline: Timeline = field(repr=False, compare=False)
     """Of the whole video."""
 
@@ -121,87 +121,69 @@ class Predictor:
             self.cost = calibration.cost
             self.exits = ConditionalExit(self.model, calibration.thresholds(budget).tolist())
 
-    @torch.inference_mode()
     def __call__(self, video: str | Path, top: int = 5) -> Prediction:
         """Predicts one video, a file or a folder of JPEG files, which is taken as 25 per second.
 
         Raises:
             DataError: where it cannot be read.
         """
-        video, shape = Path(video), self.recipe.model
-        with TemporaryDirectory() as folder:
-            store = extract_alone(self.recipe.frames, video, Path(folder))
-            count = count_frames(store)
-            looked_at = sample_val(count, shape.frames, shape.padding)
-            indices = [*looked_at]
-            if shape.glance_frames:
-                indices += [*sample_val(count, shape.glance_frames, shape.padding)]
-            frames = read_frames(store, indices)
-        clip, extent = crop_centre(frames, shape.frame_size)
-        clip, glance = clip[: shape.frames], clip[shape.frames :]
-        order = list(range(shape.frames))
-        if self.exits is not None:
-            logits, corners, steps = self.exits(clip[None].to(self.device))
-            order = self.exits.order[: int(steps)]
-            logits, corners = logits[:, : len(order)], corners[:, : len(order)]
-        else:
-            logits, corners = self.model(
-                clip[None].to(self.device),
-                glance[None].to(self.device) if len(glance) else None,
-            )
-        clip, looked_at = clip[order], looked_at[order]
-        probabilities = logits[0].softmax(-1).cpu()
-        corners = corners[0].expand(len(order), 2).cpu()
-
+        video = Path(video)
+        seen, times, timeline = self._read(video)
+        probabilities, frames, boxes = self._look(seen)
         best = probabilities[-1].topk(min(top, len(self.class_names)))
-        running = probabilities if len(probabilities) == len(order) else [None] * len(order)
-        whole, times = self._timeline(video, count, frames)
-        boxes = self._boxes(corners, extent, whole)
+        on_video = boxes_on_video(boxes, self.model.frame_size, seen.extent, timeline)
+        # A prediction after each look, or a single one after all.
+        running = probabilities[-len(frames) :] if len(probabilities) >= len(frames) else None
+        steps = (
+            Step(float(time), box, *self._likeliest(None if running is None else running[look]))
+            for look, (time, box) in enumerate(zip(times[frames], on_video, strict=True))
+        )
+        visits, looks = self.cost.visits[: len(probabilities)], sum(map(bool, on_video))
         return Prediction(
             str(video),
             tuple(
                 Guess(self.class_names[label], probability)
                 for probability, label in zip(*map(Tensor.tolist, best), strict=True)
             ),
-            tuple(
-                Step(float(times[frame]), box, *self._likeliest(step))
-                for frame, box, step in zip(looked_at, boxes, running, strict=True)
-            ),
-            float(
-                self.cost.visits[: len(probabilities)].sum()
-                + self.cost.look * sum(map(bool, boxes))
-            ),
-            clip,
-            corners,
-            whole,
+            tuple(steps),
+            float(visits.sum() + self.cost.look * looks),
+            seen.frames[frames],
+            boxes,
+            timeline,
         )
 
-    def _timeline(self, video: Path, count: int, frames: Tensor) -> tuple[Timeline, np.ndarray]:
-        """The video's timeline, and when each of the ``count`` frames extracted is shown."""
-        rate = self.recipe.frames.rate
-        if video.is_dir():
-            times = np.arange(count) / 25
-            return Timeline(times, count / 25, *frames.shape[-2:]), times
-        whole = timeline(video)
-        if rate is not None:
-            return whole, np.arange(count) / rate
-        if len(whole.times) != count:
-            raise DataError(f"{video}: {count} frames were extracted, of {len(whole.times)}")
-        return whole, whole.times
+    def _read(self, video: Path) -> tuple[Centred, np.ndarray, Timeline]:
+        """What the model sees, when each of these frames is shown, and the whole video's timeline.
 
-    def _boxes(self, corners: Tensor, extent: Tensor, times: Timeline) -> list[Box | None]:
-        """Patches in pixels of the video, from corners on the centre crop of shrunk frames; None
-        for a frame that was skipped."""
-        size = self.model.frame_size
-        edges = torch.stack((corners, corners + self.model.patch_size), 1).double() / size
-        of_frame = 0.5 + (edges - 0.5) / extent
-        pixels = of_frame * torch.tensor([times.height, times.width])
-        boxes = pixels.flip(-1).flatten(1).round(decimals=2).tolist()
-        skipped = (corners == SKIPPED).all(-1).tolist()
-        return [
-            None if skip else (left, top, right, bottom)
-            for skip, (left, top, right, bottom) in zip(skipped, boxes, strict=True)
-        ]
+        A file is decoded once.
+        """
+        with TemporaryDirectory() as folder:
+            store, timeline = extract_alone(self.recipe.frames, video, Path(folder))
+            count, rate = count_frames(store), self.recipe.frames.rate
+            seen = read_centred(store, count, self.recipe.model)
+            if timeline is None:
+                height, width = read_frames(store, [0]).shape[-2:]
+                timeline = Timeline(np.arange(count) / 25, count / 25, height, width)
+                rate = None
+        times = timeline.times if rate is None else np.arange(count) / rate
+        if len(times) != count:
+            raise DataError(f"{video}: {count} frames were extracted, of {len(times)}")
+        return seen, times[seen.indices], timeline
+
+    @torch.inference_mode()
+    def _look(self, seen: Centred) -> tuple[Tensor, np.ndarray, Tensor]:
+        """Probabilities (S, K) after each step, which F of the frames were looked at, (F,), and the
+        boxes (F, 4) there, see `Prediction.boxes`."""
+        frames = seen.frames[None].to(self.device)
+        if self.exits is None:
+            glance = None if seen.glance is None else seen.glance[None].to(self.device)
+            logits, looks = self.model(frames, glance)
+        else:
+            logits, looks, steps = self.exits(frames)
+            taken = int(steps)
+            logits, looks = logits[:, :taken], Looks(*(part[:, :taken] for part in looks))
+        [looked_at], [boxes] = looks.frames.cpu().numpy(), looks.patches.cpu()
+        return logits[0].softmax(-1).cpu(), looked_at, boxes.expand(len(looked_at), 4)
 
     def _likeliest(self, probabilities: Tensor | None) -> tuple[str | None, float | None]:
         if probabilities is None:
@@ -215,13 +197,37 @@ class Predictor:
         guess = prediction.guesses[0]
         row = SheetClip(
             prediction.clip.numpy(),
-            prediction.corners.numpy(),
+            prediction.boxes.numpy(),
             truth=None,
             prediction=guess.label,
             right=False,
             probability=guess.probability,
         )
-        contact_sheet([row], self.model.patch_size, path, Path(prediction.video).name)
+        contact_sheet([row], path, Path(prediction.video).name)
+
+
+def boxes_on_video(
+    boxes: Tensor, frame_size: int, extent: Tensor, video: Timeline
+) -> list[Box | None]:
+    """Patches in the pixels of a video, None for a frame that was skipped.
+
+    Args:
+        boxes: (F, 4) in pixels of the frames' centre, see `Prediction.boxes`.
+        frame_size: side of that centre in pixels.
+        extent: height and width of the whole frames in units of it.
+        video: tells the size of its own frames.
+    """
+    corners, sides = boxes.double().split(2, dim=-1)
+    edges = torch.stack((corners, corners + sides), 1) / frame_size
+    of_frame = 0.5 + (edges - 0.5) / extent
+    pixels = of_frame * torch.tensor([video.height, video.width])
+    skipped = (sides < 0).all(-1).tolist()
+    return [
+        None if skip else (left, top, right, bottom)
+        for skip, (left, top, right, bottom) in zip(
+            skipped, pixels.flip(-1).flatten(1).round(decimals=2).tolist(), strict=True
+        )
+    ]
 
 
 def overlay(prediction: Prediction, path: Path) -> None:

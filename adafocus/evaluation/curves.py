@@ -27,7 +27,6 @@ from adafocus.machine.files import atomic, kept, remove_abandoned
 from adafocus.model.adafocus import AdaFocus, Output
 from adafocus.model.checkpoint import assemble, read
 from adafocus.model.exits import visit_all
-from adafocus.model.patches import SKIPPED
 from adafocus.recipe import Recipe
 
 BUDGETS = 16
@@ -219,16 +218,18 @@ class Pass:
 
     def _at_random_frames(self, batch: Batch) -> Output:
         policy = self.model.required_policy
-        actions = policy(self.model.glance(batch.glance).maps).actions
+        seen = self.model.glance(batch.glance)
+        actions = policy(seen.maps).actions
         looked = actions.mode == actions.best_cell
         order = torch.rand(looked.shape, generator=self.random).argsort(-1)
         drawn = looked.take_along_dim(order.to(looked.device), dim=-1)
         corners = policy.corners(actions.best_cell, self.model.margin)
-        return self.model(batch.frames, corners=corners.where(drawn[..., None], SKIPPED))
+        looks = self.model.looks_at(corners, self.frames)._replace(skipped=~drawn)
+        return Output(self.model.classifier(seen, self.model.focus(batch.frames, looks)), looks)
 
     def _keep(self, name: str, output: Output, steps: bool = False) -> None:
         """The logits and whether there was a look; of all ``steps``, or the last and how many."""
-        looked = (output.corners != SKIPPED).all(-1).cpu()
+        looked = output.looks.looked.cpu()
         logits = output.logits.float().cpu()
         kept = (logits, looked) if steps else (logits[:, -1], looked.sum(-1))
         self.seen[name].append(kept)

@@ -29,7 +29,6 @@ from adafocus.machine.files import atomic, check_writable
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.checkpoint import Checkpoint, CheckpointError, digest
 from adafocus.model.exits import check_can_leave, visit_all
-from adafocus.model.patches import SKIPPED
 from adafocus.training.fingerprint import frames_of
 
 
@@ -190,9 +189,9 @@ def calibrate(
     seen: list[tuple[int, Tensor, Tensor]] = []
     for number, batch in my_batches(clips, workers, device, "calibration"):
         with torch.inference_mode():
-            logits, corners = visit_all(model, batch.frames)
-        sure = logits.float().softmax(-1).amax(-1)
-        seen.append((number, sure.cpu(), (corners != SKIPPED).all(-1).cpu()))
+            out = visit_all(model, batch.frames)
+        sure = out.logits.float().softmax(-1).amax(-1)
+        seen.append((number, sure.cpu(), out.looks.looked.cpu()))
     _, confidence, looked = zip(*sorted(all_gather_lists(seen), key=itemgetter(0)), strict=True)
     cost = per_visit(source.recipe, model.patch_size)
     made = Calibration(

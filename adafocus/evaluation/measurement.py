@@ -16,9 +16,10 @@ from adafocus.evaluation.metrics import compute_metrics
 from adafocus.machine.distributed import gather_to_first, is_first
 from adafocus.machine.meter import Meter
 from adafocus.model.adafocus import AdaFocus
-from adafocus.model.classifier import Glimpse
+from adafocus.model.classifier import GlobalFeatures
 from adafocus.model.exits import ConditionalExit, classify_visits
-from adafocus.model.patches import SKIPPED, centred_corners
+from adafocus.model.looks import Looks
+from adafocus.model.patches import centred_corners, squares
 
 DRAWS = 5
 """Random patches, exits and frames are drawn so many times; their accuracy is the mean."""
@@ -33,8 +34,8 @@ class Measurement:
     last step, but where a model has no policy all of ``random``"""
     labels: Tensor
     """bool (N, K)"""
-    corners: Tensor
-    """(N, S, 2), where the model chose to look, `SKIPPED` where it did not"""
+    looks: Looks
+    """Where the model chose to look"""
     steps: Tensor
     """int64 (N,), steps after which it left the video"""
     seconds: float
@@ -46,8 +47,8 @@ class Measurement:
 
     @property
     def looked(self) -> Tensor:
-        """bool (N, S): the steps at which the model looked at a patch."""
-        return (self.corners != SKIPPED).all(-1)
+        """bool (N, P): where it did."""
+        return self.looks.looked
 
     def scores(self) -> dict[str, list[dict[str, float]]]:
         """Accuracy after each step by where the model looked, means over draws."""
@@ -76,7 +77,7 @@ def measure(
     Args:
         seed: fixes the random patches.
     """
-    found: list[tuple[int, tuple[dict[str, Tensor], Tensor, Tensor, Tensor]]] = []
+    found: list[tuple[int, tuple[dict[str, Tensor], Tensor, Looks, Tensor]]] = []
     seconds = 0.0
     meter = Meter(device)
     bar = tqdm(batches, desc="evaluation", unit="batch", disable=not is_first())
@@ -88,17 +89,17 @@ def measure(
         seconds += _now(device) - started
         logits = {"chosen": prediction.logits[None].cpu()}
         logits |= _beside(model, batch, prediction, exits)
-        kept = (logits, batch.labels.cpu(), prediction.corners.cpu(), prediction.steps.cpu())
+        kept = (logits, batch.labels.cpu(), prediction.looks.cpu(), prediction.steps.cpu())
         found.append((number, kept))
     figures = meter.figures(len(batches.dataset))
     gathered, all_seconds = in_order(found), gather_to_first([seconds])
     if gathered is None or all_seconds is None:
         return None
-    all_logits, labels, corners, steps = zip(*gathered, strict=True)
+    all_logits, labels, looks, steps = zip(*gathered, strict=True)
     return Measurement(
         {place: torch.cat([one[place] for one in all_logits], dim=1) for place in all_logits[0]},
         torch.cat(labels),
-        torch.cat(corners),
+        Looks.joined(looks),
         torch.cat(steps),
         sum(all_seconds),
         figures["data_wait_share"],
@@ -108,10 +109,9 @@ def measure(
 
 @dataclass(frozen=True)
 class _Prediction:
-    glimpse: Glimpse | None
+    seen: GlobalFeatures | None
     """Of all frames; None where some may never be visited"""
-    corners: Tensor
-    """(B, S, 2)"""
+    looks: Looks
     logits: Tensor
     """(B, S, K)"""
     steps: Tensor
@@ -122,36 +122,38 @@ def _predict(model: AdaFocus, batch: Batch, exits: ConditionalExit | None) -> _P
     """A whole prediction."""
     if exits is not None:
         visit = exits(batch.frames)
-        return _Prediction(None, visit.corners, visit.logits, visit.steps)
-    glimpse = model.glance(batch.glance)
-    corners = batch.random_corners(model) if model.policy is None else model.look(glimpse)
-    logits = model.classifier(glimpse, model.focus(batch.frames, corners))
+        return _Prediction(None, visit.looks, visit.logits, visit.steps)
+    seen, frames = model.glance(batch.glance), batch.frames.shape[1]
+    if model.policy is None:
+        looks = Looks.at(batch.random_boxes(model), frames)
+    else:
+        looks = model.look(seen, frames)
+    logits = model.classifier(seen, model.focus(batch.frames, looks))
     steps = batch.rows.new_full(batch.rows.shape, logits.shape[1])
-    return _Prediction(glimpse, corners, logits, steps)
+    return _Prediction(seen, looks, logits, steps)
 
 
 def _beside(
     model: AdaFocus, batch: Batch, prediction: _Prediction, exits: ConditionalExit | None
 ) -> dict[str, Tensor]:
     """Each baseline's logits (D, B, S, K); they look at the frames that the model looks at."""
-    classify: Callable[[Glimpse, Tensor], Tensor] = model.classifier
-    glimpse = prediction.glimpse
-    if glimpse is None:
+    classify: Callable[[GlobalFeatures, Tensor], Tensor] = model.classifier
+    seen, chosen = prediction.seen, prediction.looks
+    if seen is None:
         assert exits is not None  # which alone leaves none
         classify = partial(classify_visits, model.classifier)
         batch = batch.in_order(exits.order)
-        glimpse = model.glance(batch.glance)
+        chosen = Looks.at(chosen.boxes, len(exits.order), chosen.skipped)
+        seen = model.glance(batch.glance)
     last = prediction.steps[:, None, None] - 1
     found = {}
     for place, draws in _elsewhere(model, batch).items():
-        if model.skips:
-            chosen = prediction.corners
-            draws = [torch.where(chosen == SKIPPED, chosen, draw) for draw in draws]
-        logits = torch.stack([classify(glimpse, model.focus(batch.frames, draw)) for draw in draws])
+        local = (model.focus(batch.frames, chosen.elsewhere(boxes)) for boxes in draws)
+        logits = torch.stack([classify(seen, features) for features in local])
         if model.policy is not None or place != "random":
             logits = logits.take_along_dim(last[None], dim=2)
         found[place] = logits.cpu()
-    opinions = glimpse.logits.float()
+    opinions = seen.logits.float()
     if exits is not None:
         counts = torch.arange(1, opinions.shape[1] + 1, device=opinions.device)[:, None]
         so_far = opinions.cumsum(1) / counts
@@ -160,16 +162,16 @@ def _beside(
 
 
 def _elsewhere(model: AdaFocus, batch: Batch) -> dict[str, list[Tensor]]:
-    """Corners of the patches of each baseline, one tensor per draw."""
-    frames = batch.frames
-    corners = {
-        "random": [batch.random_corners(model, number) for number in range(1, DRAWS + 1)],
-        "centre": [torch.full((len(frames), 1, 2), model.margin // 2, device=frames.device)],
+    """Boxes of each baseline, one tensor per draw, see `Looks.elsewhere`."""
+    centre = torch.full((len(batch.frames), 1, 2), model.margin // 2, device=batch.frames.device)
+    boxes = {
+        "random": [batch.random_boxes(model, number) for number in range(1, DRAWS + 1)],
+        "centre": [squares(centre, model.patch_size)],
     }
     if batch.positions is not None:
         centred = centred_corners(batch.positions, model.frame_size, model.patch_size)
-        corners["oracle"] = [centred]
-    return corners
+        boxes["oracle"] = [squares(centred, model.patch_size)]
+    return boxes
 
 
 def _now(device: torch.device) -> float:

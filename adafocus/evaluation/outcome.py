@@ -31,15 +31,18 @@ def predictions_of(
     draws = measured.logits["random"][:, :, -1]
     random = [metric_by_class(draw, measured.labels, metric) for draw in draws]
     by_class = metric_by_class(last, measured.labels, metric)
+    looks = measured.looks
     return Predictions(
         classes=np.array(class_names),
         videos=np.array(clips.videos),
         labels=measured.labels.numpy(),
         predicted=predicted.numpy().astype(np.int16),
         probability=probability.numpy(),
-        corners=measured.corners.numpy().astype(np.int16),
+        corners=looks.corners.numpy().astype(np.int16),
         accuracy=by_class.astype(np.float32),
         accuracy_random=np.mean(random, axis=0).astype(np.float32),
+        boxes=looks.patches.numpy(),
+        frames=looks.frames.numpy().astype(np.int16),
     )
 
 
@@ -76,16 +79,18 @@ def draw(
         "right": (order[right], f"right predictions, {right.sum()} of {len(order)}"),
         "wrong": (order[~right], f"wrong predictions, {(~right).sum()} of {len(order)}"),
     }
-    frames = shape.frames
+    frames, boxes = shape.frames, predictions.boxes_of(size)
     order_of_frames = range(frames) if result.budget is None else visiting_order(frames)
     paths = []
     for sheet, (videos, title) in sheets.items():
         paths.append(folder / f"{name}_{sheet}.png")
         rows = [
-            _sheet_clip(clips, predictions, video, order_of_frames)
+            _sheet_clip(
+                clips, predictions, video, predictions.frames_of(video, order_of_frames), boxes
+            )
             for video in videos[:SHEET_CLIPS].tolist()
         ]
-        contact_sheet(rows, size, paths[-1], f"{name}: {title}")
+        contact_sheet(rows, paths[-1], f"{name}: {title}")
     paths += [folder / f"{name}_{figure}.svg" for figure in ("steps", "patches", "confusion")]
     steps, patches, confusion = paths[-3:]
     metric = result.metric
@@ -98,13 +103,11 @@ def draw(
 
 
 def _sheet_clip(
-    clips: Clips, predictions: Predictions, video: int, order: Sequence[int]
+    clips: Clips, predictions: Predictions, video: int, looked_at: np.ndarray, boxes: np.ndarray
 ) -> SheetClip:
-    frames = clips[0, video]["frames"].numpy()[order]
-    steps = predictions.corners[video].astype(int)
     return SheetClip(
-        frames,
-        np.broadcast_to(steps, (len(frames), 2)),
+        clips[0, video]["frames"].numpy()[looked_at],
+        np.broadcast_to(boxes[video], (len(looked_at), 4)),
         truth=", ".join(predictions.classes[predictions.labels[video]]),
         prediction=str(predictions.classes[predictions.predicted[video]]),
         right=bool(predictions.right[video]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -14,7 +15,7 @@ from adafocus.model.patches import SKIPPED, grid_cells
 
 @dataclass(frozen=True)
 class Predictions:
-    """N validation videos of K classes, of which the model saw patches at S steps."""
+    """N validation videos of K classes, and where the model looked, see `Looks`."""
 
     classes: np.ndarray
     """str (K,)"""
@@ -27,12 +28,18 @@ class Predictions:
     probability: np.ndarray
     """float32 (N,): that of ``predicted``"""
     corners: np.ndarray
-    """int16 (N, S, 2): top and left of each patch in pixels, -1 where a step had none; S is 1 where
-    one serves all frames"""
+    """int16 (N, P, 2): rounded top and left of each patch in pixels, -1 where there was no look; P
+    is 1 where one serves all frames"""
     accuracy: np.ndarray
     """float32 (K,): the data set's metric of each class in percent, NaN for one without a video"""
     accuracy_random: np.ndarray
     """float32 (K,): likewise on random patches, mean over draws"""
+    boxes: np.ndarray | None = None
+    """float32 (N, P, 4): top, left, height and width of each patch in pixels, -1 where there was no
+    look; None in files of older versions"""
+    frames: np.ndarray | None = None
+    """int16 (N, F): which of the frames that it was given the model looked at, in this order; None
+    likewise"""
 
     @staticmethod
     def path_of(result: Path) -> Path:
@@ -41,14 +48,26 @@ class Predictions:
 
     def write(self, path: Path) -> None:
         """Writes all arrays under their names to an ``.npz``."""
+        known = {name: array for name, array in asdict(self).items() if array is not None}
         with atomic(path) as aside:
-            np.savez_compressed(aside, **asdict(self))
+            np.savez_compressed(aside, **known)
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """What `write` wrote."""
         with np.load(path) as arrays:
             return cls(**arrays)
+
+    def boxes_of(self, patch_size: int) -> np.ndarray:
+        """``boxes``; older versions told corners alone, of patches of one size."""
+        if self.boxes is not None:
+            return self.boxes
+        sides = np.where(self.corners == SKIPPED, SKIPPED, patch_size)
+        return np.concatenate((self.corners, sides), axis=-1).astype(np.float32)
+
+    def frames_of(self, video: int, order: Sequence[int]) -> np.ndarray:
+        """(F,), ``frames`` of a video; older versions knew none but the ``order`` of all."""
+        return np.array(order) if self.frames is None else self.frames[video]
 
     @property
     def right(self) -> np.ndarray:
@@ -82,45 +101,54 @@ class Predictions:
         return counts
 
 
-def grid_shares(corners: np.ndarray, margin: int, grid: int) -> np.ndarray:
+def grid_shares(boxes: np.ndarray, margin: int, grid: int) -> np.ndarray:
     """How often patches' corners lie in each cell of a grid over all corners that there may be.
 
     Of a policy that chooses among ``grid`` by ``grid`` positions each has a cell of its own, and
     corners drawn at random fall into all cells alike.
 
     Args:
-        corners: (..., 2), top and left in pixels; steps without a patch are passed over.
-        margin: the largest corner: the frame's side minus the patch's.
+        boxes: (..., 4), see `Predictions.boxes`; frames without a patch are passed over.
+        margin: the largest corner: the frame's side minus the smallest patch's.
         grid: cells along each side.
 
     Returns:
         (grid, grid) in percent of all patches, from top to bottom and left to right; of fewer cells
         where there are fewer corners.
     """
-    cells = grid_cells(_patches(corners), grid, margin)
+    corners = np.rint(without_skipped(boxes)[:, :2]).astype(int)
+    cells = grid_cells(corners, grid, margin)
     counts = np.zeros((min(grid, margin + 1),) * 2)
     np.add.at(counts, tuple(cells.T), 1)
     return 100 * counts / max(1, len(cells))
 
 
-def coverage(corners: np.ndarray, patch_size: int, frame_size: int) -> np.ndarray:
-    """How often each pixel of the frame lies within a patch.
+def coverage(boxes: np.ndarray, frame_size: int) -> np.ndarray:
+    """How often each pixel of the frame lies, by its centre, within a patch.
 
     Args:
-        corners: (..., 2), top and left in pixels; steps without a patch are passed over.
+        boxes: (..., 4), see `Predictions.boxes`; frames without a patch are passed over.
 
     Returns:
         (frame_size, frame_size) in percent of all patches.
     """
-    tops, lefts = _patches(corners).T
+    patches = without_skipped(boxes)
+    # The first pixel whose centre lies within, and the first that lies beyond.
+    first = np.ceil(patches[:, :2] - 0.5).astype(int)
+    beyond = np.ceil(patches[:, :2] + patches[:, 2:] - 0.5).astype(int)
     edges = np.zeros((frame_size + 1, frame_size + 1))
-    for down, right, sign in ((0, 0, 1), (0, 1, -1), (1, 0, -1), (1, 1, 1)):
-        np.add.at(edges, (tops + down * patch_size, lefts + right * patch_size), sign)
-    return 100 * edges.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] / max(1, len(tops))
+    for rows, columns, sign in (
+        (first[:, 0], first[:, 1], 1),
+        (first[:, 0], beyond[:, 1], -1),
+        (beyond[:, 0], first[:, 1], -1),
+        (beyond[:, 0], beyond[:, 1], 1),
+    ):
+        np.add.at(edges, (rows, columns), sign)
+    return 100 * edges.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] / max(1, len(patches))
 
 
-def _patches(corners: np.ndarray) -> np.ndarray:
-    """int (M, 2), those corners that are one."""
-    corners = corners.reshape(-1, 2).astype(int)
-    patches: np.ndarray = corners[np.all(corners != SKIPPED, axis=-1)]
+def without_skipped(boxes: np.ndarray) -> np.ndarray:
+    """(M, 4), those of `Predictions.boxes` where there was a look."""
+    boxes = boxes.reshape(-1, 4)
+    patches: np.ndarray = boxes[np.any(boxes != SKIPPED, axis=-1)]
     return patches

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from adafocus.evaluation.predictions import Predictions, coverage, grid_shares
+from adafocus.evaluation.predictions import Predictions, coverage, grid_shares, without_skipped
 from adafocus.figures.style import (
     BASELINES,
     BLUE,
@@ -74,8 +74,8 @@ class SheetClip(NamedTuple):
 
     frames: np.ndarray
     """uint8 (T, 3, H, W)"""
-    corners: np.ndarray
-    """(T, 2), top and left of each patch in pixels, -1 for frames that have none"""
+    boxes: np.ndarray
+    """(T, 4), top, left, height and width of each patch in pixels, -1 for frames that have none"""
     truth: str | None
     """None where it is not known"""
     prediction: str
@@ -84,9 +84,7 @@ class SheetClip(NamedTuple):
     """of the prediction"""
 
 
-def contact_sheet(
-    clips: Sequence[SheetClip], patch_size: int, path: Path, title: str, columns: int = 8
-) -> None:
+def contact_sheet(clips: Sequence[SheetClip], path: Path, title: str, columns: int = 8) -> None:
     """Clips as rows and frames as columns, each frame with its patch as a box.
 
     Right predictions are green, solid and ticked; wrong ones red, dashed and crossed; where the
@@ -118,16 +116,16 @@ def contact_sheet(
                 x = column * (1 + gap)
                 picture = clip.frames[step].transpose(1, 2, 0)
                 axes.imshow(picture, extent=(x, x + 1, y + tall, y))
-                if (clip.corners[step] < 0).all():
+                if (clip.boxes[step] < 0).all():
                     veil = Rectangle((x, y), 1, tall, facecolor="white", alpha=0.6)
                     axes.add_patch(veil)
                     continue
-                top, left = clip.corners[step] / width
+                top, left, high, wide = clip.boxes[step].astype(float) / width
                 for edge, style, thickness in (("white", "-", 3.2), (colour, dashes, 1.8)):
                     box = Rectangle(
                         (x + left, y + top),
-                        patch_size / width,
-                        patch_size / width,
+                        wide,
+                        high,
                         fill=False,
                         edgecolor=edge,
                         linestyle=style,
@@ -151,13 +149,14 @@ def patch_maps(
     """Where the patches lie over all videos and steps.
 
     Args:
-        patch_size: in pixels.
+        patch_size: what the focuser sees, in pixels; boxes may have other sides.
         frame_size: in pixels.
         grid: cells along each side in which to count corners.
         metric: that of the accuracy by class.
         by_class: whether to map the most and the least improved classes too.
     """
-    margin = frame_size - patch_size
+    boxes = predictions.boxes_of(patch_size)
+    margin = frame_size - int(without_skipped(boxes)[:, 2:].min(initial=patch_size))
     gain = predictions.gain
     order = np.argsort(gain, kind="stable")[: np.isfinite(gain).sum()]
     shown = min(MOST_CLASSES, len(order) // 2) if by_class else 0
@@ -176,13 +175,13 @@ def patch_maps(
         bar: Axes | None
         axes, bar = box(0.75, 0.75, 3.2, 3.2), box(4.05, 0.75, 0.14, 3.2)
         axes.set_title("Corners of patches")
-        _draw_grid(axes, bar, grid_shares(predictions.corners, margin, grid), margin)
+        _draw_grid(axes, bar, grid_shares(boxes, margin, grid), margin)
         axes, bar = box(5.55, 0.75, 3.2, 3.2), box(8.85, 0.75, 0.14, 3.2)
         axes.set(title="What patches cover", ylabel="y (px)")
-        covered = coverage(predictions.corners, patch_size, frame_size)
+        covered = coverage(boxes, frame_size)
         _draw_coverage(axes, bar, covered, covered.max())
         maps = {
-            k: coverage(predictions.corners[predictions.labels[:, k]], patch_size, frame_size)
+            k: coverage(boxes[predictions.labels[:, k]], frame_size)
             for classes in groups.values()
             for k in classes
         }

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from adafocus.data.batches import Batch
 from adafocus.model.backbones import pool
+from adafocus.model.looks import Looks
 from adafocus.recipe import PolicyTraining
 from adafocus.training import ppo
 from adafocus.training.parts import InParts, at_once
@@ -69,9 +70,9 @@ class Stage1(HeadStage):
 
     def _logits(self, batch: Batch) -> Tensor:
         with torch.no_grad():
-            glimpse = self.frozen.glance(batch.glance)
-        local = self.model.focus(batch.frames, batch.random_corners(self.model))
-        return self.model.classifier(glimpse, local)
+            seen = self.frozen.glance(batch.glance)
+        looks = Looks.at(batch.random_boxes(self.model), batch.frames.shape[1])
+        return self.model.classifier(seen, self.model.focus(batch.frames, looks))
 
 
 # --- stage 2 ----------------------------------------------------------------------------------
@@ -170,9 +171,10 @@ class Stage3(HeadStage):
 
     def loss(self, videos: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
-            glimpse = self.frozen.glance(videos.glance)
-            local = self.frozen.focus(videos.frames, self.frozen.look(glimpse))
-        loss = every_step(self.model.classifier(glimpse, local), videos.target)
+            seen = self.frozen.glance(videos.glance)
+            looks = self.frozen.look(seen, videos.frames.shape[1])
+            local = self.frozen.focus(videos.frames, looks)
+        loss = every_step(self.model.classifier(seen, local), videos.target)
         return loss, {"loss": loss}
 
     def predict(self, batch: Batch) -> Tensor:

@@ -13,11 +13,12 @@ from adafocus.model.backbones import Backbone, FrozenBackbone, backbone, pool
 from adafocus.model.classifier import (
     AverageClassifier,
     Classifier,
-    Glimpse,
+    GlobalFeatures,
     RecurrentClassifier,
     recurrent,
 )
-from adafocus.model.patches import SKIPPED, crop, random_corners
+from adafocus.model.looks import Looks
+from adafocus.model.patches import SKIPPED, crop, random_corners, squares
 from adafocus.model.policy import GaussianPolicy, GridPolicy, Policy
 
 if TYPE_CHECKING:
@@ -25,12 +26,27 @@ if TYPE_CHECKING:
 
 
 class Output(NamedTuple):
-    """A prediction and where it looked, at each of S steps (S = T, or 1 for the whole video)."""
+    """Predictions of B videos after each of S steps, and where the model looked."""
 
     logits: Tensor
     """float32 (B, S, K), one prediction per step; the last is the video's"""
-    corners: Tensor
-    """int64 (B, S, 2), top and left of each patch in pixels, -1 where the frame is skipped"""
+    looks: Looks
+
+    @property
+    def corners(self) -> Tensor:
+        """int64 (B, P, 2), top and left of each patch in pixels, -1 where the frame is skipped; P
+        is 1 where one place serves all frames, else as many as frames were looked at."""
+        return self.looks.corners
+
+    @property
+    def boxes(self) -> Tensor:
+        """float32 (B, P, 4), top, left, height and width of each patch in pixels, -1 likewise."""
+        return self.looks.patches
+
+    @property
+    def frames(self) -> Tensor:
+        """int64 (B, F), which frames were looked at, in this order."""
+        return self.looks.frames
 
 
 class AdaFocus(nn.Module):
@@ -108,46 +124,55 @@ class AdaFocus(nn.Module):
         Args:
             frames: (B, T, 3, H, W), float normalised with ImageNet's mean and std, or uint8 RGB.
             glance: the frames the glancer sees where they are others.
-            corners: int64 (B, S, 2), patches to look at instead of the policy's choice.
+            corners: int64 (B, P, 2), patches to look at instead of the policy's choice; P is T, or
+                1 for one place in all frames.
         """
         self._check(frames)
-        glimpse = self.glance(frames if glance is None else glance)
+        seen = self.glance(frames if glance is None else glance)
         if corners is None:
-            corners = self.look(glimpse)
-        return Output(self.classifier(glimpse, self.focus(frames, corners)), corners)
+            looks = self.look(seen, frames.shape[1])
+        else:
+            looks = self.looks_at(corners, frames.shape[1])
+        return Output(self.classifier(seen, self.focus(frames, looks)), looks)
 
-    def glance(self, frames: Tensor) -> Glimpse:
+    def glance(self, frames: Tensor) -> GlobalFeatures:
         """Whole frames (B, T, 3, H, W) through the glancer, shrunk (nearest) to its size."""
         if self.glance_size != frames.shape[-1]:
             size = (frames.shape[2], self.glance_size, self.glance_size)
             frames = functional.interpolate(frames, size)
         maps = self.glancer(frames)
-        features = pool(maps)
-        return Glimpse(maps, features, self.glancer.classify(features))
+        pooled = pool(maps)
+        return GlobalFeatures(maps, pooled, self.glancer.classify(pooled))
 
-    def look(self, glimpse: Glimpse) -> Tensor:
-        """The corners (B, S, 2) of the policy's most likely actions."""
+    def look(self, seen: GlobalFeatures, frames: int) -> Looks:
+        """The policy's most likely choice of where to look in so many frames."""
         policy = self.required_policy
-        return policy.corners(policy(glimpse.maps).actions.mode, self.margin)
+        return self.looks_at(policy.corners(policy(seen.maps).actions.mode, self.margin), frames)
 
-    def focus(self, frames: Tensor, corners: Tensor) -> Tensor:
-        """The focuser's features (B, T, C) of one patch per frame.
+    def looks_at(self, corners: Tensor, frames: int) -> Looks:
+        """Patches at corners int64 (B, P, 2) of each of so many frames, none where `SKIPPED`."""
+        boxes = squares(corners, self.patch_size)
+        return Looks.at(boxes, frames, (corners == SKIPPED).all(-1))
 
-        They are zero for frames that are `SKIPPED`; the others go through the focuser as one dense
+    def focus(self, frames: Tensor, looks: Looks) -> Tensor:
+        """The focuser's features (B, T, C) of one patch per frame: it looks at each, in order.
+
+        They are zero for frames that are skipped; the others go through the focuser as one dense
         batch, so that a skipped frame costs nothing.
         """
         if not self.skips:
-            return self.focus_on_all(frames, corners)
-        kept = (corners != SKIPPED).all(-1)
+            return self.focus_on_all(frames, looks.boxes)
+        kept = looks.looked
         if not kept.any():
             return frames.new_zeros((*kept.shape, self.focuser.channels), dtype=torch.float32)
-        features = self.focus_on_all(frames[kept].unsqueeze(1), corners[kept].unsqueeze(1))
+        features = self.focus_on_all(frames[kept].unsqueeze(1), looks.boxes[kept].unsqueeze(1))
         local = features.new_zeros((*kept.shape, self.focuser.channels))
         local[kept] = features.squeeze(1)
         return local
 
-    def focus_on_all(self, frames: Tensor, corners: Tensor) -> Tensor:
-        """`focus` where no frame is skipped."""
+    def focus_on_all(self, frames: Tensor, boxes: Tensor) -> Tensor:
+        """`focus` where no frame is skipped; boxes (B, P, 4) are whole and of the patch's size."""
+        corners = boxes[..., :2].round().long()
         return pool(self.focuser(crop(frames, corners, self.patch_size)))
 
     def frozen(self, *backbones: str) -> AdaFocus:
@@ -173,16 +198,17 @@ class AdaFocus(nn.Module):
         return model
 
     def stream(self) -> Stream:
-        """A new video of which the frames come one by one, see `Looking`."""
+        """A new video of which the frames come one by one, see `FrameByFrame`."""
         return Stream(self)
 
-    def random_corners(
+    def random_boxes(
         self, videos: int, frames: int, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Uniform corners (B, S, 2) on the CPU: anew for every frame, or for every video where one
+        """Uniform places (B, P, 4) on the CPU: anew for every frame, or for every video where one
         place serves all frames."""
-        steps = 1 if self.classifier.predicts_once else frames
-        return random_corners((videos, steps), self.margin, generator)
+        places = 1 if self.classifier.predicts_once else frames
+        corners = random_corners((videos, places), self.margin, generator)
+        return squares(corners, self.patch_size)
 
     def _check(self, frames: Tensor) -> None:
         if frames.ndim != 5 or frames.shape[-2:] != (self.frame_size, self.frame_size):
@@ -192,8 +218,8 @@ class AdaFocus(nn.Module):
             )
 
 
-class Looking:
-    """Glances and looks at videos whose frames come one by one.
+class FrameByFrame:
+    """Glances, looks and focuses on videos whose frames come one by one.
 
     Only a policy that chooses a place in every frame can: one that looks once sees the whole video
     before.
@@ -215,15 +241,15 @@ class Looking:
         self.state: Tensor | None = None
 
     @torch.inference_mode()
-    def __call__(self, frames: Tensor) -> tuple[Glimpse, Tensor, Tensor]:
-        """The next frame of each of B videos, (B, 3, H, W) as in `AdaFocus.forward` -> its glimpse,
-        its patch's features (B, 1, C) and the patch's corners (B, 1, 2)."""
+    def __call__(self, frames: Tensor) -> tuple[GlobalFeatures, Tensor, Looks]:
+        """The next frame of each of B videos, (B, 3, H, W) as in `AdaFocus.forward` -> its global
+        features, its patch's features (B, 1, C) and the look at this one frame."""
         model, frames = self.model, frames.unsqueeze(1)
         model._check(frames)
-        glimpse = model.glance(frames)
-        decision, self.state = self.policy.advance(glimpse.maps, self.state)
-        corners = self.policy.corners(decision.actions.mode, model.margin)
-        return glimpse, model.focus(frames, corners), corners
+        seen = model.glance(frames)
+        decision, self.state = self.policy.advance(seen.maps, self.state)
+        looks = model.looks_at(self.policy.corners(decision.actions.mode, model.margin), 1)
+        return seen, model.focus(frames, looks), looks
 
     def keep(self, videos: Tensor) -> None:
         """Goes on with some of the videos alone: bool (B,), or their indices."""
@@ -237,20 +263,24 @@ class Stream:
     After t frames it has given what `AdaFocus.forward` gives for those t frames at once.
 
     Args:
-        model: see `Looking`.
+        model: see `FrameByFrame`.
     """
 
     def __init__(self, model: AdaFocus) -> None:
-        self.looking = Looking(model)
+        self.next_frame = FrameByFrame(model)
         self.classifier = recurrent(model.classifier)
         self.state: Tensor | None = None
+        self.frame = 0
+        """How many frames have come."""
 
     @torch.inference_mode()
     def __call__(self, frames: Tensor) -> Output:
         """The next frame of each of B videos, (B, 3, H, W) as in `AdaFocus.forward` -> one step."""
-        glimpse, local, corners = self.looking(frames)
-        self.state = self.classifier.remember(self.classifier.join(glimpse, local), self.state)
-        return Output(self.classifier.predict(self.state), corners)
+        seen, local, looks = self.next_frame(frames)
+        looks = looks._replace(frames=looks.frames + self.frame)
+        self.frame += 1
+        self.state = self.classifier.remember(self.classifier.join(seen, local), self.state)
+        return Output(self.classifier.predict(self.state), looks)
 
 
 def build(recipe: Recipe, patch_size: int, with_policy: bool = True) -> AdaFocus:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 
-class Glimpse(NamedTuple):
-    """What the glancer leaves of the T frames it sees."""
+class GlobalFeatures(NamedTuple):
+    """What the glancer leaves of the T whole frames that it sees."""
 
     maps: Tensor
     """(B, T, C, h, w)"""
-    features: Tensor
+    pooled: Tensor
     """(B, T, C), the maps' spatial mean"""
     logits: Tensor
     """(B, T, K), the glancer's own opinion of each frame"""
@@ -29,10 +29,10 @@ class Classifier(Protocol):
 
     predicts_once: bool
 
-    def __call__(self, glimpse: Glimpse, local: Tensor) -> Tensor:
+    def __call__(self, seen: GlobalFeatures, local: Tensor) -> Tensor:
         """Local features (B, T, C) -> logits (B, S, K)."""
 
-    def counterfactual(self, glimpse: Glimpse, local: Tensor, other: Tensor) -> Tensor:
+    def counterfactual(self, seen: GlobalFeatures, local: Tensor, other: Tensor) -> Tensor:
         """Logits (B, S, K) of each step had that step's patch alone been another one.
 
         Args:
@@ -62,13 +62,13 @@ class RecurrentClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(hidden, classes)
 
-    def forward(self, glimpse: Glimpse, local: Tensor) -> Tensor:
+    def forward(self, seen: GlobalFeatures, local: Tensor) -> Tensor:
         """Local features (B, T, C) -> logits (B, T, K)."""
-        return self.predict(self.remember(self.join(glimpse, local)))
+        return self.predict(self.remember(self.join(seen, local)))
 
-    def join(self, glimpse: Glimpse, local: Tensor) -> Tensor:
+    def join(self, seen: GlobalFeatures, local: Tensor) -> Tensor:
         """What the GRU sees of T frames: (B, T, G + C)."""
-        return torch.cat((glimpse.features, local), dim=-1)
+        return torch.cat((seen.pooled, local), dim=-1)
 
     def remember(self, inputs: Tensor, before: Tensor | None = None) -> Tensor:
         """The GRU's state after each of T frames, (B, T, hidden), from the state ``before`` them,
@@ -83,12 +83,12 @@ class RecurrentClassifier(nn.Module):
         logits: Tensor = self.fc(self.dropout(states))
         return logits.float()
 
-    def counterfactual(self, glimpse: Glimpse, local: Tensor, other: Tensor) -> Tensor:
+    def counterfactual(self, seen: GlobalFeatures, local: Tensor, other: Tensor) -> Tensor:
         """Step t continues the real trajectory: it starts from the hidden state that ``local`` left
         at step t-1 and sees ``other`` at t. All steps are one batch of single GRU steps."""
-        states = self.remember(self.join(glimpse, local))
+        states = self.remember(self.join(seen, local))
         before = torch.cat((torch.zeros_like(states[:, :1]), states[:, :-1]), dim=1)
-        inputs = self.join(glimpse, other)
+        inputs = self.join(seen, other)
         branch = self.remember(inputs.flatten(0, 1).unsqueeze(1), before.flatten(0, 1).unsqueeze(1))
         return self.predict(branch.view_as(states))
 
@@ -113,7 +113,7 @@ class OutOfOrder:
         self.seen: tuple[Tensor, Tensor] | None = None
         """The GRU's inputs and states at these frames."""
 
-    def __call__(self, frame: int, glimpse: Glimpse, local: Tensor) -> Tensor:
+    def __call__(self, frame: int, seen: GlobalFeatures, local: Tensor) -> Tensor:
         """One more frame of each of B videos, features (B, 1, C) -> logits (B, 1, K).
 
         Args:
@@ -121,7 +121,7 @@ class OutOfOrder:
         """
         place = bisect(self.frames, frame)
         self.frames.insert(place, frame)
-        again = self.classifier.join(glimpse, local)
+        again = self.classifier.join(seen, local)
         if self.seen is None:
             states = self.classifier.remember(again)
             self.seen = again, states
@@ -159,11 +159,11 @@ class AverageClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, classes)
 
-    def forward(self, glimpse: Glimpse, local: Tensor) -> Tensor:
+    def forward(self, seen: GlobalFeatures, local: Tensor) -> Tensor:
         """Local features (B, T, C) -> logits (B, 1, K)."""
-        logits: Tensor = glimpse.logits.mean(1) + self.fc(self.dropout(local)).mean(1)
+        logits: Tensor = seen.logits.mean(1) + self.fc(self.dropout(local)).mean(1)
         return logits.unsqueeze(1).float()
 
-    def counterfactual(self, glimpse: Glimpse, local: Tensor, other: Tensor) -> Tensor:
+    def counterfactual(self, seen: GlobalFeatures, local: Tensor, other: Tensor) -> Tensor:
         """There is one step, hence no trajectory to keep."""
-        return self.forward(glimpse, other)
+        return self.forward(seen, other)

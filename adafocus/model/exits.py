@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adafocus.model.adafocus import AdaFocus, Looking, Output
+from adafocus.model.adafocus import AdaFocus, FrameByFrame, Output
 from adafocus.model.checkpoint import CheckpointError
-from adafocus.model.classifier import Classifier, Glimpse, OutOfOrder
-from adafocus.model.patches import SKIPPED
+from adafocus.model.classifier import Classifier, GlobalFeatures, OutOfOrder
+from adafocus.model.looks import Looks
 
 
 def visiting_order(frames: int) -> list[int]:
@@ -43,7 +43,7 @@ def classified_again(frames: int) -> list[int]:
 def check_can_leave(model: AdaFocus, checkpoint: Path) -> None:
     """Raises `CheckpointError` unless a checkpoint's model decides frame by frame."""
     try:
-        Looking(model)
+        FrameByFrame(model)
     except ValueError as error:
         raise CheckpointError(
             f"{checkpoint}: no budget can be kept by leaving its videos early: {error}"
@@ -55,8 +55,8 @@ class Visit(NamedTuple):
 
     logits: Tensor
     """float32 (B, T, K), one prediction per step, where a video was left the last one again"""
-    corners: Tensor
-    """int64 (B, T, 2), top and left of each patch in pixels, `SKIPPED` where there was none"""
+    looks: Looks
+    """at all T frames, of which those are skipped that were not visited"""
     steps: Tensor
     """int64 (B,), frames that were visited"""
 
@@ -74,21 +74,22 @@ class ConditionalExit:
     """
 
     def __init__(self, model: AdaFocus, thresholds: Sequence[float]) -> None:
-        Looking(model)  # which knows whether it can
+        FrameByFrame(model)  # which knows whether it can
         self.model, self.thresholds = model, thresholds
         self.order = visiting_order(len(thresholds))
 
     @torch.inference_mode()
     def __call__(self, frames: Tensor) -> Visit:
         """(B, T, 3, H, W) as in `AdaFocus.forward`."""
-        looking, running = Looking(self.model), OutOfOrder(self.model.classifier)
+        next_frame, running = FrameByFrame(self.model), OutOfOrder(self.model.classifier)
         videos = torch.arange(len(frames), device=frames.device)
         steps = torch.full_like(videos, len(self.order))
-        corners = torch.full((*frames.shape[:2], 2), SKIPPED, device=frames.device)
+        boxes = torch.zeros((*frames.shape[:2], 4), device=frames.device)
+        skipped = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
         predictions: list[Tensor] = []
         for step, (frame, threshold) in enumerate(zip(self.order, self.thresholds, strict=True)):
-            glimpse, local, chosen = looking(frames[videos, frame])
-            logits = running(frame, glimpse, local)
+            seen, local, look = next_frame(frames[videos, frame])
+            logits = running(frame, seen, local)
             latest = (
                 predictions[-1].clone()
                 if predictions
@@ -96,35 +97,36 @@ class ConditionalExit:
             )
             latest[videos] = logits[:, 0]
             predictions.append(latest)
-            corners[videos, step] = chosen[:, 0]
+            boxes[videos, step], skipped[videos, step] = look.boxes[:, 0], look.skipped[:, 0]
             stays = logits[:, 0].softmax(-1).amax(-1) < threshold
             steps[videos[~stays]] = step + 1
             videos = videos[stays]
             if not len(videos):
                 break
-            looking.keep(stays)
+            next_frame.keep(stays)
             running.keep(stays)
         predictions += predictions[-1:] * (len(self.order) - len(predictions))
-        return Visit(torch.stack(predictions, dim=1), corners, steps)
+        looks = Looks.at(boxes, len(self.order), skipped).of_frames(self.order)
+        return Visit(torch.stack(predictions, dim=1), looks, steps)
 
 
 def visit_all(model: AdaFocus, frames: Tensor) -> Output:
     """What `ConditionalExit` gives where no video is left early, (B, T, 3, H, W) in their own order
     -> T steps. Glance, looks and patches are batched over time."""
-    visited = frames[:, visiting_order(frames.shape[1])]
-    glimpse = model.glance(visited)
-    corners = model.look(glimpse)
-    return Output(
-        classify_visits(model.classifier, glimpse, model.focus(visited, corners)), corners
-    )
+    order = visiting_order(frames.shape[1])
+    visited = frames[:, order]
+    seen = model.glance(visited)
+    looks = model.look(seen, len(order))
+    logits = classify_visits(model.classifier, seen, model.focus(visited, looks))
+    return Output(logits, looks.of_frames(order))
 
 
-def classify_visits(classifier: Classifier, glimpse: Glimpse, local: Tensor) -> Tensor:
+def classify_visits(classifier: Classifier, seen: GlobalFeatures, local: Tensor) -> Tensor:
     """The running predictions (B, T, K) of all frames in `visiting_order`."""
     running = OutOfOrder(classifier)
-    steps = zip(*(part.split(1, dim=1) for part in (*glimpse, local)), strict=True)
+    steps = zip(*(part.split(1, dim=1) for part in (*seen, local)), strict=True)
     predictions = [
-        running(frame, Glimpse(*step[:-1]), step[-1])
+        running(frame, GlobalFeatures(*step[:-1]), step[-1])
         for frame, step in zip(visiting_order(local.shape[1]), steps, strict=True)
     ]
     return torch.cat(predictions, dim=1)

@@ -49,6 +49,12 @@ def grid_cells(corners: Array, grid: int, margin: int) -> Array:
     return ((corners + 1) * min(grid, margin + 1) - 1) // (margin + 1)
 
 
+def squares(corners: Tensor, size: int) -> Tensor:
+    """Boxes of patches of one size: (..., 2) in whole pixels -> float32 (..., 4), top, left, height
+    and width."""
+    return torch.cat((corners, torch.full_like(corners, size)), dim=-1).float()
+
+
 def unit_corners(positions: Tensor, margin: int) -> Tensor:
     """Corners of positions (y, x) in [0, 1], 1 being the last that fits: int64, same shape."""
     # A position that is not a number must still be one within the frame: the loss tells of it.

@@ -1,6 +1,6 @@
 """Where to look: recurrent policies over the glancer's feature maps.
 
-Both policies map the glimpse's maps to a distribution over actions and a value at each step, and
+Both policies map the glancer's maps to a distribution over actions and a value at each step, and
 turn actions into corners. Their input does not depend on earlier patches, so that all steps of all
 videos are one pass.
 """

@@ -15,7 +15,6 @@ from torch.nn import functional
 from adafocus.data.batches import Batch
 from adafocus.machine.distributed import all_gather
 from adafocus.model.adafocus import AdaFocus
-from adafocus.model.patches import SKIPPED
 from adafocus.model.policy import Decision
 
 
@@ -43,22 +42,21 @@ def rollout(model: AdaFocus, batch: Batch, skip_cost: float) -> Rollout:
     Args:
         skip_cost: what a look costs, see `contrast`; 0 where the policy may not skip.
     """
-    glimpse = model.glance(batch.glance)
+    seen = model.glance(batch.glance)
     policy = model.required_policy
-    decision = policy(glimpse.maps)
+    decision = policy(seen.maps)
     actions = policy.sample(decision.actions, batch.draws)
-    corners = policy.corners(actions, model.margin)
-    looked = corners != SKIPPED
-    local = model.focus(batch.frames, corners)
-    elsewhere = batch.random_corners(model).where(looked, SKIPPED)
+    looks = model.looks_at(policy.corners(actions, model.margin), batch.frames.shape[1])
+    local = model.focus(batch.frames, looks)
+    elsewhere = looks.elsewhere(batch.random_boxes(model))
     reward = contrast(
-        model.classifier(glimpse, local),
-        model.classifier.counterfactual(glimpse, local, model.focus(batch.frames, elsewhere)),
+        model.classifier(seen, local),
+        model.classifier.counterfactual(seen, local, model.focus(batch.frames, elsewhere)),
         batch.target,
     )
-    reward = (reward - skip_cost) * looked.all(-1)
+    reward = (reward - skip_cost) * looks.looked
     return Rollout(
-        glimpse.maps,
+        seen.maps,
         actions,
         decision.actions.log_prob(actions),
         decision.value,

@@ -20,6 +20,9 @@ def test_shapes(recipe, batch):
     assert out.corners.shape == (BATCH, steps(recipe), 2)
     assert out.corners.dtype == torch.int64
     assert ((out.corners >= 0) & (out.corners <= 64 - 32)).all()
+    assert torch.equal(out.boxes[..., :2], out.corners.float())
+    assert (out.boxes[..., 2:] == 32).all() and out.boxes.dtype == torch.float32
+    assert out.frames.tolist() == [list(range(recipe.model.frames))] * BATCH
 
 
 def test_videos_do_not_see_each_other(recipe, batch):
@@ -38,13 +41,13 @@ def test_gru_family_equals_a_loop_over_frames():
     out = model(frames)
     seen, state, hidden = [], None, None
     for t in range(frames.shape[1]):
-        glimpse = model.glance(frames[:, t : t + 1])
-        encoded = model.policy.encoder(glimpse.maps[:, 0])[:, None]
+        glanced = model.glance(frames[:, t : t + 1])
+        encoded = model.policy.encoder(glanced.maps[:, 0])[:, None]
         output, state = model.policy.gru(encoded, state)
         corners = grid_corners(model.policy.actor(output).argmax(-1), 3, 64 - 32)
         patch = crop(frames[:, t : t + 1], corners, 32)
         local = model.focuser(patch).mean((-2, -1))
-        output, hidden = model.classifier.gru(torch.cat((glimpse.features, local), -1), hidden)
+        output, hidden = model.classifier.gru(torch.cat((glanced.pooled, local), -1), hidden)
         seen.append(model.classifier.fc(output[:, 0]))
         assert torch.equal(out.corners[:, t], corners[:, 0])
     assert torch.allclose(out.logits, torch.stack(seen, 1), atol=1e-5)
@@ -60,7 +63,9 @@ def test_a_stream_gives_what_the_batch_gives(kind):
     stream = model.stream()
     steps = [stream(frame) for frame in frames.unbind(1)]
     out = model(frames)
-    assert torch.equal(torch.cat([step.corners for step in steps], 1), out.corners)
+    for name in ("corners", "boxes", "frames"):
+        found = torch.cat([getattr(step, name) for step in steps], 1)
+        assert torch.equal(found, getattr(out, name)), name
     assert torch.allclose(torch.cat([step.logits for step in steps], 1), out.logits, atol=1e-5)
     # Another stream begins anew.
     assert torch.equal(model.stream()(frames[:, 0]).logits, steps[0].logits)
@@ -77,8 +82,8 @@ def test_given_corners_replace_the_policys(recipe, batch):
     corners = torch.full((BATCH, steps(recipe), 2), 7)
     out = model(batch.frames, glance=batch.glance, corners=corners)
     assert torch.equal(out.corners, corners)
-    glimpse = model.glance(batch.glance)
-    expected = model.classifier(glimpse, model.focus(batch.frames, corners))
+    glanced = model.glance(batch.glance)
+    expected = model.classifier(glanced, model.focus(batch.frames, out.looks))
     assert torch.allclose(out.logits, expected)
 
 

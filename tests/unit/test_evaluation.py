@@ -242,6 +242,8 @@ def test_predictions_lie_beside_the_result(family, evaluated, one_batch):
     assert (found.labels == batch.labels.numpy()).all()
     assert (found.predicted == out.logits[:, -1].argmax(-1).numpy()).all()
     assert (found.corners == out.corners.numpy()).all()
+    assert (found.boxes == out.boxes.numpy()).all() and found.boxes.dtype == np.float32
+    assert (found.frames == out.frames.numpy()).all()
     assert 100 * found.right.mean() == pytest.approx(done.result["metrics"]["top1"])
     assert found.classes.tolist() == [f"class {k}" for k in range(CLASSES)]
     by_class = np.stack([found.accuracy, found.accuracy_random])

@@ -24,7 +24,7 @@ from adafocus.evaluation.metrics import compute_metrics
 from adafocus.machine.files import keep, sha256
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError, load, read, write
-from adafocus.model.classifier import Glimpse, OutOfOrder, RecurrentClassifier
+from adafocus.model.classifier import GlobalFeatures, OutOfOrder, RecurrentClassifier
 from adafocus.model.exits import ConditionalExit, classified_again, visit_all, visiting_order
 from adafocus.model.patches import SKIPPED
 from adafocus.recipe import SPECS
@@ -73,7 +73,8 @@ def test_who_never_leaves_sees_all_frames_in_the_order_of_visits(model, recipe):
     order = visiting_order(4)
     with torch.no_grad():
         corners = model(frames[:, order]).corners
-        assert torch.equal(visit.corners, corners)
+        assert torch.equal(visit.looks.corners, corners)
+        assert visit.looks.frames.tolist() == [order] * len(frames)
         for step in range(4):
             so_far = sorted(order[: step + 1])
             where = [order.index(frame) for frame in so_far]
@@ -84,9 +85,9 @@ def test_who_never_leaves_sees_all_frames_in_the_order_of_visits(model, recipe):
         model.classifier.gru.register_forward_pre_hook(
             lambda _, inputs: classified.append(inputs[0].shape[1])
         )
-        logits, corners = visit_all(model, frames)
+        logits, looks = visit_all(model, frames)
     torch.testing.assert_close(visit.logits, logits)
-    assert torch.equal(visit.corners, corners)
+    assert torch.equal(visit.looks.corners, looks.corners)
     assert classified == [1 + again for again in classified_again(4)]
 
 
@@ -94,9 +95,9 @@ def test_exits_in_bfloat16(model, recipe):
     frames = noise_batch(recipe).frames
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         visit = ConditionalExit(model, NEVER)(frames)
-        logits, corners = visit_all(model, frames)
+        logits, looks = visit_all(model, frames)
     assert visit.logits.dtype == torch.float32
-    assert torch.equal(visit.corners, corners)
+    assert torch.equal(visit.looks.corners, looks.corners)
     torch.testing.assert_close(visit.logits, logits, atol=0.02, rtol=0)
 
 
@@ -124,11 +125,11 @@ def test_frames_out_of_order_are_classified_in_order(frames):
     running, calls = OutOfOrder(classifier), []
     classifier.gru.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].shape[1]))
     for step, frame in enumerate(frames):
-        one = Glimpse(features, features[:, [frame]], features)
+        one = GlobalFeatures(features, features[:, [frame]], features)
         logits = running(frame, one, local[:, [frame]])
         so_far = sorted(frames[: step + 1])
         assert calls.pop() == 1 + sum(other > frame for other in so_far)
-        seen = Glimpse(features, features[:, so_far], features)
+        seen = GlobalFeatures(features, features[:, so_far], features)
         expected = classifier(seen, local[:, so_far])[:, -1:]
         calls.pop()
         torch.testing.assert_close(logits, expected)
@@ -152,8 +153,9 @@ def test_videos_that_are_sure_are_left_and_cost_no_more(model, recipe):
         expected = whole.logits[video].clone()
         expected[step:] = expected[step]
         torch.testing.assert_close(visit.logits[video], expected)
-        assert torch.equal(visit.corners[video, : step + 1], whole.corners[video, : step + 1])
-        assert (visit.corners[video, step + 1 :] == SKIPPED).all()
+        looked, expected = visit.looks.corners[video], whole.looks.corners[video]
+        assert torch.equal(looked[: step + 1], expected[: step + 1])
+        assert (looked[step + 1 :] == SKIPPED).all()
 
 
 def test_the_tsm_family_cannot_leave():
@@ -271,11 +273,11 @@ def test_evaluation_keeps_to_a_budget(tmp_path, data, checkpoint, recipe, model)
     last = exit_steps(confidence, thresholds)
     logits = visit.logits[torch.arange(len(last)), last]
     assert result.metrics == pytest.approx(compute_metrics(logits, labels))
-    looked = (visit.corners != SKIPPED).all(-1).numpy()
+    looked = visit.looks.looked.numpy()
     spent = leave(confidence, thresholds, calibration.cost.spent(looked)).mean()
     assert result.gflops_per_video == pytest.approx(spent)
     centre = torch.full((len(clips), 4, 2), model.margin // 2)
-    centre = centre.where(visit.corners != SKIPPED, SKIPPED)
+    centre = centre.where(visit.looks.corners != SKIPPED, SKIPPED)
     assert result.baselines["centre"] == pytest.approx(
         compute_metrics(left_at(model, frames, centre, last), labels)
     )

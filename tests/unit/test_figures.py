@@ -212,9 +212,9 @@ def test_the_same_data_give_the_same_file(tmp_path):
 @pytest.mark.parametrize("right", [True, False])
 def test_contact_sheet_shows_frames_and_boxes_of_their_colour(tmp_path, right):
     frames = np.full((16, 3, 64, 64), 200, np.uint8)
-    corners = np.zeros((16, 2), int) + 20
-    clip = figures.SheetClip(frames, corners, "jumping", "running " * 20, right, 0.75)
-    figures.contact_sheet([clip] * 3, 24, tmp_path / "sheet.png", "actnet_128_stage3")
+    boxes = np.tile([20.0, 20, 24, 24], (16, 1))
+    clip = figures.SheetClip(frames, boxes, "jumping", "running " * 20, right, 0.75)
+    figures.contact_sheet([clip] * 3, tmp_path / "sheet.png", "actnet_128_stage3")
     image = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
 
     def area(colour):
@@ -231,11 +231,11 @@ def test_a_sheet_of_the_demo_is_small(tmp_path):
     """Noise is the worst case for the compression."""
     rng = np.random.default_rng(0)
     frames = rng.integers(256, size=(8, 3, 112, 112), dtype=np.uint8)
-    clip = figures.SheetClip(frames, np.zeros((8, 2), int), "3", "8", False, 0.5)
-    figures.contact_sheet([clip] * 6, 40, tmp_path / "sheet.png", "demo_40_stage3")
+    clip = figures.SheetClip(frames, np.tile([0.0, 0, 40, 40], (8, 1)), "3", "8", False, 0.5)
+    figures.contact_sheet([clip] * 6, tmp_path / "sheet.png", "demo_40_stage3")
     assert (tmp_path / "sheet.png").stat().st_size < 500_000
 
 
 def test_a_sheet_without_clips_says_so(tmp_path):
-    figures.contact_sheet([], 24, tmp_path / "sheet.png", "demo_28_stage3: wrong predictions")
+    figures.contact_sheet([], tmp_path / "sheet.png", "demo_28_stage3: wrong predictions")
     assert (np.asarray(Image.open(tmp_path / "sheet.png").convert("L")) < 128).any()

@@ -100,16 +100,17 @@ def test_the_rollouts_reward_equals_a_loop_over_steps(recipe, batch):
     model = build(recipe, 32).eval()
     rollout = ppo.rollout(model, batch, 0.0)
     with torch.no_grad():
-        glimpse = model.glance(batch.glance)
-        actions = model.policy.sample(model.policy(glimpse.maps).actions, batch.draws)
-        chosen = model.policy.corners(actions, model.margin)
-        random = batch.random_corners(model)
+        seen = model.glance(batch.glance)
+        actions = model.policy.sample(model.policy(seen.maps).actions, batch.draws)
+        frames = batch.frames.shape[1]
+        chosen = model.looks_at(model.policy.corners(actions, model.margin), frames)
+        random = batch.random_boxes(model)
         assert torch.equal(actions, rollout.actions)
-        for step in range(chosen.shape[1]):
-            swapped = chosen.clone()
-            swapped[:, step] = random[:, step]
-            real = model.classifier(glimpse, model.focus(batch.frames, chosen))[:, step]
-            other = model.classifier(glimpse, model.focus(batch.frames, swapped))[:, step]
+        for step in range(chosen.boxes.shape[1]):
+            swapped = chosen._replace(boxes=chosen.boxes.clone())
+            swapped.boxes[:, step] = random[:, step]
+            real = model.classifier(seen, model.focus(batch.frames, chosen))[:, step]
+            other = model.classifier(seen, model.focus(batch.frames, swapped))[:, step]
             gained = (real.softmax(-1) - other.softmax(-1))[batch.labels]
             assert torch.allclose(rollout.reward[:, step], gained, atol=1e-6)
 

@@ -12,6 +12,7 @@ from adafocus.machine.device import pick_precision
 from adafocus.methods import STAGES
 from adafocus.methods.adafocus import Stage2
 from adafocus.model.adafocus import build
+from adafocus.model.looks import Looks
 from adafocus.training import ppo
 
 CPU = torch.device("cpu")
@@ -75,9 +76,9 @@ def test_frozen_backbones_keep_their_weights_in_the_type_they_compute_in(recipe,
     for network in (frozen.glancer, frozen.focuser):
         assert {weight.dtype for weight in network.trunk.parameters()} == {torch.bfloat16}
         assert network.head.weight.dtype == torch.float32
-    glimpse = frozen.glance(batch.glance)
-    assert glimpse.maps.dtype == glimpse.logits.dtype == torch.float32
-    difference = (glimpse.maps - expected.maps).std() / expected.maps.std()
+    seen = frozen.glance(batch.glance)
+    assert seen.maps.dtype == seen.logits.dtype == torch.float32
+    difference = (seen.maps - expected.maps).std() / expected.maps.std()
     assert 0 < difference < 0.05
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
@@ -130,13 +131,13 @@ def test_the_same_actions_are_paid_the_same():
         model.set_precision(precision)
         frozen = model.frozen()
         with torch.no_grad():
-            glimpse = frozen.glance(batch.glance)
+            seen = frozen.glance(batch.glance)
             local, other = (
-                frozen.focus(batch.frames, batch.random_corners(frozen, number))
+                frozen.focus(batch.frames, Looks.at(batch.random_boxes(frozen, number), 4))
                 for number in (1, 2)
             )
-            logits = frozen.classifier(glimpse, local)
-            baseline = frozen.classifier.counterfactual(glimpse, local, other)
+            logits = frozen.classifier(seen, local)
+            baseline = frozen.classifier.counterfactual(seen, local, other)
         if target is None:
             gained = (logits.softmax(-1) - baseline.softmax(-1)).mean(1)
             target = nn.functional.one_hot(gained.argmax(-1), gained.shape[-1]).float()

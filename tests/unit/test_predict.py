@@ -16,7 +16,7 @@ from adafocus.data.clips import crop_centre, sample_val
 from adafocus.data.ffmpeg import Timeline, decode, timeline
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import read_frames
-from adafocus.deploy.predict import Predictor, overlay
+from adafocus.deploy.predict import Predictor, boxes_on_video, overlay
 from adafocus.evaluation.exits import Calibration
 from adafocus.evaluation.flops import per_step, per_visit
 from adafocus.model import checkpoint
@@ -51,7 +51,7 @@ def test_it_predicts_what_the_model_does_on_the_same_frames(weights, video, tmp_
     prediction = predictor(video, top=3)
     recipe = predictor.recipe
     shape = recipe.model
-    store = extract_alone(recipe.frames, video, tmp_path)
+    store, _ = extract_alone(recipe.frames, video, tmp_path)
     frames, glance = (
         crop_centre(read_frames(store, sample_val(FRAMES, n or shape.frames, shape.padding)), 64)[0]
         for n in (shape.frames, shape.glance_frames)
@@ -134,15 +134,14 @@ def test_within_a_budget_a_video_is_left_when_it_is_sure(video, tmp_path):
         Predictor(elsewhere, "cpu", budget=whole.gflops)
 
 
-def test_boxes_are_in_the_videos_own_pixels(tmp_path):
-    predictor = Predictor(write_weights(tiny_recipe("gru"), tmp_path, "stage3"), "cpu")
-    corners = torch.tensor([[0, 0], [32, 16]])
+def test_boxes_are_in_the_videos_own_pixels():
+    boxes = torch.tensor([[0, 0, 32, 32], [32, 16, 32, 32], [1.5, 0, 20, 40.25], [-1] * 4])
     # A square video, of which the crop shows all.
-    whole = predictor._boxes(corners, torch.tensor([1.0, 1.0]), Timeline(None, 0, 128, 128))
-    assert whole == [(0, 0, 64, 64), (32, 64, 96, 128)]
+    whole = boxes_on_video(boxes, 64, torch.tensor([1.0, 1.0]), Timeline(None, 0, 128, 128))
+    assert whole == [(0, 0, 64, 64), (32, 64, 96, 128), (0, 3, 80.5, 43), None]
     # Shrunk by half to 73 x 146, of which the crop shows the 64 x 64 in the middle.
     extent = torch.tensor([73 / 64, 146 / 64])
-    shown = predictor._boxes(corners[:1], extent, Timeline(None, 0, 146, 292))
+    shown = boxes_on_video(boxes[:1], 64, extent, Timeline(None, 0, 146, 292))
     assert shown == [(82, 9, 146, 73)]
 
 

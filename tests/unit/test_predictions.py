@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -19,13 +21,35 @@ def predictions_of(labels, predicted):
     )
 
 
+def boxes_at(corners, size=1):
+    """Square boxes at corners (..., 2)."""
+    corners = np.asarray(corners, np.float32)
+    return np.concatenate((corners, np.full_like(corners, size)), axis=-1)
+
+
+def test_a_file_of_an_older_version_tells_corners_alone(tmp_path):
+    written = predictions_of([[1, 0], [0, 1]], [0, 1])
+    written.corners[0, 1] = -1
+    written.write(tmp_path / "a.predictions.npz")
+    with np.load(tmp_path / "a.predictions.npz") as arrays:
+        assert {"corners", "labels"} <= set(arrays) and not {"boxes", "frames"} & set(arrays)
+    read = Predictions.read(tmp_path / "a.predictions.npz")
+    assert read.boxes_of(5)[0].tolist() == [[0, 0, 5, 5], [-1, -1, -1, -1]]
+    assert read.frames_of(1, [1, 0]).tolist() == [1, 0]
+
+
 def test_a_file_holds_all(tmp_path):
-    written = predictions_of([[1, 0], [0, 1], [1, 1]], [0, 0, 1])
+    written = replace(
+        predictions_of([[1, 0], [0, 1], [1, 1]], [0, 0, 1]),
+        boxes=boxes_at(np.zeros((3, 1, 2)), 5),
+        frames=np.array([[0, 2], [1, 2], [0, 1]], np.int16),
+    )
     written.write(tmp_path / "a.predictions.npz")
     read = Predictions.read(tmp_path / "a.predictions.npz")
     for name, array in vars(written).items():
         assert array.dtype == getattr(read, name).dtype
         assert (array == getattr(read, name)).all()
+    assert read.boxes_of(32) is read.boxes and read.frames_of(1, [0, 1]).tolist() == [1, 2]
 
 
 def test_confusion_of_single_labels():
@@ -51,19 +75,19 @@ def test_gain_is_over_random_patches():
 )
 def test_every_cell_of_the_policys_grid_has_its_place(margin, grid):
     places = [margin * i // (grid - 1) for i in range(grid)]
-    corners = np.array([(y, x) for y in places for x in places], np.int16)[:, None]
-    assert grid_shares(corners, margin, grid) == pytest.approx(np.full((grid,) * 2, 100 / grid**2))
+    boxes = boxes_at([(y, x) for y in places for x in places])[:, None]
+    assert grid_shares(boxes, margin, grid) == pytest.approx(np.full((grid,) * 2, 100 / grid**2))
 
 
 def test_corners_at_random_fall_into_all_cells_alike():
-    corners = np.array([(y, x) for y in range(84) for x in range(84)])
-    assert grid_shares(corners, 83, 7) == pytest.approx(np.full((7, 7), 100 / 49))
+    boxes = boxes_at([(y, x) for y in range(84) for x in range(84)])
+    assert grid_shares(boxes, 83, 7) == pytest.approx(np.full((7, 7), 100 / 49))
 
 
 def test_rows_of_a_grid_go_down():
-    assert grid_shares(np.array([[8, 0], [8, 1]]), 8, 3)[2, 0] == 100
+    assert grid_shares(boxes_at([(8, 0), (8, 1)]), 8, 3)[2, 0] == 100
     # A patch as large as the frame has one place.
-    assert grid_shares(np.zeros((4, 2), np.int16), 0, 3) == [[100]]
+    assert grid_shares(boxes_at([(0, 0)] * 4), 0, 3) == [[100]]
 
 
 def test_coverage_counts_the_patches_over_each_pixel():
@@ -72,4 +96,12 @@ def test_coverage_counts_the_patches_over_each_pixel():
     expected = np.zeros((12, 12))
     for top, left in corners.reshape(-1, 2):
         expected[top : top + 5, left : left + 5] += 100 / 18
-    assert coverage(corners, 5, 12) == pytest.approx(expected)
+    assert coverage(boxes_at(corners, 5), 12) == pytest.approx(expected)
+
+
+def test_coverage_of_boxes_of_any_shape():
+    """A pixel counts by its centre; frames without a patch are passed over."""
+    boxes = np.array([[0.4, 1.6, 2.2, 1.0], [0.6, 0.4, 0.8, 2.2], [-1] * 4], np.float32)
+    expected = np.zeros((4, 4))
+    expected[0:3, 2] += 50  # rows 0.4 to 2.6 and columns 1.6 to 2.6; of the other no row
+    assert coverage(boxes, 4) == pytest.approx(expected)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from noise import BATCH, noise_batch, skip_half, skipping_recipe, tiny_recipe
 
 from adafocus.model.adafocus import build
+from adafocus.model.looks import Looks
 from adafocus.model.patches import SKIPPED
 from adafocus.model.policy import CellOrSkip
 from adafocus.recipe import RecipeError, parse_recipe
@@ -56,23 +57,23 @@ def test_it_skips_only_where_that_is_likelier_than_all_cells_together():
 
 
 def test_the_focuser_runs_on_the_frames_that_are_kept_alone(model, batch):
-    glimpse = model.glance(batch.glance)
-    corners = model.look(glimpse)
-    kept = (corners != SKIPPED).all(-1)
+    looks = model.look(model.glance(batch.glance), batch.frames.shape[1])
+    kept = looks.looked
     assert 0 < kept.sum() < kept.numel()
-    assert ((corners == SKIPPED).all(-1) == ~kept).all()
+    assert ((looks.corners == SKIPPED).all(-1) == ~kept).all()
+    assert ((looks.patches == SKIPPED).all(-1) == ~kept).all()
     seen = []
     model.focuser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
-    local = model.focus(batch.frames, corners)
+    local = model.focus(batch.frames, looks)
     assert seen == [(kept.sum(), 1, 3, 32, 32)]
     assert (local[~kept] == 0).all()
-    whole = model.focus(batch.frames, corners.clamp(min=0))
+    whole = model.focus(batch.frames, Looks.at(looks.boxes.clamp(min=0), 4))
     torch.testing.assert_close(local[kept], whole[kept])
 
 
 def test_nothing_runs_where_all_frames_are_skipped(model, batch):
     model.focuser.register_forward_pre_hook(lambda *_: pytest.fail("the focuser ran"))
-    nowhere = torch.full((BATCH, 4, 2), SKIPPED)
+    nowhere = model.looks_at(torch.full((BATCH, 4, 2), SKIPPED), 4)
     assert (model.focus(batch.frames, nowhere) == 0).all()
 
 
@@ -85,13 +86,13 @@ def test_never_skipping_is_the_plain_model_exactly(batch):
     state = {k: v for k, v in skipping.state_dict().items() if not k.startswith("policy.skip")}
     plain.load_state_dict(state)
     with torch.no_grad():
-        for ours, theirs in zip(skipping(batch.frames), plain(batch.frames), strict=True):
-            assert torch.equal(ours, theirs)
+        ours, theirs = skipping(batch.frames), plain(batch.frames)
+    assert torch.equal(ours.logits, theirs.logits)
+    assert all(map(torch.equal, ours.looks, theirs.looks))
 
     rollouts, losses = [], []
     for model in (skipping, plain):
-        glimpse = model.glance(batch.glance)
-        actions = plain.policy(glimpse.maps).actions.mode
+        actions = plain.policy(model.glance(batch.glance).maps).actions.mode
         model.policy.sample = lambda *_, actions=actions: actions
         rollouts.append(ppo.rollout(model, batch, 0.0))
         returns = ppo.standardized(ppo.discounted_returns(rollouts[-1].reward, 0.7))
@@ -114,11 +115,11 @@ def test_a_look_is_paid_its_contrast_less_its_cost_and_a_skipped_frame_nothing(m
 
 def test_a_stream_says_the_same(model, batch):
     with torch.no_grad():
-        logits, corners = model(batch.frames)
+        logits, looks = model(batch.frames)
     stream = model.stream()
     steps = [stream(frame) for frame in batch.frames.unbind(1)]
     torch.testing.assert_close(torch.cat([step.logits for step in steps], 1), logits)
-    assert torch.equal(torch.cat([step.corners for step in steps], 1), corners)
+    assert torch.equal(torch.cat([step.corners for step in steps], 1), looks.corners)
 
 
 def test_costs_are_those_of_the_recipe():
