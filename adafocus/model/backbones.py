@@ -46,6 +46,8 @@ class Backbone(nn.Module):
         self.trunk = trunk
         self.dropout = nn.Dropout(0.0)
         self.head = head
+        self.others = nn.ModuleDict()
+        """Other heads, by name, of a model whose backbones have several."""
         self.channels = head.in_features
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -172,6 +174,7 @@ class FrozenBackbone(Backbone):
         low = backbone.precision != torch.float32
         super().__init__(trunk.to(backbone.precision) if low else trunk, copy.head)
         self.normalize, self.precision = copy.normalize, backbone.precision
+        self.others = copy.others
         shifted = (module for module in copy.trunk.modules() if isinstance(module, ShiftedConv2d))
         # Temporal shift needs all frames of a video at once.
         self.together = next((module.segments for module in shifted), 1)

@@ -8,11 +8,15 @@ copies of the policy, which are passed over: the section ``policy`` is what the 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy._core.multiarray import scalar
 from torch import Tensor
+from torch.serialization import safe_globals
 
 from adafocus.model.adafocus import build
 from adafocus.model.backbones import ShiftedConv2d
@@ -29,6 +33,14 @@ FLAT_BLOCK = {"0.0": 0, "0.1": 1, "1.0": 3, "1.1": 4, "2": 6, "3": 7}
 """Layers of a MobileNetV2 block by their place in an older torchvision's list."""
 BASE_MODEL = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
 """Parts of a ResNet-50 by their place in the list into which the family ``tsm`` cuts it."""
+
+NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd"),
+    # As NumPy 1 and 2 call it.
+    *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+"""What makes NumPy's numbers of a file; none of it runs what the file says."""
 
 
 def import_published(
@@ -106,14 +118,7 @@ def import_published(
 
 def _read(path: Path) -> dict[str, dict[str, Tensor]]:
     """The sections of a published file, whatever else it holds left aside."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
-    except Exception as error:
-        # Whatever a hostile or broken file makes torch raise.
-        reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(f"{path}: not a file of weights ({reason})") from None
+    content = read_safely(path)
     found = {}
     if isinstance(content, dict):
         for name in SECTIONS.values():
@@ -125,6 +130,20 @@ def _read(path: Path) -> dict[str, dict[str, Tensor]]:
             f"{path}: not a published checkpoint: none of {', '.join(SECTIONS.values())} is in it"
         )
     return found
+
+
+def read_safely(path: Path) -> Any:
+    """What ``torch.save`` wrote, read without executing code: tensors, plain values and NumPy's
+    numbers, such as the best accuracy. Raises `CheckpointError`."""
+    try:
+        with safe_globals(NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except Exception as error:
+        # Whatever a hostile or broken file makes torch raise.
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"{path}: not a file of weights ({reason})") from None
 
 
 def _stage(path: Path, sections: dict[str, dict[str, Tensor]], policy_stage: str) -> str:
@@ -157,7 +176,7 @@ def _published_name(
                 key = re.sub(r"^head\.", "classifier.1.", key)
             else:
                 key = re.sub(r"^head\.", "classifier.", key)
-                key = re.sub(r"^features\.(\d+)\.conv\.(.+)$", _flat, key)
+                key = re.sub(r"^features\.(\d+)\.conv\.(.+)$", flat_block, key)
             return "glancer", f"net.{key}"
         case "focuser", "gru":
             return "focuser", f"net.{re.sub(r'^head[.]', 'fc.', key.removeprefix('trunk.'))}"
@@ -175,7 +194,7 @@ def _published_name(
             return "policy", re.sub(r"^(actor|critic)\.", r"\1.0.", key)
 
 
-def _flat(match: re.Match[str]) -> str:
+def flat_block(match: re.Match[str]) -> str:
     """The layer of a block, whose place has one or two numbers, in one flat list."""
     block, layer = match.groups()
     places = FLAT_FIRST_BLOCK if block == "1" else FLAT_BLOCK

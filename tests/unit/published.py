@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def sections(name: str) -> dict[str, dict[str, Tensor]]:
-    """A published checkpoint, ``actnet_128`` or ``sth_144``."""
+    """A published checkpoint, such as ``actnet_128``."""
     keys = json.loads((GOLDEN / f"{name}_keys.json").read_text())
     return {
         section: {key: tensor(section, key, *entry) for key, entry in entries.items()}

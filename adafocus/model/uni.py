@@ -1,0 +1,419 @@
+"""The whole Uni-AdaFocus: glance, choose frames and boxes, focus there, classify."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from adafocus.model.backbones import Backbone, FrozenBackbone, backbone, pool
+from adafocus.model.boxes import BoxRange, over_time, resample
+from adafocus.model.classifier import Glimpse
+from adafocus.model.uni_classifier import MaximaClassifier
+from adafocus.model.uni_policy import LookPolicy, SpatialPolicy, TemporalPolicy, choose_frames
+
+if TYPE_CHECKING:
+    from adafocus.recipe import BackboneRecipe
+
+
+class UniLooks(NamedTuple):
+    """Where a model looks in a video."""
+
+    frames: Tensor
+    """int64 (B, F), which of the candidates, rising"""
+    boxes: Tensor
+    """float32 (B, S, 4), top, left, height, width in pixels; S = F, or 1 for the whole video"""
+
+    @property
+    def corners(self) -> Tensor:
+        """int64 (B, S, 2), top and left."""
+        return self.boxes[..., :2].round().long()
+
+
+class UniOutput(NamedTuple):
+    """A prediction and where it looked."""
+
+    logits: Tensor
+    """float32 (B, S, K), one prediction per step; the last is the video's"""
+    boxes: Tensor
+    """See `UniLooks`"""
+    corners: Tensor
+    """See `UniLooks`"""
+    frames: Tensor
+    """See `UniLooks`"""
+
+
+@dataclass(frozen=True)
+class UniShape:
+    """What a Uni-AdaFocus takes and looks at, in frames and pixels.
+
+    Raises `ValueError` where that cannot be.
+    """
+
+    candidates: int
+    """N, frames to choose from"""
+    glanced: int
+    """T, frames glanced at"""
+    focused: int
+    """F, frames focused on"""
+    apart: bool
+    """Whether the frames glanced at are none of the candidates."""
+    frame_size: int
+    """Side of a frame."""
+    glance_size: int
+    """Side of what the glancer sees."""
+    patch_size: int
+    """Side of what the focuser sees, to which boxes are resampled."""
+    smallest: int
+    """The least side of a box."""
+    largest: int
+    """The greatest."""
+
+    def __post_init__(self) -> None:
+        if self.focused > self.candidates:
+            raise ValueError(
+                f"{self.focused} frames cannot be chosen from {self.candidates} candidates"
+            )
+        if not self.apart and self.candidates % self.glanced:
+            raise ValueError(
+                f"{self.candidates} candidates are no multiple of the {self.glanced} frames that"
+                " are glanced at"
+            )
+        if not self.smallest <= self.patch_size <= self.largest:
+            raise ValueError(
+                f"a patch of {self.patch_size} pixels is none of the boxes of {self.smallest} to"
+                f" {self.largest}"
+            )
+        _ = self.boxes
+
+    @property
+    def boxes(self) -> BoxRange:
+        """Those that the policy may choose."""
+        return BoxRange(self.smallest, self.largest, self.frame_size)
+
+    @property
+    def share(self) -> int:
+        """Candidates to each frame glanced at, where that is one of them."""
+        return self.candidates // self.glanced
+
+    def check(self, name: str, frames: Tensor, count: int) -> None:
+        """Raises `ValueError` unless there are so many frames, of the right size."""
+        wanted = (count, 3, self.frame_size, self.frame_size)
+        if frames.shape[1:] != wanted:
+            raise ValueError(
+                f"{name} must be (B, {', '.join(map(str, wanted))}); they are {tuple(frames.shape)}"
+            )
+
+
+class UniAdaFocus(nn.Module, ABC):
+    """Uni-AdaFocus (Wang et al., 2024): a glance at a video, a hard look at some boxes in it.
+
+    Of many candidate frames few are focused on, in boxes of any shape, which are resampled to
+    squares. Nothing here loops over frames or videos.
+
+    Args:
+        glancer: light network, sees whole frames. Its other head ``where`` learns from what lies in
+            the policy's boxes.
+        focuser: heavy network, sees what lies in boxes.
+        policy: chooses boxes and frames.
+        shape: sizes and numbers of frames.
+    """
+
+    class_names: tuple[str, ...] = ()
+    """Name of each class in the order of the logits, where a checkpoint told them."""
+
+    __call__: Callable[..., UniOutput]
+
+    def __init__(
+        self, glancer: Backbone, focuser: Backbone, policy: LookPolicy, shape: UniShape
+    ) -> None:
+        super().__init__()
+        self.glancer = glancer
+        self.focuser = focuser
+        self.policy = policy
+        self.shape = shape
+
+    @property
+    def precision(self) -> torch.dtype:
+        """In which the backbones compute; all else does in float32."""
+        return self.focuser.precision
+
+    def set_precision(self, precision: torch.dtype) -> None:
+        """Lets the backbones compute in another type; of a model that is not `frozen`."""
+        self.glancer.precision = self.focuser.precision = precision
+
+    def forward(
+        self, frames: Tensor, glance: Tensor | None = None, looks: UniLooks | None = None
+    ) -> UniOutput:
+        """Classifies videos.
+
+        Args:
+            frames: the candidates (B, N, 3, H, W), float normalised with ImageNet's mean and std,
+                or uint8 RGB.
+            glance: (B, T, 3, H, W), the frames glanced at where they are none of the candidates.
+            looks: where to look instead of the policy's choice.
+        """
+        glimpse = self.glance(self.glanced_frames(frames, glance))
+        if looks is None:
+            looks = self.look(glimpse)
+        logits = self.classify(glimpse, self.focus(frames, looks))
+        return UniOutput(logits, looks.boxes, looks.corners, looks.frames)
+
+    def glanced_frames(
+        self, frames: Tensor, glance: Tensor | None, places: Tensor | None = None
+    ) -> Tensor:
+        """The frames glanced at (B, T, 3, H, W): ``glance``, or else some of the candidates.
+
+        Args:
+            frames: see `forward`.
+            glance: see `forward`; of a model that glances at candidates no others are taken.
+            places: int64 (B, T), which candidates; the middle one of each share if not given.
+        """
+        shape = self.shape
+        shape.check("frames", frames, shape.candidates)
+        if not shape.apart:
+            first, step = shape.share // 2, shape.share
+            return frames[:, first::step] if places is None else pick(frames, places)
+        if glance is None:
+            raise ValueError("this model glances at frames apart from the candidates: pass glance")
+        shape.check("glance", glance, shape.glanced)
+        return glance
+
+    def glance(self, frames: Tensor) -> Glimpse:
+        """Whole frames (B, T, 3, H, W) through the glancer, shrunk (nearest) to its size."""
+        if self.shape.glance_size != frames.shape[-1]:
+            size = (frames.shape[2], self.shape.glance_size, self.shape.glance_size)
+            frames = functional.interpolate(frames, size)
+        maps = self.glancer(frames)
+        features = self.features(self.glancer, maps)
+        return Glimpse(maps, features, self.opinion(self.glancer, features))
+
+    def look(self, glimpse: Glimpse) -> UniLooks:
+        """The policy's choice."""
+        weights = self.weigh(glimpse)
+        chosen = choose_frames(weights, self.shape.candidates, self.shape.focused)
+        return self.place(self.policy.where(glimpse.maps), chosen)
+
+    def place(self, actions: Tensor, chosen: Tensor) -> UniLooks:
+        """UniLooks at chosen candidates.
+
+        Args:
+            actions: (B, S, 4), y, x, h, w in [0, 1], of each frame glanced at or (S = 1) of all.
+            chosen: int64 (B, F).
+        """
+        if actions.shape[1] > 1:
+            actions = pick(over_time(actions, self.shape.candidates), chosen)
+        return UniLooks(chosen, self.shape.boxes.place(actions))
+
+    def focus(self, frames: Tensor, looks: UniLooks) -> Tensor:
+        """The focuser's features (B, F, C) of what is seen at F looks into the candidates."""
+        return self.features(self.focuser, self.focuser(self.seen(frames, looks)))
+
+    def seen(self, frames: Tensor, looks: UniLooks) -> Tensor:
+        """What the focuser sees: float (B, F, 3, P, P)."""
+        # Beyond a frame's edge is the mean colour, which is zero once frames are normalised.
+        chosen = self.focuser.normalize(pick(frames, looks.frames))
+        return resample(chosen, looks.boxes, self.shape.patch_size)
+
+    def in_boxes(self, maps: Tensor, actions: Tensor) -> Tensor:
+        """The mean of what lies in the boxes of the frames glanced at, (B, C), through which
+        gradients reach the actions.
+
+        Args:
+            maps: the glancer's (B, T, C, h, w).
+            actions: see `place`.
+        """
+        shape, cells = self.shape, maps.shape[-1]
+        # Whole cells, and the boxes with them, so that a box of the patch's size is cut as it is.
+        size = shape.patch_size * cells // shape.frame_size
+        sides = shape.boxes.place(actions)[..., 2:] * size / shape.patch_size
+        boxes = torch.cat((actions[..., :2] * (cells - sides), sides), dim=-1)
+        return resample(maps, boxes, size).mean((1, 3, 4))
+
+    def frozen(self, *backbones: str) -> UniAdaFocus:
+        """The same model on faster backbones, which are copies and learn no more.
+
+        All else is not copied but shared, so that it may go on learning.
+
+        Args:
+            backbones: ``glancer``, ``focuser`` or, where none is named, both.
+        """
+        model = copy(self)
+        model._modules = dict(self._modules)
+        for name in backbones or ("glancer", "focuser"):
+            setattr(model, name, FrozenBackbone(getattr(self, name)))
+        return model
+
+    # Long and short videos differ in what their heads see.
+
+    @abstractmethod
+    def features(self, backbone: Backbone, maps: Tensor) -> Tensor:
+        """A backbone's maps (B, T, C, h, w) -> features (B, T, C)."""
+
+    @abstractmethod
+    def opinion(self, backbone: Backbone, features: Tensor) -> Tensor:
+        """A backbone's own view (B, T, K) of each frame, from which it learns."""
+
+    @abstractmethod
+    def opinions(self, logits: Tensor) -> Tensor:
+        """The predictions (B, S, K) that a loss sees of a backbone's own view (B, T, K)."""
+
+    @abstractmethod
+    def weigh(self, glimpse: Glimpse) -> Tensor:
+        """The weights (B, T) of the frames glanced at, which sum to 1."""
+
+    @abstractmethod
+    def to_mix(self, glimpse: Glimpse) -> Tensor:
+        """The logits (B, T, K) from whose mixture the frames' weights are learned."""
+
+    @abstractmethod
+    def classify(self, glimpse: Glimpse, local: Tensor) -> Tensor:
+        """The focuser's features (B, F, C) -> logits (B, S, K)."""
+
+
+class LongUniAdaFocus(UniAdaFocus):
+    """For long videos: a prediction after every frame, and gradients of all losses reach the
+    backbones.
+
+    Args:
+        classifier: predicts from the features of both backbones.
+    """
+
+    def __init__(
+        self,
+        glancer: Backbone,
+        focuser: Backbone,
+        policy: LookPolicy,
+        classifier: MaximaClassifier,
+        shape: UniShape,
+    ) -> None:
+        super().__init__(glancer, focuser, policy, shape)
+        self.classifier = classifier
+
+    def features(self, backbone: Backbone, maps: Tensor) -> Tensor:
+        return pool(maps)
+
+    def opinion(self, backbone: Backbone, features: Tensor) -> Tensor:
+        return backbone.classify(features)
+
+    def opinions(self, logits: Tensor) -> Tensor:
+        """One for every frame."""
+        return logits
+
+    def weigh(self, glimpse: Glimpse) -> Tensor:
+        weights: Tensor = self.policy.when(glimpse.features)
+        return weights
+
+    def to_mix(self, glimpse: Glimpse) -> Tensor:
+        return glimpse.logits
+
+    def classify(self, glimpse: Glimpse, local: Tensor) -> Tensor:
+        """T + F steps."""
+        logits: Tensor = self.classifier(glimpse.features, local)
+        return logits
+
+
+class ShortUniAdaFocus(UniAdaFocus):
+    """For short videos: one prediction, the mean of both backbones' views of each frame.
+
+    Backbones learn by their own heads alone. What predicts are other heads, ``prediction``, and
+    they and the policy see detached features.
+    """
+
+    def features(self, backbone: Backbone, maps: Tensor) -> Tensor:
+        features: Tensor = backbone.dropout(pool(maps))
+        return features
+
+    def opinion(self, backbone: Backbone, features: Tensor) -> Tensor:
+        logits: Tensor = backbone.head(features)
+        return logits
+
+    def opinions(self, logits: Tensor) -> Tensor:
+        """One, the mean over frames."""
+        return logits.mean(1, keepdim=True)
+
+    def weigh(self, glimpse: Glimpse) -> Tensor:
+        weights: Tensor = self.policy.when(glimpse.features.detach())
+        return weights
+
+    def to_mix(self, glimpse: Glimpse) -> Tensor:
+        return glimpse.logits.detach()
+
+    def classify(self, glimpse: Glimpse, local: Tensor) -> Tensor:
+        """One step."""
+        glances = self.glancer.others["prediction"](glimpse.features.detach())
+        looks = self.focuser.others["prediction"](local.detach())
+        logits: Tensor = glances.mean(1, keepdim=True) + looks.mean(1, keepdim=True)
+        return logits
+
+
+def pick(frames: Tensor, places: Tensor) -> Tensor:
+    """Some of each video's frames, (B, N, ...) at int64 (B, F) -> (B, F, ...)."""
+    videos = torch.arange(len(frames), device=frames.device).unsqueeze(1)
+    return frames[videos, places]
+
+
+def build_uni(
+    glancer: BackboneRecipe,
+    focuser: BackboneRecipe,
+    classes: int,
+    shape: UniShape,
+    *,
+    shift: bool,
+    once: bool,
+    classifier: Literal["maxima", "average"],
+    hidden: int = 4096,
+    dropout: float = 0.2,
+    head_dropout: float = 0.2,
+    spatial_hidden: int = 128,
+    temporal_hidden: int = 64,
+) -> UniAdaFocus:
+    """A Uni-AdaFocus with random weights.
+
+    Args:
+        glancer: the light backbone.
+        focuser: the heavy one.
+        classes: K.
+        shape: sizes and numbers of frames.
+        shift: whether both backbones shift channels in time.
+        once: whether one box serves the whole video.
+        classifier: ``maxima`` for long videos, ``average`` for short ones.
+        hidden: channels within the classifier, of ``maxima``.
+        dropout: before the classifier's heads, of ``maxima``.
+        head_dropout: before the backbones' own heads; of ``average`` before all heads.
+        spatial_hidden: channels within the spatial policy.
+        temporal_hidden: channels within the temporal policy.
+    """
+    light = backbone(glancer, classes, shape.glanced if shift else None)
+    heavy = backbone(focuser, classes, shape.focused if shift else None)
+    light.others["where"] = nn.Linear(light.channels, classes)
+    light.dropout.p = heavy.dropout.p = head_dropout
+    map_size = -(-shape.glance_size // glancer.output_stride)
+    policy = LookPolicy(
+        SpatialPolicy(light.channels, map_size, shape.glanced, once=once, hidden=spatial_hidden),
+        TemporalPolicy(light.channels, temporal_hidden),
+    )
+    if classifier == "maxima":
+        predicting = MaximaClassifier(
+            light.channels,
+            heavy.channels,
+            glanced=shape.glanced,
+            focused=shape.focused,
+            hidden=hidden,
+            classes=classes,
+            dropout=dropout,
+        )
+        return LongUniAdaFocus(light, heavy, policy, predicting, shape)
+    for network in (light, heavy):
+        prediction = nn.Linear(network.channels, classes)
+        network.others["prediction"] = prediction
+        for head in (network.head, prediction):
+            nn.init.normal_(head.weight, std=0.001)
+            nn.init.zeros_(head.bias)
+    return ShortUniAdaFocus(light, heavy, policy, shape)
