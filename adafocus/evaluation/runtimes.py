@@ -11,23 +11,32 @@ import pandas as pd
 
 from adafocus.figures import run_times
 from adafocus.machine.files import atomic
+from adafocus.recipe import SPECS, Phase, StageSpec
+from adafocus.recipe.experiment import SKIP
+
+
+def _of_stage(spec: StageSpec) -> dict[str, str]:
+    """The jobs of one stage."""
+    job, label = _job(spec), "training" if spec.number is None else spec.title
+    if not spec.of_patch_size:
+        return {job: label}
+    return {
+        f"{job}_sweep": f"{label}, sweep",
+        job: label,
+        f"{job}_evaluation": f"{label}, evaluation",
+    }
+
+
+def _job(spec: StageSpec) -> str:
+    return f"{'' if spec.of_patch_size else spec.name}{spec.ending}".strip("_") or "training"
+
 
 JOBS = {
     "download": "download",
     "frames": "frames",
     "splits": "split files",
     "pretrained": "pretrained weights",
-    "glancer_stage0": "glancer, stage 0",
-    "focuser_stage0": "focuser, stage 0",
-    "stage1_sweep": "stage 1, sweep",
-    "stage1": "stage 1",
-    "stage1_evaluation": "stage 1, evaluation",
-    "stage2_sweep": "stage 2, sweep",
-    "stage2": "stage 2",
-    "stage2_evaluation": "stage 2, evaluation",
-    "stage3_sweep": "stage 3, sweep",
-    "stage3": "stage 3",
-    "stage3_evaluation": "stage 3, evaluation",
+    **{job: label for spec in SPECS.values() for job, label in _of_stage(spec).items()},
     "points": "ways to spend less",
     "curve": "curve",
 }
@@ -36,6 +45,7 @@ COLUMNS = (
     "dataset",
     "patch_size",
     "skip_cost",
+    "seed",
     "job",
     "label",
     "shards",
@@ -46,8 +56,10 @@ COLUMNS = (
     "written_mb",
 )
 BENCHMARK_NAME = re.compile(
-    rf"(?P<dataset>[\w-]+?)_(?:(?P<patch>\d+)_)?(?:skip(?P<skip>[\d.]+)_)?(?P<job>{'|'.join(JOBS)})(?:_(?P<shard>\d+))?"
+    r"(?P<dataset>[\w-]+?)_(?:(?P<patch>\d+)_)?(?:skip(?P<skip>[\d.]+)_)?"
+    r"(?P<job>download|frames(?=_\d)|splits|pretrained|points|curve)(?:_\d+)?"
 )
+"""Names of benchmarks that are not called after a phase of training."""
 
 
 def write_runtimes(benchmarks: Path, stem: Path) -> None:
@@ -60,7 +72,7 @@ def write_runtimes(benchmarks: Path, stem: Path) -> None:
     """
     rows = read_runtimes(sorted(benchmarks.glob("*.tsv")))
     with atomic(stem.with_name(f"{stem.name}.csv")) as aside:
-        pd.DataFrame(rows, columns=COLUMNS).astype({"patch_size": "Int64"}).to_csv(
+        pd.DataFrame(rows, columns=COLUMNS).astype({"patch_size": "Int64", "seed": "Int64"}).to_csv(
             aside, index=False
         )
     run_times(rows, stem.with_name(f"{stem.name}.svg"))
@@ -71,31 +83,31 @@ def read_runtimes(files: Sequence[Path]) -> list[dict[str, Any]]:
 
     Returns:
         Rows of ``dataset``, ``patch_size`` (None where all patch sizes share the job),
-        ``skip_cost`` (None where the policy skips no frames), ``job``,
-        ``label``, ``shards``, wall-clock ``seconds`` (those of shards added up), ``cpu_seconds``,
-        ``peak_memory_mb`` (that of the largest shard), ``read_mb`` and ``written_mb``; None where
-        Snakemake could not measure, as the job was over at once.
+        ``skip_cost`` (None where the policy skips no frames), ``seed`` (None where its name tells
+        none), ``job``, ``label``, ``shards``, wall-clock ``seconds`` (those of shards added up),
+        ``cpu_seconds``, ``peak_memory_mb`` (that of the largest shard), ``read_mb`` and
+        ``written_mb``; None where Snakemake could not measure, as the job was over at once.
     """
-    jobs: dict[tuple[str, int, float, str], list[pd.Series]] = {}
+    jobs: dict[tuple[str, int, float, int, str], list[pd.Series]] = {}
     for file in files:
-        if match := BENCHMARK_NAME.fullmatch(file.stem):
-            skip_cost = -1 if match["skip"] is None else float(match["skip"])
-            key = (match["dataset"], int(match["patch"] or 0), skip_cost, match["job"])
+        if key := _key(file.stem):
             jobs.setdefault(key, []).append(pd.read_csv(file, sep="\t", na_values="-").iloc[-1])
     order = list(JOBS)
     rows = []
-    for key in sorted(jobs, key=lambda key: (*key[:3], order.index(key[3]))):
-        dataset, patch_size, skip_cost, job = key
+    for key in sorted(jobs, key=lambda key: (*key[:4], order.index(key[4]))):
+        dataset, patch_size, skip_cost, seed, job = key
         parts = pd.DataFrame(jobs[key])
         total = parts[["s", "cpu_time", "io_in", "io_out"]].sum(min_count=1)
         model = [f"{patch_size} px"] * (patch_size > 0)
         model += [f"skip cost {skip_cost:g}"] * (skip_cost >= 0)
+        model += [f"seed {seed}"] * (seed > 0)
         label = ", ".join([*model, JOBS[job]])
         rows.append(
             {
                 "dataset": dataset,
                 "patch_size": patch_size or None,
                 "skip_cost": skip_cost if skip_cost >= 0 else None,
+                "seed": seed or None,
                 "job": job,
                 "label": label + (f", {len(parts)} shards" if len(parts) > 1 else ""),
                 "shards": len(parts),
@@ -107,6 +119,25 @@ def read_runtimes(files: Sequence[Path]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _key(name: str) -> tuple[str, int, float, int, str] | None:
+    """Data set, patch size, skip cost, seed and job of a benchmark; 0 and, of the skip cost, -1 for
+    what its name does not tell. None where it is not one of these jobs."""
+    if match := BENCHMARK_NAME.fullmatch(name):
+        skip_cost = -1 if match["skip"] is None else float(match["skip"])
+        return match["dataset"], int(match["patch"] or 0), skip_cost, 0, match["job"]
+    base, ending = next(
+        (name.removesuffix(ending), ending)
+        for ending in ("_sweep", "_evaluation", "")
+        if name.endswith(ending)
+    )
+    phase = Phase.parse(base)
+    if phase is None:
+        return None
+    skip_cost = float(phase.suffix.removeprefix(SKIP)) if phase.suffix else -1
+    job = f"{_job(SPECS[phase.stage])}{ending}"
+    return phase.experiment, phase.patch_size or 0, skip_cost, phase.seed or 0, job
 
 
 def _known(value: float) -> float | None:

@@ -38,6 +38,21 @@ def test_jobs_are_in_the_order_of_the_chain(benchmark):
     assert [row["skip_cost"] for row in rows[-3:]] == [None, 0.05, 0.05]
 
 
+def test_each_seed_has_jobs_of_its_own(benchmark):
+    names = ["demo_glancer_seed1_stage0", "demo_glancer_stage0", "demo_28_skip0.05_seed12_stage3"]
+    names += ["demo_28_seed2_stage3_evaluation", "demo_28_seed2_stage2_sweep", "x_128_64_stage1"]
+    rows = read_runtimes([benchmark(name, 1) for name in (*names, "demo_28_stage3_seeds", "x_64_")])
+    assert [(row["dataset"], row["seed"], row["label"]) for row in rows] == [
+        ("demo", None, "glancer, stage 0"),
+        ("demo", 1, "seed 1, glancer, stage 0"),
+        ("demo", 2, "28 px, seed 2, stage 2, sweep"),
+        ("demo", 2, "28 px, seed 2, stage 3, evaluation"),
+        ("demo", 12, "28 px, skip cost 0.05, seed 12, stage 3"),
+        ("x_128", None, "64 px, stage 1"),
+    ]
+    assert [row["patch_size"] for row in rows] == [None, None, 28, 28, 28, 64]
+
+
 def test_shards_count_together(benchmark):
     files = [benchmark(f"demo_frames_{n}", n + 1, memory=f"{100 * n}.5") for n in range(11)]
     [row] = read_runtimes(files)
@@ -45,6 +60,7 @@ def test_shards_count_together(benchmark):
         "dataset": "demo",
         "patch_size": None,
         "skip_cost": None,
+        "seed": None,
         "job": "frames",
         "label": "frames, 11 shards",
         "shards": 11,
