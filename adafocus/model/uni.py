@@ -6,47 +6,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from adafocus.model.adafocus import Output
 from adafocus.model.backbones import Backbone, FrozenBackbone, backbone, pool
 from adafocus.model.boxes import BoxRange, over_time, resample
-from adafocus.model.classifier import Glimpse
+from adafocus.model.classifier import GlobalFeatures
+from adafocus.model.looks import Looks
 from adafocus.model.uni_classifier import MaximaClassifier
 from adafocus.model.uni_policy import LookPolicy, SpatialPolicy, TemporalPolicy, choose_frames
 
 if TYPE_CHECKING:
     from adafocus.recipe import BackboneRecipe
-
-
-class UniLooks(NamedTuple):
-    """Where a model looks in a video."""
-
-    frames: Tensor
-    """int64 (B, F), which of the candidates, rising"""
-    boxes: Tensor
-    """float32 (B, S, 4), top, left, height, width in pixels; S = F, or 1 for the whole video"""
-
-    @property
-    def corners(self) -> Tensor:
-        """int64 (B, S, 2), top and left."""
-        return self.boxes[..., :2].round().long()
-
-
-class UniOutput(NamedTuple):
-    """A prediction and where it looked."""
-
-    logits: Tensor
-    """float32 (B, S, K), one prediction per step; the last is the video's"""
-    boxes: Tensor
-    """See `UniLooks`"""
-    corners: Tensor
-    """See `UniLooks`"""
-    frames: Tensor
-    """See `UniLooks`"""
 
 
 @dataclass(frozen=True)
@@ -128,7 +103,7 @@ class UniAdaFocus(nn.Module, ABC):
     class_names: tuple[str, ...] = ()
     """Name of each class in the order of the logits, where a checkpoint told them."""
 
-    __call__: Callable[..., UniOutput]
+    __call__: Callable[..., Output]
 
     def __init__(
         self, glancer: Backbone, focuser: Backbone, policy: LookPolicy, shape: UniShape
@@ -149,8 +124,8 @@ class UniAdaFocus(nn.Module, ABC):
         self.glancer.precision = self.focuser.precision = precision
 
     def forward(
-        self, frames: Tensor, glance: Tensor | None = None, looks: UniLooks | None = None
-    ) -> UniOutput:
+        self, frames: Tensor, glance: Tensor | None = None, looks: Looks | None = None
+    ) -> Output:
         """Classifies videos.
 
         Args:
@@ -159,11 +134,11 @@ class UniAdaFocus(nn.Module, ABC):
             glance: (B, T, 3, H, W), the frames glanced at where they are none of the candidates.
             looks: where to look instead of the policy's choice.
         """
-        glimpse = self.glance(self.glanced_frames(frames, glance))
+        seen = self.glance(self.glanced_frames(frames, glance))
         if looks is None:
-            looks = self.look(glimpse)
-        logits = self.classify(glimpse, self.focus(frames, looks))
-        return UniOutput(logits, looks.boxes, looks.corners, looks.frames)
+            looks = self.look(seen)
+        logits = self.classify(seen, self.focus(frames, looks))
+        return Output(logits, looks)
 
     def glanced_frames(
         self, frames: Tensor, glance: Tensor | None, places: Tensor | None = None
@@ -185,23 +160,23 @@ class UniAdaFocus(nn.Module, ABC):
         shape.check("glance", glance, shape.glanced)
         return glance
 
-    def glance(self, frames: Tensor) -> Glimpse:
+    def glance(self, frames: Tensor) -> GlobalFeatures:
         """Whole frames (B, T, 3, H, W) through the glancer, shrunk (nearest) to its size."""
         if self.shape.glance_size != frames.shape[-1]:
             size = (frames.shape[2], self.shape.glance_size, self.shape.glance_size)
             frames = functional.interpolate(frames, size)
         maps = self.glancer(frames)
         features = self.features(self.glancer, maps)
-        return Glimpse(maps, features, self.opinion(self.glancer, features))
+        return GlobalFeatures(maps, features, self.opinion(self.glancer, features))
 
-    def look(self, glimpse: Glimpse) -> UniLooks:
+    def look(self, seen: GlobalFeatures) -> Looks:
         """The policy's choice."""
-        weights = self.weigh(glimpse)
+        weights = self.weigh(seen)
         chosen = choose_frames(weights, self.shape.candidates, self.shape.focused)
-        return self.place(self.policy.where(glimpse.maps), chosen)
+        return self.place(self.policy.where(seen.maps), chosen)
 
-    def place(self, actions: Tensor, chosen: Tensor) -> UniLooks:
-        """UniLooks at chosen candidates.
+    def place(self, actions: Tensor, chosen: Tensor) -> Looks:
+        """Looks at chosen candidates.
 
         Args:
             actions: (B, S, 4), y, x, h, w in [0, 1], of each frame glanced at or (S = 1) of all.
@@ -209,13 +184,13 @@ class UniAdaFocus(nn.Module, ABC):
         """
         if actions.shape[1] > 1:
             actions = pick(over_time(actions, self.shape.candidates), chosen)
-        return UniLooks(chosen, self.shape.boxes.place(actions))
+        return look_at(chosen, self.shape.boxes.place(actions))
 
-    def focus(self, frames: Tensor, looks: UniLooks) -> Tensor:
+    def focus(self, frames: Tensor, looks: Looks) -> Tensor:
         """The focuser's features (B, F, C) of what is seen at F looks into the candidates."""
-        return self.features(self.focuser, self.focuser(self.seen(frames, looks)))
+        return self.features(self.focuser, self.focuser(self.patches(frames, looks)))
 
-    def seen(self, frames: Tensor, looks: UniLooks) -> Tensor:
+    def patches(self, frames: Tensor, looks: Looks) -> Tensor:
         """What the focuser sees: float (B, F, 3, P, P)."""
         # Beyond a frame's edge is the mean colour, which is zero once frames are normalised.
         chosen = self.focuser.normalize(pick(frames, looks.frames))
@@ -265,15 +240,15 @@ class UniAdaFocus(nn.Module, ABC):
         """The predictions (B, S, K) that a loss sees of a backbone's own view (B, T, K)."""
 
     @abstractmethod
-    def weigh(self, glimpse: Glimpse) -> Tensor:
+    def weigh(self, seen: GlobalFeatures) -> Tensor:
         """The weights (B, T) of the frames glanced at, which sum to 1."""
 
     @abstractmethod
-    def to_mix(self, glimpse: Glimpse) -> Tensor:
+    def to_mix(self, seen: GlobalFeatures) -> Tensor:
         """The logits (B, T, K) from whose mixture the frames' weights are learned."""
 
     @abstractmethod
-    def classify(self, glimpse: Glimpse, local: Tensor) -> Tensor:
+    def classify(self, seen: GlobalFeatures, local: Tensor) -> Tensor:
         """The focuser's features (B, F, C) -> logits (B, S, K)."""
 
 
@@ -306,16 +281,16 @@ class LongUniAdaFocus(UniAdaFocus):
         """One for every frame."""
         return logits
 
-    def weigh(self, glimpse: Glimpse) -> Tensor:
-        weights: Tensor = self.policy.when(glimpse.features)
+    def weigh(self, seen: GlobalFeatures) -> Tensor:
+        weights: Tensor = self.policy.when(seen.pooled)
         return weights
 
-    def to_mix(self, glimpse: Glimpse) -> Tensor:
-        return glimpse.logits
+    def to_mix(self, seen: GlobalFeatures) -> Tensor:
+        return seen.logits
 
-    def classify(self, glimpse: Glimpse, local: Tensor) -> Tensor:
+    def classify(self, seen: GlobalFeatures, local: Tensor) -> Tensor:
         """T + F steps."""
-        logits: Tensor = self.classifier(glimpse.features, local)
+        logits: Tensor = self.classifier(seen.pooled, local)
         return logits
 
 
@@ -338,19 +313,24 @@ class ShortUniAdaFocus(UniAdaFocus):
         """One, the mean over frames."""
         return logits.mean(1, keepdim=True)
 
-    def weigh(self, glimpse: Glimpse) -> Tensor:
-        weights: Tensor = self.policy.when(glimpse.features.detach())
+    def weigh(self, seen: GlobalFeatures) -> Tensor:
+        weights: Tensor = self.policy.when(seen.pooled.detach())
         return weights
 
-    def to_mix(self, glimpse: Glimpse) -> Tensor:
-        return glimpse.logits.detach()
+    def to_mix(self, seen: GlobalFeatures) -> Tensor:
+        return seen.logits.detach()
 
-    def classify(self, glimpse: Glimpse, local: Tensor) -> Tensor:
+    def classify(self, seen: GlobalFeatures, local: Tensor) -> Tensor:
         """One step."""
-        glances = self.glancer.others["prediction"](glimpse.features.detach())
+        glances = self.glancer.others["prediction"](seen.pooled.detach())
         looks = self.focuser.others["prediction"](local.detach())
         logits: Tensor = glances.mean(1, keepdim=True) + looks.mean(1, keepdim=True)
         return logits
+
+
+def look_at(chosen: Tensor, boxes: Tensor) -> Looks:
+    """Looks at candidates int64 (B, F) in boxes (B, F, 4) or (B, 1, 4)."""
+    return Looks.at(boxes, chosen.shape[1])._replace(frames=chosen)
 
 
 def pick(frames: Tensor, places: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def test_focusing_in_the_published_boxes_gives_the_published_logits(
 ):
     actions = golden["actions"].view(2, -1, 4)
     looks = model.place(actions, golden["focus_indices"])
-    seen = model.seen(inputs[0], looks)
+    seen = model.patches(inputs[0], looks)
     pixels, means = seen.flatten(2), golden["patch_mean"]
     assert (pixels.mean(-1).view_as(means) - means).abs().max() <= 1e-5
     assert (seen[0, 0, :, ::16, ::16] - golden["patch0"]).abs().max() <= 1e-4
