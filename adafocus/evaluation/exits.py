@@ -237,7 +237,7 @@ def my_batches(
 ) -> Iterator[tuple[int, Batch]]:
     """This process's batches of clips in order, with their numbers; ``name`` is the bar's."""
     sampler = EpochSampler(len(clips), 0, shuffle=False)
-    batch_size = clips.recipe.stages.stage3.batch_size
+    batch_size = clips.recipe.stages[clips.recipe.last.name].batch_size
     batches = loader(clips, batch_size, sampler, workers, device)
     bar = tqdm(batches, desc=name, unit="batch", disable=not is_first())
     return own_batches(batches, device, 0, loaded=bar)

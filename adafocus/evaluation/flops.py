@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from adafocus.model.adafocus import build
+from adafocus.model.building import build
 from adafocus.model.exits import classified_again
-from adafocus.recipe import PARTS
 
 if TYPE_CHECKING:
     from adafocus.recipe import Recipe
@@ -43,8 +42,8 @@ def count(recipe: Recipe, patch_size: int) -> dict[str, Any]:
         with FlopCounterMode(display=False) as counter:
             model(frames, glance)
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    flops = {part: counts[f"AdaFocus.{part}"] for part in PARTS}
-    if shape.classifier.kind == "average":
+    flops = {part: counts[f"AdaFocus.{part}"] for part in recipe.last.leaves}
+    if shape.looks_once:
         # There the glancer's own logits are part of the prediction.
         flops["glancer"] += counts["AdaFocus.glancer.head"]
     # The counter takes a multiply-add for two operations.

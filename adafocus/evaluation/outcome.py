@@ -96,7 +96,7 @@ def draw(
     metric = result.metric
     step_curve(result.metrics_per_step, result.baselines, metric, steps, name)
     title = f"{name}: patches {chooser}"
-    grid = shape.policy.grid
+    grid = shape.cells
     patch_maps(predictions, size, shape.frame_size, grid, metric, patches, title, learned)
     confusion_matrix(predictions, confusion, name)
     return paths

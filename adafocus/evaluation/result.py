@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from adafocus.machine.files import atomic
+from adafocus.recipe import METHODS, StageSpec
 
 SCHEMA = 2
 """Raised with what a result tells, of which nothing is ever taken away. The first had no number."""
@@ -31,7 +32,9 @@ class Result:
     """Name of the recipe; in results of earlier versions that of the data set"""
     patch_size: int
     """In pixels"""
-    stage: int
+    method: str = "adafocus"
+    stage: int | None
+    """None of a method that is trained in one go"""
     metric: str
     """The data set's own: ``top1``, ``top5`` or ``mAP``"""
     metrics: Mapping[str, float]
@@ -104,11 +107,21 @@ class Result:
     @property
     def has_policy(self) -> bool:
         """Whether a policy chose the patches; else they were drawn at random."""
-        return self.stage > 1
+        return self.spec.has_policy
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is of the last stage of its method."""
+        return self.spec == METHODS[self.method].table[-1]
+
+    @property
+    def spec(self) -> StageSpec:
+        """What trained the checkpoint."""
+        return next(one for one in METHODS[self.method].table if one.number == self.stage)
 
     @property
     def is_plain(self) -> bool:
         """Whether it is of a finished model as published ones are: all stages trained, no frame
         skipped, no video left early, in fp32."""
         aside = (self.skip_cost, self.budget, self.precision)
-        return self.stage == 3 and aside == (None, None, "fp32")
+        return self.is_finished and aside == (None, None, "fp32")

@@ -35,7 +35,7 @@ from adafocus.machine.distributed import all_reduce_max, is_first
 from adafocus.machine.files import remove_abandoned, sha256
 from adafocus.model.checkpoint import Checkpoint, assemble, read
 from adafocus.model.exits import ConditionalExit
-from adafocus.recipe import Precision
+from adafocus.recipe import Precision, Recipe
 
 
 def evaluate(
@@ -187,7 +187,8 @@ def _result(
         dataset=recipe.dataset,
         experiment=recipe.name,
         patch_size=source.patch_size,
-        stage=int(source.stage.removeprefix("stage")),
+        method=recipe.method,
+        stage=recipe.spec(source.stage).number,
         metric=recipe.metric,
         metrics=chosen[-1],
         metrics_per_step=chosen,
@@ -199,11 +200,7 @@ def _result(
         videos_per_second=len(measured.labels) / measured.seconds,
         data_wait_share=measured.data_wait_share,
         peak_memory_gb=measured.peak_memory_gb,
-        learning_rates={
-            name: recipe.stages[name].learning_rates
-            for name in ("stage1", "stage2", "stage3")
-            if name <= source.stage
-        },
+        learning_rates=_rates(recipe, source.stage),
         swept=None if recipe.swept is None else recipe.swept.model_dump(mode="json"),
         videos=len(measured.labels),
         classes_left_out_of_mAP=int((~measured.labels.any(0)).sum()),
@@ -222,6 +219,13 @@ def _result(
         # Its own patches are random ones, of which it has been given several draws.
         result = replace(result, metrics=scores["random"][-1], metrics_per_step=scores["random"])
     return _with_source(result, source, checkpoint)
+
+
+def _rates(recipe: Recipe, last: str) -> dict[str, dict[str, float]]:
+    """At which the stages up to the last were trained, but for the backbones' own."""
+    names = [spec.name for spec in recipe.table if spec.of_patch_size]
+    found = {name: recipe.stages[name].learning_rates for name in names}
+    return dict(list(found.items())[: names.index(last) + 1])
 
 
 def _with_source(result: Result, source: Checkpoint, checkpoint: Path) -> Result:
@@ -250,16 +254,16 @@ def _log(run: tracking.Run, result: Result, checkpoint: Path) -> None:
     spent = ("gflops_per_video", "steps_per_video", "looks_per_video")
     speed = ("videos_per_second", "data_wait_share", "peak_memory_gb")
     figures |= {name: getattr(result, name) for name in (*spent, *speed)}
-    stage = f"stage{result.stage}"
+    stage = "" if result.stage is None else f"stage{result.stage}_"
     if result.budget is not None:
         compared = (result.metric, "gflops_per_video")
-        of_chain = {f"{stage}_budget_{result.budget:g}_{name}": figures[name] for name in compared}
-    elif result.stage == 3:
+        of_chain = {f"{stage}budget_{result.budget:g}_{name}": figures[name] for name in compared}
+    elif result.is_finished:
         of_chain = figures
     else:
-        of_chain = {f"{stage}_{name}": value for name, value in result.metrics.items()}
+        of_chain = {f"{stage}{name}": value for name, value in result.metrics.items()}
     run.add_figures(figures, of_chain)
-    if result.stage == 3 and result.budget is None:
+    if result.is_finished and result.budget is None:
         run.add_model(checkpoint, result.checkpoint["sha256"])
 
 

@@ -140,7 +140,7 @@ def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
             "patch_size": int(result.patch_size),
             "skip_cost": result.skip_cost,
             "budget": result.budget,
-            "stage": None if result.stage is None else int(result.stage),
+            "stage": result.stage,
             "seeds": None,
             "metric": result.metric,
             "adafocus": result.accuracy,

@@ -7,6 +7,7 @@ them starts from and leaves stands in `adafocus.recipe.stages`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from adafocus.data.batches import Batch
+from adafocus.model.adafocus import AdaFocus
 from adafocus.model.backbones import pool
 from adafocus.model.looks import Looks
+from adafocus.model.policy import GridPolicy
 from adafocus.recipe import PolicyTraining
 from adafocus.training import ppo
 from adafocus.training.parts import InParts, at_once
@@ -93,7 +96,16 @@ class Experience(NamedTuple):
 
 
 class Stage2(Stage[Experience, PolicyTraining]):
-    """The policy learns where to look, by PPO; all else is frozen."""
+    """The policy learns where to look, by PPO; all else is frozen.
+
+    One that is to skip frames is the plain one until then.
+    """
+
+    def __init__(self, name: str, model: AdaFocus, training: PolicyTraining) -> None:
+        if training.skip_cost is not None and not model.skips:
+            assert isinstance(model.policy, GridPolicy)  # as the recipe has checked
+            model.policy.learn_to_skip()
+        super().__init__(name, model, training)
 
     @property
     def latest_is_best(self) -> bool:
@@ -155,6 +167,14 @@ class Stage2(Stage[Experience, PolicyTraining]):
         row = super().figures(means)
         # Revision 1 counted none; an epoch that it began may have no batch left.
         return row if cells is None else row | {"distinct_cells": float((cells > 0).sum())}
+
+    def warnings(self, row: Mapping[str, float]) -> Iterator[str]:
+        if row.get("distinct_cells") == 1:
+            yield (
+                "the policy's likeliest place was one and the same in every frame of the last"
+                " epoch. It has learnt a place, not where to look: more epochs or update_epochs in"
+                f" stages.{self.name}, or more videos, may help"
+            )
 
     def _count(self, cells: Tensor) -> Tensor:
         """How often each cell of the policy's grid is among these, skipped frames left out."""

@@ -25,16 +25,20 @@ from adafocus.extras import require
 from adafocus.machine.device import PRECISIONS, name_of, pick_device, pick_precision, share_threads
 from adafocus.machine.distributed import first_alone, is_first, size
 from adafocus.machine.files import kept, remove_abandoned
-from adafocus.methods.adafocus import STAGES
+from adafocus.methods import adafocus
 from adafocus.model import checkpoint
-from adafocus.model.adafocus import AdaFocus, build
+from adafocus.model.adafocus import AdaFocus
+from adafocus.model.building import build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError
-from adafocus.model.policy import GridPolicy
-from adafocus.recipe import SPECS, MicroBatch, Precision, Recipe
+from adafocus.recipe import MicroBatch, Precision, Recipe
 from adafocus.training.engine import CHECKPOINT_MINUTES, fit
 from adafocus.training.fingerprint import accepted_fingerprints, made_by
 from adafocus.training.progress import Progress, write_history
 from adafocus.training.resume import ResumeFile, previous_state
+from adafocus.training.stage import Stage
+
+STAGES: Mapping[str, type[Stage[Any, Any]]] = adafocus.STAGES
+"""Those of all methods, by their names."""
 
 
 def train(
@@ -102,7 +106,9 @@ def train(
     torch_device = pick_device(device)
     workers = share_threads(threads, torch_device)
     dtype = pick_precision(precision, torch_device)
+    spec, training = recipe.spec(stage), recipe.stages[stage]
     model, start = begin(recipe, stage, patch_size, init)
+    learner = STAGES[stage](stage, model, training)
     files = _Files(recipe, stage, patch_size, data, output, curves, model)
     # Chosen by the device, a precision is not what makes it another run.
     others = [other for other in PRECISIONS.values() if other != dtype and precision == "auto"]
@@ -123,9 +129,6 @@ def train(
         | {"precision": name_of(dtype)}
         | files.in_parts(None if micro_batch == "auto" else micro_batch),
     )
-    if recipe.skip_cost is not None and "policy" in SPECS[stage].trains:
-        assert isinstance(model.policy, GridPolicy)  # as the recipe has checked
-        model.policy.learn_to_skip()
     with first_alone():
         state = resume.read(trial)
     if before := files.trained_before(resume, state, seed, anew):
@@ -141,11 +144,10 @@ def train(
         state = resume.take_over(trial)
     if state:
         resume.make_own(state)
-    if stage in ("glancer", "focuser"):
-        backbone, section = getattr(model, stage), getattr(recipe.model, stage)
-        checkpoint.load_pretrained(backbone, section, key=f"{recipe.name}: model.{stage}")
+    for part in spec.begins:
+        backbone, section = getattr(model, part), getattr(recipe.model, part)
+        checkpoint.load_pretrained(backbone, section, key=f"{recipe.name}: model.{part}")
 
-    training = recipe.stages[stage]
     batches = {
         split: _batches(data, split, recipe, stage, seed, workers, torch_device)
         for split in ("train", "val")
@@ -153,7 +155,7 @@ def train(
 
     def learn(on_epoch: Callable[[dict[str, float]], None]) -> Progress:
         return fit(
-            STAGES[stage](stage, model, training),
+            learner,
             *batches.values(),
             metric=recipe.metric,
             seed=seed,
@@ -206,12 +208,8 @@ def train(
     previous_state(files.resume).unlink(missing_ok=True)
     best = f"the epoch kept has {recipe.metric} {progress.best:.1f}"
     tqdm.write(f"{output}: {best}; curves: {curves}")
-    if history[-1].get("distinct_cells") == 1:
-        tqdm.write(
-            f"{output.stem}: the policy's likeliest place was one and the same in every frame of"
-            " the last epoch. It has learnt a place, not where to look: more epochs or"
-            f" update_epochs in stages.{stage}, or more videos, may help"
-        )
+    for warning in learner.warnings(history[-1]):
+        tqdm.write(f"{output.stem}: {warning}")
 
 
 def begin(
@@ -222,7 +220,7 @@ def begin(
     Raises:
         CheckpointError: where ``init`` does not fit the recipe or lacks a part.
     """
-    spec = SPECS[stage]
+    spec = recipe.spec(stage)
     # A policy starts as a plain one, which is taught to skip frames.
     starts_as = recipe if "policy" in spec.takes else recipe.never_skipping
     model = build(starts_as, patch_size or recipe.patch_sizes[0])
@@ -317,7 +315,7 @@ class _Files:
         from adafocus import figures  # here, as matplotlib would hold up the first batch
 
         figures.training_curves(history, self.curves, title=self.output.stem)
-        tensors = _tensors(self.model, SPECS[self.stage].leaves)
+        tensors = _tensors(self.model, self.recipe.spec(self.stage).leaves)
         names = tuple(class_names(self.data))
         made = Checkpoint(tensors, self.recipe, self.stage, self.patch_size, names, facts)
         checkpoint.replace(self.output, made)
@@ -354,7 +352,7 @@ class _Files:
 
     def _trained(self, anew: str | None) -> Checkpoint | None:
         """The stage's checkpoint that is there or was kept aside, if it fits the model."""
-        leaves = _tensors(self.model, SPECS[self.stage].leaves)
+        leaves = _tensors(self.model, self.recipe.spec(self.stage).leaves)
         shapes = {key: value.shape for key, value in leaves.items()}
         for path in (kept(self.output), self.output):
             with suppress(CheckpointError):

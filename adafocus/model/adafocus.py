@@ -22,7 +22,7 @@ from adafocus.model.patches import SKIPPED, crop, random_corners, squares
 from adafocus.model.policy import GaussianPolicy, GridPolicy, Policy
 
 if TYPE_CHECKING:
-    from adafocus.recipe import Recipe
+    from adafocus.recipe import AdaFocusRecipe
 
 
 class Output(NamedTuple):
@@ -283,7 +283,7 @@ class Stream:
         return Output(self.classifier.predict(self.state), looks)
 
 
-def build(recipe: Recipe, patch_size: int, with_policy: bool = True) -> AdaFocus:
+def build(recipe: AdaFocusRecipe, patch_size: int, with_policy: bool = True) -> AdaFocus:
     """An AdaFocus with random weights, as the recipe says."""
     model = recipe.model
     glanced_at = model.glance_frames or model.frames

@@ -20,8 +20,9 @@ from torchvision.models import get_model_weights
 
 from adafocus import legacy
 from adafocus.machine.files import atomic, kept, sha256
-from adafocus.model.adafocus import AdaFocus, build
+from adafocus.model.adafocus import AdaFocus
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, backbone
+from adafocus.model.building import build
 from adafocus.recipe import SPECS, RecipeError, compatibility, parse_recipe
 
 if TYPE_CHECKING:

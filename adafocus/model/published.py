@@ -18,10 +18,10 @@ from numpy._core.multiarray import scalar
 from torch import Tensor
 from torch.serialization import safe_globals
 
-from adafocus.model.adafocus import build
 from adafocus.model.backbones import ShiftedConv2d
+from adafocus.model.building import build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError, list_some
-from adafocus.recipe import SPECS
+from adafocus.recipe import SPECS, AdaFocusModel
 
 if TYPE_CHECKING:
     from adafocus.recipe import Recipe
@@ -76,7 +76,7 @@ def import_published(
             if patch_size
             else f"{path}: is of {stage}: give its patch size"
         )
-    family = recipe.model.family
+    family = recipe.model.family if isinstance(recipe.model, AdaFocusModel) else None
     if family is None:
         raise CheckpointError(f"{path}: the model of {recipe.name} is none of those published")
     model = build(recipe, patch_size or recipe.patch_sizes[0], with_policy="policy" in sections)

@@ -6,6 +6,7 @@ a wrong type or a value out of range is one line that names the file and the key
 allowed.
 """
 
+from adafocus.recipe.adafocus import AdaFocusModel, AdaFocusRecipe, PolicyRecipe, PolicyTraining
 from adafocus.recipe.config import (
     Config,
     Sweep,
@@ -31,23 +32,25 @@ from adafocus.recipe.data import (
 from adafocus.recipe.experiment import Recipe, compatibility
 from adafocus.recipe.extending import differences
 from adafocus.recipe.loading import find_recipe, load_recipe, load_recipes, parse_recipe
-from adafocus.recipe.model import BackboneRecipe, ModelRecipe, PolicyRecipe
+from adafocus.recipe.methods import METHODS, SPECS
+from adafocus.recipe.model import BackboneRecipe, ModelRecipe
 from adafocus.recipe.phases import SEED, Phase, results_in
 from adafocus.recipe.section import Metric, MicroBatch, Precision, RecipeError
-from adafocus.recipe.stages import PARTS, SPECS, StageSpec
+from adafocus.recipe.stages import StageSpec
 from adafocus.recipe.training import (
     HeadTraining,
     Multiplier,
-    PolicyTraining,
     Stages,
     SweepBudget,
     Training,
 )
 
 __all__ = [
-    "PARTS",
+    "METHODS",
     "SEED",
     "SPECS",
+    "AdaFocusModel",
+    "AdaFocusRecipe",
     "StageSpec",
     "ActivityNetFiles",
     "AnnotationFiles",

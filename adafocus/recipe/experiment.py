@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -22,7 +22,7 @@ from adafocus.recipe.data import (
 from adafocus.recipe.earlier import modern
 from adafocus.recipe.model import ModelRecipe
 from adafocus.recipe.section import Metric, NonNegative, Positive, RecipeError, Section
-from adafocus.recipe.stages import SPECS
+from adafocus.recipe.stages import BACKBONES, StageSpec
 from adafocus.recipe.training import Stages, SweepBudget
 
 SKIP = "_skip"
@@ -51,8 +51,15 @@ class Peer(Section):
 
 
 class Recipe(Section):
+    """An experiment; each method has a class of its own, see `adafocus.recipe.METHODS`."""
+
+    table: ClassVar[tuple[StageSpec, ...]]
+    """The stages of its method, in the order in which they are trained."""
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     title: str
+    method: str
+    """How its model is trained, one of `adafocus.recipe.METHODS`."""
     extends: tuple[str, ...] = ()
     """Recipes that it extends, nearest first. A file names the nearest alone, see
     `adafocus.recipe.extending`."""
@@ -91,11 +98,18 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _skipping_is_for_steps(self) -> Self:
-        if self.skip_costs and self.model.looks_once:
-            raise ValueError(
-                "skip_costs is for a policy of the kind grid: gaussian looks once a video"
-            )
+    def _rates_name_what_is_trained(self) -> Self:
+        for spec in self.table:
+            given = set(self.stages[spec.name].learning_rates)
+            if given != set(spec.trains):
+                raise ValueError(
+                    f"stages.{spec.name}.learning_rates must name exactly"
+                    f" {', '.join(spec.trains)}; it names {', '.join(sorted(given)) or 'nothing'}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _costs_can_be_named(self) -> Self:
         for cost in self.skip_costs:
             if float(f"{cost:g}") != cost or "e" in f"{cost:g}":
                 raise ValueError(
@@ -103,6 +117,22 @@ class Recipe(Section):
                     " at most six digits"
                 )
         return self
+
+    @property
+    def last(self) -> StageSpec:
+        """The stage that leaves the finished model."""
+        return self.table[-1]
+
+    def spec(self, stage: str) -> StageSpec:
+        """One of these stages; raises `RecipeError` where there is none of that name."""
+        specs = {spec.name: spec for spec in self.table}
+        if stage not in specs:
+            allowed = ", ".join(specs)
+            raise RecipeError(
+                f"stage {stage} is not one of {self.method}, the method of {self.name}; allowed:"
+                f" {allowed}"
+            )
+        return specs[stage]
 
     def check_patch_size(self, patch_size: int) -> int:
         """Returns ``patch_size``; raises `RecipeError` where the recipe does not allow it."""
@@ -144,8 +174,9 @@ class Recipe(Section):
         """The entries that the weights of a stage depend on, beside its data and the checkpoints
         that it starts from, defaults left out."""
         given = self.model_dump(mode="json", exclude_defaults=True)
-        model = self.model.needed_by(stage)
-        for part in {"glancer", "focuser"} & model.keys() - {stage}:
+        spec = self.spec(stage)
+        model = self.model.needed_by(spec.depends_on)
+        for part in model.keys() & set(BACKBONES) - set(spec.begins):
             model[part].pop("pretrained", None)
         return {
             "classes": self.classes,
@@ -158,7 +189,7 @@ class Recipe(Section):
     @property
     def skip_cost(self) -> float | None:
         """What a look costs the policy; None where it may not skip frames."""
-        return self.stages.stage2.skip_cost
+        return None
 
     def skipping(self, cost: float) -> Self:
         """The recipe of the models that may skip frames at this cost of a look.
@@ -190,9 +221,7 @@ class Recipe(Section):
         return self._with_skip_cost(None)
 
     def _with_skip_cost(self, cost: float | None) -> Self:
-        stage2 = self.stages.stage2.model_copy(update={"skip_cost": cost})
-        stages = self.stages.model_copy(update={"stage2": stage2})
-        return self.model_copy(update={"stages": stages})
+        return self
 
     def write(self, folder: Path) -> Path:
         """Writes the recipe to a file that `load_recipe` reads, and returns it."""
@@ -213,10 +242,13 @@ class Recipe(Section):
 def compatibility(made_by: Recipe, recipe: Recipe, stage: str) -> list[tuple[str, Any, Any]]:
     """What has to be equal where a stage's checkpoint of one recipe serves another: name, both
     values."""
-    has_policy = SPECS[stage].has_policy
-    return [
+    spec = made_by.spec(stage)
+    theirs, ours = (one.model.shaped_by(spec.depends_on) for one in (made_by, recipe))
+    found: list[tuple[str, Any, Any]] = [
         ("data set", made_by.dataset, recipe.dataset),
+        ("method", made_by.method, recipe.method),
         ("number of classes", made_by.classes, recipe.classes),
-        ("model", made_by.model.shaped_by(stage), recipe.model.shaped_by(stage)),
-        *([("skip cost", made_by.skip_cost, recipe.skip_cost)] if has_policy else []),
+        ("model", theirs, ours),
+        ("skip cost", made_by.skip_cost, recipe.skip_cost),
     ]
+    return found if spec.has_policy else found[:-1]

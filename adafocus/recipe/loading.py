@@ -9,6 +9,7 @@ from typing import Any
 from adafocus.recipe.earlier import modern
 from adafocus.recipe.experiment import Recipe
 from adafocus.recipe.extending import change, check_same_data, extend
+from adafocus.recipe.methods import DEFAULT, METHODS
 from adafocus.recipe.section import RecipeError, parse_section, read_yaml
 
 
@@ -59,7 +60,11 @@ def _load(path: Path, extended_by: tuple[str, ...]) -> tuple[Any, Recipe]:
 
 def parse_recipe(values: Any, source: str) -> Recipe:
     """Checks a recipe given as plain values; ``source`` names them in errors."""
-    return parse_section(Recipe, modern(values, source), source)
+    values = modern(values, source)
+    method = values.get("method", DEFAULT) if isinstance(values, dict) else DEFAULT
+    if method not in METHODS:
+        raise RecipeError(f"{source}: method: is {method!r}; allowed: {', '.join(METHODS)}")
+    return parse_section(METHODS[method], values, source)
 
 
 def load_recipes(folder: str | Path) -> dict[str, Recipe]:

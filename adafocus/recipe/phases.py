@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adafocus.recipe.experiment import Recipe
-from adafocus.recipe.stages import SPECS, StageSpec
+from adafocus.recipe.methods import SPECS
+from adafocus.recipe.stages import StageSpec
 
 SEED = "_seed"
 """Stands before the seed in names that tell one."""
@@ -94,7 +95,8 @@ class Phase:
         for name in reversed(recipe.extends):
             theirs, ancestor = replace(self, experiment=name), recipes[name]
             if (
-                (self.patch_size is None or self.patch_size in ancestor.patch_sizes)
+                ancestor.method == recipe.method
+                and (self.patch_size is None or self.patch_size in ancestor.patch_sizes)
                 and self.suffix in ancestor.suffixes
                 and self._entries(recipe) == theirs._entries(ancestor)
                 and self._owners_before(recipes, given) == theirs._owners_before(recipes, given)

@@ -1,12 +1,12 @@
-"""What each stage is: the table from which checkpoints, rates, rules and names follow."""
+"""What a stage is: a row of its method's table, from which all else that is told of it follows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Self
 
-PARTS = ("glancer", "focuser", "classifier", "policy")
-"""Parts of a model."""
+BACKBONES = ("glancer", "focuser")
+"""Parts that may begin with pretrained weights; every method has them."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,17 @@ class StageSpec:
     @property
     def leaves(self) -> tuple[str, ...]:
         """Parts that its checkpoint holds."""
-        return tuple(part for part in PARTS if part in (*self.takes, *self.trains))
+        return tuple(dict.fromkeys((*self.takes, *self.trains)))
 
     @property
     def depends_on(self) -> tuple[str, ...]:
         """Parts that decide what weights it leaves."""
-        return tuple(part for part in PARTS if part in (*self.leaves, *self.drawn_before))
+        return (*self.leaves, *self.drawn_before)
+
+    @property
+    def begins(self) -> tuple[str, ...]:
+        """Backbones that are trained from their pretrained weights, where the recipe names any."""
+        return tuple(part for part in BACKBONES if part in self.trains and part not in self.takes)
 
     @property
     def has_policy(self) -> bool:
@@ -86,43 +91,3 @@ class StageSpec:
         if "policy" not in self.trains:
             return self
         return replace(self, takes=self.leaves, after=(self.name,))
-
-
-SPECS = {
-    spec.name: spec
-    for spec in (
-        StageSpec("glancer", 0, ("glancer",), "pretraining the glancer on whole frames"),
-        StageSpec(
-            "focuser",
-            0,
-            ("focuser",),
-            "pretraining the focuser on whole frames",
-            drawn_before=("glancer",),
-        ),
-        StageSpec(
-            "stage1",
-            1,
-            ("focuser", "classifier"),
-            "training focuser and classifier on random patches",
-            takes=("glancer", "focuser"),
-            after=("glancer", "focuser"),
-        ),
-        StageSpec(
-            "stage2",
-            2,
-            ("policy",),
-            "training the policy that picks patches",
-            takes=("glancer", "focuser", "classifier"),
-            after=("stage1",),
-        ),
-        StageSpec(
-            "stage3",
-            3,
-            ("classifier",),
-            "training the classifier on the policy's patches",
-            takes=PARTS,
-            after=("stage2",),
-        ),
-    )
-}
-"""By name, in the order in which they are trained."""

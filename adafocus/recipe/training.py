@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
-from adafocus.recipe.earlier import written_ppo
-from adafocus.recipe.section import Fraction, NonNegative, Positive, Rate, Section
-from adafocus.recipe.stages import SPECS
+from adafocus.recipe.section import Fraction, Positive, Rate, Section
 
 
 class Multiplier(Section):
@@ -50,42 +48,8 @@ class HeadTraining(Training):
     """Dropout before the head, where it differs from the model's."""
 
 
-class PolicyTraining(Training):
-    """Proximal policy optimization (stage 2)."""
-
-    gamma: Fraction = 0.7
-    """By which a step's return discounts the next one's."""
-    clip: Rate = 0.2
-    """The ratio of probabilities counts between so much less and more than one."""
-    value_coefficient: Rate = 0.5
-    entropy_coefficient: Annotated[float, Field(ge=0)] = 0.01
-    update_epochs: Positive = 1
-    """Updates on each batch of clips."""
-    skip_cost: NonNegative | None = None
-    """What a look costs the policy where it may skip frames, see `Recipe.skipping`."""
-
-    @model_serializer(mode="wrap")
-    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return written_ppo(handler(self))
-
-
 class Stages(Section):
-    glancer: HeadTraining
-    focuser: HeadTraining
-    stage1: HeadTraining
-    stage2: PolicyTraining
-    stage3: HeadTraining
-
-    @model_validator(mode="after")
-    def _rates_name_what_is_trained(self) -> Self:
-        for stage, spec in SPECS.items():
-            given = set(self[stage].learning_rates)
-            if given != set(spec.trains):
-                raise ValueError(
-                    f"{stage}.learning_rates must name exactly {', '.join(spec.trains)}; "
-                    f"it names {', '.join(sorted(given)) or 'nothing'}"
-                )
-        return self
+    """How each stage of a method is trained: an entry for each, by its name."""
 
     def __getitem__(self, stage: str) -> Training:
         training: Training = getattr(self, stage)

@@ -105,9 +105,10 @@ def frames_of(recipe: Recipe) -> dict[str, Any]:
 def _entries(recipe: Recipe, stage: str) -> dict[str, Any]:
     """The recipe's entries that a stage depends on, where they are not the defaults."""
     entries = recipe.needed_by(stage)
-    own = entries["model"].get(stage, {})
-    if pretrained := own.pop("pretrained", None):
-        own["pretrained"] = _weights(pretrained, f"{recipe.name}: model.{stage}")
+    for part in recipe.spec(stage).begins:
+        own = entries["model"].get(part, {})
+        if pretrained := own.pop("pretrained", None):
+            own["pretrained"] = _weights(pretrained, f"{recipe.name}: model.{part}")
     return entries | {"frames": frames_of(recipe)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -77,6 +78,14 @@ class Stage(ABC, Generic[Prepared, TrainingSection]):
     def figures(self, means: dict[str, Tensor]) -> dict[str, float]:
         """What an epoch's row says of the means, over its steps, of what was logged."""
         return {name: float(value) for name, value in means.items()}
+
+    def warnings(self, row: Mapping[str, float]) -> Iterator[str]:
+        """What a person should hear of a finished training.
+
+        Args:
+            row: of its last epoch.
+        """
+        yield from ()
 
     @cached_property
     def frozen(self) -> AdaFocus:
