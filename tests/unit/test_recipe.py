@@ -92,7 +92,7 @@ def test_a_recipe_survives_its_plain_form(recipes):
 @pytest.mark.parametrize(
     ("where", "value", "expected"),
     [
-        ("colour", 3, ["unknown key 'colour'", "allowed: name, title, extends"]),
+        ("colour", 3, ["unknown key 'colour'", "allowed: name, title, method, extends"]),
         ("stages.stage3.epohs", 3, ["stages.stage3", "unknown key 'epohs'", "epochs"]),
         ("stages.stage3.epochs", "ten", ["stages.stage3.epochs", "valid integer"]),
         ("stages.stage3.epochs", 0, ["stages.stage3.epochs", "greater than 0"]),
