@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Purpose(IntEnum):
-    """What is drawn."""
+    """What random numbers are drawn for."""
 
     CORNERS = 0
     ACTIONS = 1
@@ -36,13 +36,13 @@ class Draws(NamedTuple):
     rows: slice
     """Those of them that are meant."""
 
-    def generator(self, kind: Purpose, number: int = 0) -> torch.Generator:
+    def generator(self, purpose: Purpose, number: int = 0) -> torch.Generator:
         """A generator on the CPU that nothing else has, so that all devices draw the same.
 
         Args:
-            number: tells several draws of one kind apart.
+            number: tells several draws of one purpose apart.
         """
-        return torch.Generator().manual_seed(self._seed(kind, number))
+        return torch.Generator().manual_seed(self._seed(purpose, number))
 
     def exponential(self, shape: tuple[int, ...]) -> Tensor:
         """Exponential with mean 1, to choose actions by: (rows, *shape) on the CPU."""
@@ -67,6 +67,6 @@ class Draws(NamedTuple):
         first = self.rows.start
         return self._replace(rows=slice(first + rows.start, first + rows.stop))
 
-    def _seed(self, kind: Purpose, number: int) -> int:
-        key = (self.seed, self.epoch, self.batch, kind, number)
+    def _seed(self, purpose: Purpose, number: int) -> int:
+        key = (self.seed, self.epoch, self.batch, purpose, number)
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])

@@ -17,7 +17,7 @@ from adafocus.tracking.record import Point, Record, Status, now
 from adafocus.tracking.store import Store, one_line, without_password
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
+    from mlflow.entities import DatasetInput, Metric
     from mlflow.entities import Run as MlflowRun
 
 logger = logging.getLogger(__package__)
@@ -86,7 +86,7 @@ class Upload:
 
     def _find_or_make(self, record: Record, folder: Path, state: str) -> str | None:
         """The run's id, its parent's at hand; None where the store holds all of it already."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+        from mlflow.entities import Param
 
         client, experiment_id = self._store.client, self._store.experiment_id(record.experiment)
         found = self._find(experiment_id, "adafocus.run", record.key)
@@ -101,19 +101,7 @@ class Upload:
                 client.set_tag(run_id, "mlflow.parentRunId", parent_id)
         else:
             run_id = self._create(experiment_id, record.name, record.tags | own, record.started)
-        inputs = [
-            DatasetInput(
-                Dataset(
-                    entry["name"],
-                    entry["digest"],
-                    source_type="local",
-                    source=json.dumps({"uri": entry["source"]}),
-                    profile=json.dumps(entry["profile"]),
-                ),
-                [InputTag("mlflow.data.context", entry["context"])],
-            )
-            for entry in record.datasets
-        ]
+        inputs = _inputs(record)
         for one, parameters in ((parent_id, record.chain.parameters), (run_id, record.parameters)):
             params = [Param(key, value) for key, value in parameters.items()]
             for start in range(0, len(params), PARAMETERS):
@@ -203,6 +191,25 @@ class Upload:
         client.log_batch(run_id, metrics=_metrics([final], model.model_id))
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+
+def _inputs(record: Record) -> list[DatasetInput]:
+    """The data sets that a run reads."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return [
+        DatasetInput(
+            Dataset(
+                entry["name"],
+                entry["digest"],
+                source_type="local",
+                source=json.dumps({"uri": entry["source"]}),
+                profile=json.dumps(entry["profile"]),
+            ),
+            [InputTag("mlflow.data.context", entry["context"])],
+        )
+        for entry in record.datasets
+    ]
 
 
 def _metrics(points: Iterable[Point], model_id: str | None = None) -> list[Metric]:
