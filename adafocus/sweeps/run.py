@@ -20,7 +20,7 @@ from adafocus.sweeps.result import SweepError, importance, translated
 from adafocus.sweeps.space import space, values_of
 from adafocus.sweeps.trials import Job, keep_only, outcome, run_trials, trial_fingerprints
 
-TOLD = ("trial", "values", "learning_rates", "best")
+OF_TRIAL = ("trial", "values", "learning_rates", "best")
 """What the result says of the best trial and the recipe's apart from all of them."""
 
 
@@ -134,8 +134,8 @@ def sweep(
             "seed": seed,
             "budget": budget.model_dump(mode="json"),
             "numbers": {name: asdict(number) for name, number in job.numbers.items()},
-            "best": {key: best[key] for key in TOLD},
-            "recipe": {key: first[key] for key in TOLD},
+            "best": {key: best[key] for key in OF_TRIAL},
+            "recipe": {key: first[key] for key in OF_TRIAL},
             "importance": importance(trials, job.numbers),
             "plot": os.path.relpath(plot, output.parent),
             "trials": trials,

@@ -1,6 +1,8 @@
 """What the documentation names is there."""
 
+import ast
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,13 @@ def test_what_the_architecture_names_is_where_it_says():
         for name in re.findall(r"`([\w.]+)`", names):
             last = name.rpartition(".")[2]
             assert re.search(rf"\b(class|def) {last}\b|^(    )?{last}\b *[:=]", source, re.M), name
+
+
+def test_no_two_classes_of_the_package_have_one_name():
+    places = defaultdict(list)
+    for path in sorted((ROOT / "adafocus").rglob("*.py")):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(path.name)
+    assert len(places) > 80
+    assert not {name: paths for name, paths in places.items() if len(paths) > 1}
