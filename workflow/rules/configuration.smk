@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 from contextlib import contextmanager
@@ -337,7 +336,7 @@ def unlock_if_alone():
     """
     with one_line_errors():
         if enter(Path(".snakemake/at_work"), "snakemake"):
-            shutil.rmtree(".snakemake/locks", ignore_errors=True)
+            remove_locks()
 
 
 if is_main_process():

@@ -1,6 +1,8 @@
 """What Snakemake has no public interface for; pyproject.toml bounds its version for this file's
 sake. Nothing else asks `workflow` for more than its folder."""
 
+import shutil
+
 
 def is_main_process():
     """Whether this is the call of snakemake, not the process of one of its jobs."""
@@ -26,3 +28,8 @@ def targets_asked_for():
 def jobs_to_run():
     """The jobs of this call, once they are known."""
     return workflow.dag.needrun_jobs()
+
+
+def remove_locks():
+    """What ``snakemake --unlock`` does, which is a call of its own."""
+    shutil.rmtree(".snakemake/locks", ignore_errors=True)
