@@ -24,7 +24,7 @@ from adafocus.figures.style import (
     SERIES,
     STYLE,
     VERMILLION,
-    Look,
+    DrawStyle,
     count_on_x,
     save,
     save_note,
@@ -260,7 +260,7 @@ def confusion_matrix(predictions: Predictions, path: Path, title: str) -> None:
             matrix.set_yticks(range(classes), [short(name) for name in names])
             for (row, column), share in np.ndenumerate(shares):
                 if share >= 0.5:
-                    look: Look = {"color": "white" if share > 55 else "black", "fontsize": 7}
+                    look: DrawStyle = {"color": "white" if share > 55 else "black", "fontsize": 7}
                     matrix.text(column, row, f"{share:.0f}", ha="center", va="center", **look)
         else:
             figure = Figure(figsize=(11, 5.4), layout="constrained")

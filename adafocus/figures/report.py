@@ -25,7 +25,7 @@ from adafocus.figures.style import (
     SKY,
     STYLE,
     VERMILLION,
-    Look,
+    DrawStyle,
     save,
     save_note,
 )
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-VARIANTS: tuple[Look, ...] = (
+VARIANTS: tuple[DrawStyle, ...] = (
     {"color": ORANGE, "marker": "s", "linestyle": "--"},
     {"color": SKY, "marker": "D", "linestyle": "-"},
     {"color": PURPLE, "marker": "o", "linestyle": ":"},
@@ -143,7 +143,7 @@ def _draw_published(axes: Axes, figures: Sequence[Mapping[str, Any]]) -> list[fl
             if figure["model"] == model
         ]
         if points:
-            look: Look = {
+            look: DrawStyle = {
                 "color": "black",
                 "linestyle": "none",
                 "markersize": 9,
@@ -154,7 +154,7 @@ def _draw_published(axes: Axes, figures: Sequence[Mapping[str, Any]]) -> list[fl
     return [figure["published_gflops"] for figure in figures]
 
 
-WAYS: dict[tuple[str, bool], tuple[str, Look]] = {
+WAYS: dict[tuple[str, bool], tuple[str, DrawStyle]] = {
     ("conditional exit", False): ("conditional exit", {"color": BLUE, "linestyle": "-"}),
     ("random exit", False): ("random exit", {"color": VERMILLION, "linestyle": "-."}),
     ("fewer frames", False): ("fewer frames", {"color": GREY, "linestyle": ":", "marker": "x"}),

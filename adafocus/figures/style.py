@@ -23,22 +23,22 @@ from adafocus.machine.files import atomic
 
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 YELLOW, ORANGE, SKY = "#F0E442", "#E69F00", "#56B4E9"
-Look = dict[str, Any]
+DrawStyle = dict[str, Any]
 """How a line, a text or markers are drawn, as matplotlib names it."""
-SERIES: tuple[Look, ...] = (
+SERIES: tuple[DrawStyle, ...] = (
     {"color": BLUE, "marker": "o", "linestyle": "-"},
     {"color": VERMILLION, "marker": "s", "linestyle": "--"},
     {"color": GREEN, "marker": "^", "linestyle": "-."},
     {"color": PURPLE, "marker": "D", "linestyle": ":"},
 )
-BASELINES: dict[str, tuple[str, Look]] = {
+BASELINES: dict[str, tuple[str, DrawStyle]] = {
     "oracle": ("true position", {"color": GREEN, "linestyle": "--"}),
     "random": ("random patches", {"color": VERMILLION, "linestyle": "-."}),
     "centre": ("centre patch", {"color": PURPLE, "linestyle": (0, (5, 2, 1, 2, 1, 2))}),
     "glancer": ("glancer alone", {"color": GREY, "linestyle": ":"}),
 }
 """Label and line of each baseline."""
-BLANK: Look = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
+BLANK: DrawStyle = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
 """Behind names, so that they are legible where a line runs through them."""
 METRICS = {"top1": "top-1", "top5": "top-5", "mAP": "mAP"}
 STYLE: dict[RcKeyType, Any] = {

@@ -20,7 +20,7 @@ from adafocus.figures.style import (
     SERIES,
     STYLE,
     VERMILLION,
-    Look,
+    DrawStyle,
     count_on_x,
     save,
 )
@@ -93,7 +93,7 @@ def swept_numbers(sweep: Mapping[str, Any], path: Path, title: str) -> None:
     trials = [trial for trial in sweep["trials"] if trial["best"] is not None]
     labels = {name: _label_of(name) for name in sweep["numbers"]}
     best, own = sweep["best"]["trial"], sweep["recipe"]["trial"]
-    groups: tuple[tuple[str, Look, str], ...] = (
+    groups: tuple[tuple[str, DrawStyle, str], ...] = (
         ("all epochs", {"color": BLUE, "marker": "o"}, "finished"),
         ("stopped early", {"facecolor": "none", "edgecolor": GREY, "marker": "o"}, "stopped early"),
         ("failed later", {"color": VERMILLION, "marker": "x"}, "failed"),
@@ -109,7 +109,7 @@ def swept_numbers(sweep: Mapping[str, Any], path: Path, title: str) -> None:
             axes.set(xscale=scale, xlabel=labels[name], ylabel=unit)
 
             def draw(
-                chosen: Sequence[Any], look: Look, axes: Axes = axes, name: str = name
+                chosen: Sequence[Any], look: DrawStyle, axes: Axes = axes, name: str = name
             ) -> None:
                 values = [trial["values"][name] for trial in chosen]
                 axes.scatter(values, [trial["best"] for trial in chosen], **look)
@@ -117,8 +117,8 @@ def swept_numbers(sweep: Mapping[str, Any], path: Path, title: str) -> None:
             for label, look, status in groups:
                 if chosen := [trial for trial in trials if trial["status"] == status]:
                     draw(chosen, {"s": 22, "label": label, **look})
-            ring: Look = {"s": 110, "facecolor": "none"}
-            marked: tuple[tuple[str, int, Look], ...] = (
+            ring: DrawStyle = {"s": 110, "facecolor": "none"}
+            marked: tuple[tuple[str, int, DrawStyle], ...] = (
                 ("the recipe's", own, {"edgecolor": PURPLE, "linestyle": ":", "marker": "s"}),
                 ("best", best, {"edgecolor": GREEN, "marker": "o"}),
             )

@@ -1,6 +1,7 @@
 """Predictions of real video files."""
 
 import json
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -72,6 +73,18 @@ def test_it_predicts_what_the_model_does_on_the_same_frames(weights, video, tmp_
     else:
         assert {step.label for step in prediction.steps} == {None}
     assert json.loads(json.dumps(prediction.to_dict()))["video"] == str(video)
+
+
+def test_a_video_is_decoded_once(weights, video, monkeypatch):
+    predictor, begun, start = Predictor(weights, "cpu"), [], subprocess.Popen
+
+    def watched(command, **pipes):
+        begun.append(command)
+        return start(command, **pipes)
+
+    monkeypatch.setattr(subprocess, "Popen", watched)
+    predictor(video)
+    assert len(begun) == 1 and "framecrc" in begun[0]
 
 
 def test_frames_kept_at_a_lower_rate(tmp_path):
