@@ -156,6 +156,7 @@ def evaluate(
     ) as run:
         with name_what_fills_memory(FREE_SOME):
             measured = measure(model, batches, torch_device, seed, exits)
+        del batches  # ends the processes that load them; figures may keep this frame for long
         assert measured is not None  # as in the first process
         told = facts | {"fingerprint": fingerprint, "anew": anew, "threads": threads}
         result = _result(measured, source, checkpoint, cost, mlflow_run_id=run.id, **told)

@@ -200,6 +200,7 @@ def train(
                 on_epoch(row)
 
         progress = learn(on_epoch=epoch_done)
+        batches.clear()  # ends the processes that load them; figures may keep this frame for long
         files.write(history, resume.made_by | files.in_parts(progress.micro_batch))
         run.add_artifacts(curves)
         of_chain = tracking.swept_figures(recipe, stage)

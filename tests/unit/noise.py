@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +123,24 @@ def write_noise(folder: Path, videos: dict[str, int]) -> Path:
                     write_jpeg(noise, str(video / f"{t:05d}.jpg"))
                 table.writerow([f"{split}{i}", f"videos/{split}{i}", 6, i % CLASSES])
     return folder
+
+
+@cache
+def _empty_store() -> bytes:
+    from mlflow import MlflowClient  # here, as a machine that is lent has none
+
+    with TemporaryDirectory() as folder:
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+        return Path(folder, "mlflow.db").read_bytes()
+
+
+def store_in(folder: Path) -> str:
+    """Address of an MLflow store in a folder. Where there is none it is copied, as MLflow takes a
+    second to make one."""
+    store = folder / "mlflow.db"
+    if not store.exists():
+        store.write_bytes(_empty_store())
+    return f"sqlite:///{store}"
 
 
 def write_checkpoint(path: Path, recipe: Recipe, stage: str, patch_size: int | None) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
-from noise import CLASSES, SIZE, tiny_recipe
+from noise import CLASSES, SIZE, store_in, tiny_recipe
 from PIL import Image
 from torchvision.io import write_jpeg
 
@@ -96,7 +96,7 @@ def evaluated(folder, tmp_path_factory):
         names = tuple(f"class {k}" for k in range(CLASSES))
         write(checkpoint, Checkpoint(tensors, recipe, stage, PATCH, names))
         output = results / f"{name}_{seed}.json"
-        store = f"sqlite:///{results}/mlflow.db"
+        store = store_in(results)
         returned = evaluation.evaluate(
             checkpoint,
             data=folder,
@@ -359,7 +359,7 @@ def test_a_stage_0_checkpoint_is_no_model(folder, tmp_path):
             seed=0,
             device="cpu",
             threads=1,
-            tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+            tracking_uri=store_in(tmp_path),
         )
     assert not Path(tmp_path, "out.json").exists()
 

@@ -12,7 +12,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from noise import CLASSES, noise_batch, skip_half, skipping_recipe, tiny_recipe, write_noise
+from noise import (
+    CLASSES,
+    noise_batch,
+    skip_half,
+    skipping_recipe,
+    store_in,
+    tiny_recipe,
+    write_noise,
+)
 from typer.testing import CliRunner
 
 from adafocus.cli import app
@@ -255,7 +263,7 @@ def test_evaluation_keeps_to_a_budget(tmp_path, data, checkpoint, recipe, model)
             seed=0,
             device="cpu",
             threads=1,
-            tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+            tracking_uri=store_in(tmp_path),
             budget=budget,
         )
 
@@ -293,7 +301,7 @@ def test_evaluation_keeps_to_a_budget(tmp_path, data, checkpoint, recipe, model)
 def test_an_evaluation_says_what_it_made(tmp_path, data, checkpoint, recipe):
     output, budget = tmp_path / "early.json", budget_of(recipe, 0.4)
     options = {"data": data, "output": output, "plots": tmp_path / "plots", "budget": budget}
-    options |= {"device": "cpu", "tracking-uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    options |= {"device": "cpu", "tracking-uri": store_in(tmp_path)}
     given = [f"--{name}={value}" for name, value in options.items()]
     said = CliRunner().invoke(app, ["evaluate", str(checkpoint), *given]).stdout
     result = json.loads(output.read_text())
@@ -388,7 +396,7 @@ def points_of_model(tmp_path, data, checkpoint):
             output=tmp_path / "points.csv",
             device="cpu",
             threads=1,
-            tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+            tracking_uri=store_in(tmp_path),
             **{"seed": 0} | options,
         )
         return tmp_path / "points.csv"

@@ -4,10 +4,11 @@ import csv
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
-from noise import CLASSES, skipping_recipe, tiny_recipe, write_checkpoint, write_noise
+from noise import CLASSES, skipping_recipe, store_in, tiny_recipe, write_checkpoint, write_noise
 
 from adafocus.data.clips import digest_of_sizes
 from adafocus.methods import train
@@ -41,10 +42,17 @@ def run(stage, init, data, folder, patch_size=32, recipe=RECIPE, **options):
         seed=0,
         device="cpu",
         threads=1,
-        tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
+        tracking_uri=store_in(folder),
         **options,
     )
     return checkpoint.read(output)
+
+
+def test_what_loads_clips_ends_with_the_training(data, tmp_path):
+    """Left to the garbage collector, it would be waited for in vain, five seconds each."""
+    others = psutil.Process().children()
+    run("glancer", [], data, tmp_path, patch_size=None)
+    assert set(psutil.Process().children()) <= set(others)
 
 
 def test_a_policy_that_skips_frames_starts_from_one_that_skips_none(data, tmp_path):
