@@ -28,6 +28,7 @@ rule all:
 
 
 for dataset in recipes:
+    check_name(dataset)
 
     rule:
         name:

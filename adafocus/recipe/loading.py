@@ -75,6 +75,12 @@ def load_recipes(folder: str | Path) -> dict[str, Recipe]:
         path = files[name]
         if unknown := [name for name in recipe.extends if name not in files]:
             raise RecipeError(f"{path}: extends: {unknown[0]!r} has no recipe")
+        if name.endswith("_frames") and recipe.last.number is None:
+            raise RecipeError(
+                f"{path}: name: ends in _frames, so that the logs of a model of 16 pixels would be"
+                f" called as those of {name.removesuffix('_frames')}'s frames, shard 16: give the"
+                " experiment another name"
+            )
         if recipe.skip_cost is not None:
             raise RecipeError(
                 f"{path}: stages.stage2.skip_cost: list the costs of a look in skip_costs; each"

@@ -216,6 +216,13 @@ def test_a_wrong_entry_is_one_line(project, edit, value, expected):
     assert all(part in line for part in expected), line
 
 
+def test_an_experiment_is_not_called_as_a_rule(project):
+    recipes = project.folder / "config" / "recipes"
+    text = (recipes / "demo-gamma9.yaml").read_text()
+    (recipes / "frames.yaml").write_text(text.replace("name: demo-gamma9", "name: frames"))
+    assert "config/recipes/frames.yaml: name: frames is a rule" in project.refused("demo")
+
+
 def test_a_configuration_that_is_no_yaml(project):
     (project.folder / "config" / "config.yaml").write_text("datasets: [")
     assert "YAML" in project.refused()

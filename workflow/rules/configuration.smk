@@ -68,19 +68,14 @@ def recipe_of(wildcards):
 
 def spec_of(recipe, ending):
     """The stage of a recipe's method whose results end like this."""
-    for spec in SPECS.values():
+    for spec in recipe.table:
         if spec.of_patch_size and spec.ending == ending:
             return spec
-    finished = Phase(recipe.name, last_of(recipe).name, recipe.patch_sizes[0])
+    finished = Phase(recipe.name, recipe.last.name, recipe.patch_sizes[0])
     raise RecipeError(
         f"{recipe.name} has no {ending.removeprefix('_') or 'model without stages'}; the result of"
         f" its finished model is results/{finished.name}.json"
     )
-
-
-def last_of(recipe):
-    """The stage that leaves the finished model."""
-    return list(SPECS.values())[-1]
 
 
 def seed_of(wildcards):
@@ -234,7 +229,7 @@ def checkpoint_of_model(wildcards):
     none."""
     recipe = recipe_of(wildcards)
     named = "stage" in wildcards.keys()
-    spec = spec_of(recipe, wildcards.stage) if named else last_of(recipe)
+    spec = spec_of(recipe, wildcards.stage) if named else recipe.last
     return checkpoint_of(phase_of(wildcards, spec.name))
 
 
@@ -244,7 +239,9 @@ def checkpoints_before(spec=None):
 
     def paths(wildcards):
         recipe = recipe_of(wildcards)
-        phase = phase_of(wildcards, (spec or spec_of(recipe, wildcards.stage)).name)
+        with one_line_errors():
+            stage = recipe.spec((spec or spec_of(recipe, wildcards.stage)).name)
+        phase = phase_of(wildcards, stage.name)
         if owner_of(phase) != phase:
             with one_line_errors():
                 raise RecipeError(
@@ -272,7 +269,7 @@ def sweeps_up_to(spec):
 
     def paths(wildcards):
         found = []
-        table = [one for one in SPECS.values() if one.of_patch_size]
+        table = [one for one in recipe_of(wildcards).table if one.of_patch_size]
         used = settings.sweep.use_best and spec.of_patch_size
         for one in reversed(table[: table.index(spec) + 1] if used else []):
             phase = phase_of(wildcards, one.name)

@@ -33,3 +33,8 @@ def jobs_to_run():
 def remove_locks():
     """What ``snakemake --unlock`` does, which is a call of its own."""
     shutil.rmtree(".snakemake/locks", ignore_errors=True)
+
+
+def names_of_rules():
+    """Those that are read so far."""
+    return {rule.name for rule in workflow.rules}

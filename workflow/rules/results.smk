@@ -1,6 +1,16 @@
 """Which results this call asks for, and which are there already."""
 
 
+def check_name(experiment):
+    """Raises where an experiment's name, which is a target, is that of a rule."""
+    with one_line_errors():
+        if experiment in names_of_rules():
+            raise RecipeError(
+                f"config/recipes/{experiment}.yaml: name: {experiment} is a rule of the workflow;"
+                " give the experiment another name"
+            )
+
+
 def names_of_seeds(phase):
     """The results of a model with each of the seeds that the configuration lists."""
     phases = (replace(phase, seed=seed) for seed in settings.seeds_in_names)
@@ -11,7 +21,7 @@ def results_of(experiment):
     """The results that an experiment's name stands for: of the finished models of its patch sizes,
     with each seed."""
     recipe = recipes[experiment]
-    stage = last_of(recipe).name
+    stage = recipe.last.name
     sizes = settings.datasets.get(experiment, recipe.patch_sizes)
     phases = [Phase(experiment, stage, size) for size in sizes]
     return [path for phase in phases for path in names_of_seeds(phase)]

@@ -36,7 +36,7 @@ for spec in SPECS.values():
         input:
             splits=splits_of,
             init=checkpoints_before(spec),
-            pretrained=[] if spec.of_patch_size else pretrained_of,
+            pretrained=pretrained_of if spec.begins else [],
             sweeps=sweeps_up_to(spec),
         output:
             checkpoint=f"results/checkpoints/{spec.pattern}.safetensors",

@@ -3,12 +3,13 @@ from pathlib import Path
 from job import data_of, job, recipe_of, run_options, training_options
 
 with job(snakemake):
-    from adafocus.recipe import Phase, Sweep
+    from adafocus.recipe import Sweep
     from adafocus.sweeps import sweep
 
+    recipe = recipe_of(snakemake)
     sweep(
-        recipe_of(snakemake),
-        Phase.parse(Path(snakemake.output.result).stem).stage,
+        recipe,
+        next(spec.name for spec in recipe.table if spec.ending == snakemake.wildcards.stage),
         int(snakemake.wildcards.patch_size),
         Sweep(**snakemake.config["sweep"]),
         data=data_of(snakemake),
