@@ -88,7 +88,12 @@ def use_best(recipe: Recipe, sweeps: Sequence[Path]) -> Recipe:
         try:
             found = json.loads(path.read_text("utf-8"))
             best = found["best"]
-            rates = named_rates(f"stage{found['stage']}", best["learning_rates"])
+            [stage] = [
+                spec.name
+                for spec in recipe.table
+                if spec.of_patch_size and spec.number == found["stage"]
+            ]
+            rates = named_rates(stage, best["learning_rates"])
             recipe = with_values(recipe, rates | best.get("values", {}))
             recipe = recipe.model_copy(update={"swept": SweepBudget(**found["budget"])})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -54,7 +54,7 @@ def sweep(
 
     Args:
         recipe: the data set's recipe; its own numbers are those of the first trial.
-        stage: ``stage1``, ``stage2`` or ``stage3``.
+        stage: one that each patch size has its own of.
         patch_size: in pixels.
         settings: how many trials, of which numbers, and what each may take.
         data: the data set's folder, with its splits.
@@ -128,7 +128,7 @@ def sweep(
             "dataset": recipe.dataset,
             "experiment": recipe.name,
             "patch_size": patch_size,
-            "stage": int(stage.removeprefix("stage")),
+            "stage": recipe.spec(stage).number,
             "metric": recipe.metric,
             "epochs": job.epochs,
             "seed": seed,

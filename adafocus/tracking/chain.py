@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from adafocus.recipe.earlier import written_place
 from adafocus.recipe.section import find_entry
+from adafocus.recipe.stages import BACKBONES
 
 if TYPE_CHECKING:
     from adafocus.recipe import Recipe, SweepBudget
@@ -45,20 +46,22 @@ class Chain:
     def of(cls, recipe: Recipe, patch_size: int | None, seed: int) -> Chain:
         """The chain of a patch size, or of the backbones where it is None."""
         note = (
-            "Stages 1 to 3 and their evaluations. The metrics without a stage's name are the"
-            " finished model's, of stage 3, on the validation videos."
+            "The training of one model and its evaluations. The metrics without a stage's name are"
+            " the finished model's, on the validation videos."
         )
         if patch_size is None:
             note = "Both backbones' pretraining (stage 0), which all patch sizes share."
+        own = [spec.name for spec in recipe.table if spec.of_patch_size]
+        parts = {part for spec in recipe.table for part in spec.leaves}
 
         def choose(values: dict[str, Any]) -> dict[str, Any]:
             model, stages = values["model"], values["stages"]
             if patch_size is None:
-                model = {k: v for k, v in model.items() if k not in ("policy", "classifier")}
-                stages = {k: v for k, v in stages.items() if k in ("glancer", "focuser")}
+                model = {k: v for k, v in model.items() if k not in parts - set(BACKBONES)}
+                stages = {k: v for k, v in stages.items() if k not in own}
             elif recipe.swept:
                 # Each stage's are known when it begins, see `swept_figures`.
-                for stage in ("stage1", "stage2", "stage3"):
+                for stage in own:
                     stages[stage].pop("learning_rates")
                 for number in recipe.swept.numbers:
                     for place in (number, written_place(number)):
