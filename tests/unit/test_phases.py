@@ -2,13 +2,25 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adafocus.recipe import SPECS, Phase, StageSpec, results_in
+from adafocus.recipe import (
+    SPECS,
+    AdaFocusRecipe,
+    Phase,
+    RecipeError,
+    StageSpec,
+    load_recipe,
+    load_recipes,
+    results_in,
+)
 
+RECIPES = Path(__file__).parents[2] / "config" / "recipes"
 ONE_GO = StageSpec("all", None, ("glancer", "focuser", "policy"), "training all at once")
 NAMES = st.one_of(
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,12}", fullmatch=True),
@@ -88,6 +100,18 @@ def test_what_is_read_from_a_name_gives_that_name_again(name):
 def test_names_by_hand(name, phase):
     assert Phase.parse(name) == phase
     assert phase is None or phase.name == name
+
+
+def test_logs_of_one_experiment_are_not_called_as_those_of_anothers_frames(tmp_path, monkeypatch):
+    for name in ("x", "x_frames"):
+        values = load_recipe(RECIPES / "demo.yaml").to_dict() | {"name": name}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    assert load_recipes(tmp_path).keys() == {"x", "x_frames"}, "its logs tell a stage"
+    monkeypatch.setattr(AdaFocusRecipe, "last", ONE_GO)
+    with pytest.raises(RecipeError) as error:
+        load_recipes(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path}/x_frames.yaml: name: ends in _frames")
+    assert "\n" not in str(error.value)
 
 
 def test_every_kind_of_result_is_found(tmp_path):
