@@ -22,6 +22,8 @@ class Purpose(IntEnum):
     CORNERS = 0
     ACTIONS = 1
     DROPOUT = 2
+    FRAMES = 3
+    GLANCES = 4
 
 
 class Draws(NamedTuple):
@@ -48,6 +50,10 @@ class Draws(NamedTuple):
         """Exponential with mean 1, to choose actions by: (rows, *shape) on the CPU."""
         noise = torch.empty((self.videos, *shape))
         return noise.exponential_(generator=self.generator(Purpose.ACTIONS))[self.rows]
+
+    def uniform(self, shape: tuple[int, ...], kind: Purpose) -> Tensor:
+        """Uniform in [0, 1): (rows, *shape) on the CPU."""
+        return torch.rand((self.videos, *shape), generator=self.generator(kind))[self.rows]
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal, to choose actions by: (rows, *shape) on the CPU."""

@@ -64,9 +64,10 @@ def resample(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     shape, (height, width) = images.shape[:-3], images.shape[-2:]
     tops, lefts, heights, widths = boxes.expand(*shape, 4).flatten(0, -2).unbind(-1)
     zero = torch.zeros_like(tops)
-    # From the box to the image, both of which reach from -1 to 1 between their outer edges.
-    down = (zero, heights / height, (2 * tops + heights) / height - 1)
-    right = (widths / width, zero, (2 * lefts + widths) / width - 1)
+    # From the box to the image, both of which reach from -1 to 1 between their outer edges. In this
+    # order sums are rounded as the published ones are: a deep network makes much of the last bit.
+    down = (zero, heights / height, (tops + (tops + heights)) / height - 1)
+    right = (widths / width, zero, (lefts + (lefts + widths)) / width - 1)
     affine = torch.stack((torch.stack(right, dim=-1), torch.stack(down, dim=-1)), dim=-2)
     flat = images.flatten(0, -4)
     grid = functional.affine_grid(

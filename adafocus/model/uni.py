@@ -206,7 +206,7 @@ class UniAdaFocus(nn.Module, ABC):
         """
         shape, cells = self.shape, maps.shape[-1]
         # Whole cells, and the boxes with them, so that a box of the patch's size is cut as it is.
-        size = shape.patch_size * cells // shape.frame_size
+        size = max(shape.patch_size * cells // shape.frame_size, 1)
         sides = shape.boxes.place(actions)[..., 2:] * size / shape.patch_size
         boxes = torch.cat((actions[..., :2] * (cells - sides), sides), dim=-1)
         return resample(maps, boxes, size).mean((1, 3, 4))

@@ -14,7 +14,9 @@ import torch
 from published import GOLDEN, sections, videos
 from uni_models import published
 
-from adafocus.model.published_uni import PREFIX, translate
+from adafocus.methods.uni_loss import MIXTURES, focus_terms, mixed, policy_terms
+from adafocus.model.published_uni import PREFIX, published_names, translate
+from adafocus.model.uni import look_at
 
 NAMES = {"long": "uni_actnet_128", "short": "uni_sth_96_8"}
 
@@ -82,6 +84,16 @@ def test_a_glance_is_the_published_one(kind, model, glimpse, golden):
 
 
 @torch.inference_mode()
+def test_frames_taken_away_leave_the_published_view(kind, model, glimpse, golden):
+    torch.manual_seed(0)
+    clocks = torch.empty(2, model.shape.glanced // 3, MIXTURES, model.shape.glanced).exponential_()
+    left = mixed(model.to_mix(glimpse), model.weigh(glimpse), clocks)
+    # Both are drawn.
+    away = (left - golden["temporal_logits"]).square().mean().sqrt()
+    assert away <= 5e-3 * golden["temporal_logits"].std()
+
+
+@torch.inference_mode()
 def test_focusing_in_the_published_boxes_gives_the_published_logits(
     kind, model, inputs, glimpse, golden
 ):
@@ -115,3 +127,51 @@ def test_end_to_end(kind, model, inputs, golden):
     assert (out.boxes - looks.boxes).abs().max() <= 1e-2
     assert torch.equal(out.corners, out.boxes[..., :2].round().long())
     assert out.corners.dtype == out.frames.dtype == torch.int64
+
+
+def test_losses_and_gradients_are_the_published_ones(kind, model, inputs):
+    golden = {k: torch.from_numpy(v) for k, v in load(f"{NAMES[kind]}_train").items()}
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    target = torch.nn.functional.one_hot(golden["target"], 200 if kind == "long" else 174).float()
+    chosen = golden["focus_indices"]
+    glimpse = model.glance(model.glanced_frames(*inputs, golden.get("glance_indices")))
+    actions = model.policy.where(glimpse.maps.detach())
+    place = model.shape.boxes.place
+    policys = place(golden["policy_boxes"].view(2, -1, 4))
+    assert (model.place(actions, chosen).boxes - policys).abs().max() <= 1e-2
+    squares = place(golden["random_boxes"].view(2, -1, 4))
+    halves = look_at(chosen, policys), look_at(chosen, squares)
+    terms = focus_terms(model, inputs[0], glimpse, halves, target)
+    torch.manual_seed(0)
+    clocks = torch.empty(2, model.shape.glanced // 3, MIXTURES, model.shape.glanced).exponential_()
+    terms |= policy_terms(model, glimpse, actions, model.weigh(glimpse), clocks, target)
+
+    when = terms.pop("loss_when")
+    assert when.item() == pytest.approx(golden["loss_when"].item(), abs=0.01)
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
+        {name: golden[name].item() for name in terms}, abs=1e-4
+    )
+    size = golden["weight_of_size"].item() * terms.pop("size")
+    total = sum(terms.values()) + size
+    assert total.item() == pytest.approx(golden["total_without_when"].item(), abs=4e-4)
+    total.backward()
+    compared = set()
+    for name, parameter in model.named_parameters():
+        for step, key in enumerate(published_names(model, name)):
+            expected = golden.get(f"grad/{key}")
+            if expected is not None:
+                gradient = parameter.grad[step] if "_heads." in name else parameter.grad
+                if gradient.shape != expected.shape:  # see golden/README.md
+                    gradient = gradient[:, 3::4]
+                # The last bit of a box moves a shifted focuser's by as much as that. Before a batch
+                # norm a bias has none but of rounding.
+                tolerance = 5e-2 if key == "local_CNN.base_model.conv1.weight" else 1e-2
+                least = 1e-6 if "mlp.layers.0.bias" in key else 0
+                away = (gradient - expected).abs().max()
+                assert away <= max(tolerance * expected.abs().max(), least), key
+                compared.add(f"grad/{key}")
+    assert compared == {name for name in golden if name.startswith("grad/")}
+    assert len(compared) == (9 if kind == "long" else 8)
