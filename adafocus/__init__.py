@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adafocus.deploy.predict import Prediction, Predictor
-    from adafocus.model.adafocus import AdaFocus, Output
+    from adafocus.model.adafocus import AdaFocus
     from adafocus.model.checkpoint import load
+    from adafocus.model.uni import UniAdaFocus
+    from adafocus.model.video_model import Output
     from adafocus.recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"
@@ -24,14 +26,24 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _HOMES = {
     "AdaFocus": "adafocus.model.adafocus",
-    "Output": "adafocus.model.adafocus",
+    "Output": "adafocus.model.video_model",
+    "UniAdaFocus": "adafocus.model.uni",
     "Prediction": "adafocus.deploy.predict",
     "Predictor": "adafocus.deploy.predict",
     "load": "adafocus.model.checkpoint",
     "Recipe": "adafocus.recipe",
     "load_recipe": "adafocus.recipe",
 }
-__all__ = ["AdaFocus", "Output", "Prediction", "Predictor", "Recipe", "load", "load_recipe"]
+__all__ = [
+    "AdaFocus",
+    "Output",
+    "Prediction",
+    "Predictor",
+    "Recipe",
+    "UniAdaFocus",
+    "load",
+    "load_recipe",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -167,7 +167,7 @@ def _shared_memory(folder: Path, project: Project) -> Iterator[Finding]:
 def _largest_batch(recipe: Recipe) -> int:
     """Bytes of the frames of the largest batch of any stage."""
     model, stages = recipe.model, recipe.stages
-    frames = model.frames + (model.glance_frames or 0)
+    frames = model.frames + (model.frames_apart or 0)
     largest = max(stages[name].batch_size for name in type(stages).model_fields)
     return largest * frames * 3 * model.frame_size**2
 

@@ -159,7 +159,7 @@ def loader(
         )
     own = batch_size // size() if sampler.shuffle else batch_size
     model = clips.recipe.model
-    frames = own * (model.frames + (model.glance_frames or 0))
+    frames = own * (model.frames + (model.frames_apart or 0))
     workers = processes_that_fit(workers, frames * 3 * model.frame_size**2)
     return Loader(
         clips,

@@ -13,7 +13,7 @@ from functools import partial
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
-from typing import Literal, NamedTuple, NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -24,34 +24,43 @@ from torchvision.transforms.v2 import functional as F
 from adafocus.data import DataError
 from adafocus.data.store import Crop, read_frames
 from adafocus.machine.files import WriteError
-from adafocus.recipe import Augmentation, ModelRecipe, Recipe
-
-Padding = Literal["last", "first"]
+from adafocus.recipe import Augmentation, ModelRecipe, Recipe, Sampling
 
 # --- sampling ---------------------------------------------------------------------------------
 
 
 def sample_train(
-    frames: int, segments: int, padding: Padding, rng: np.random.Generator
+    frames: int, segments: int, sampling: Sampling, rng: np.random.Generator
 ) -> np.ndarray:
     """Indices ``(segments,)``, one drawn from each of as many equal segments of the video."""
+    if sampling == "even":
+        return _sample_even(frames, segments, rng.random(segments))
     if frames < segments:
-        return _sample_short(frames, segments, padding)
+        return _sample_short(frames, segments, sampling)
     length = frames // segments
     return np.arange(segments) * length + rng.integers(length, size=segments)
 
 
-def sample_val(frames: int, segments: int, padding: Padding = "last") -> np.ndarray:
+def sample_val(frames: int, segments: int, sampling: Sampling = "last") -> np.ndarray:
     """Indices ``(segments,)``, the middle of each of as many equal segments of the video."""
+    if sampling == "even":
+        return _sample_even(frames, segments, 0.5)
     if frames < segments:
-        return _sample_short(frames, segments, padding)
+        return _sample_short(frames, segments, sampling)
     tick = frames / segments
     return (tick / 2 + tick * np.arange(segments)).astype(int)
 
 
-def _sample_short(frames: int, segments: int, padding: Padding) -> np.ndarray:
+def _sample_short(frames: int, segments: int, sampling: Sampling) -> np.ndarray:
     """Every frame, then the last again and again; or else the first alone, as TSM does."""
-    return np.arange(segments).clip(max=frames - 1 if padding == "last" else 0)
+    return np.arange(segments).clip(max=frames - 1 if sampling == "last" else 0)
+
+
+def _sample_even(frames: int, segments: int, offsets: np.ndarray | float) -> np.ndarray:
+    """One of each share of the video, which may be less than a frame; offsets are in [0, 1)."""
+    # A sum just below a whole number may be rounded up to it.
+    places = (np.arange(segments) + offsets) / segments * frames
+    return places.astype(int).clip(max=frames - 1)
 
 
 # --- transforms -------------------------------------------------------------------------------
@@ -107,7 +116,7 @@ class Centred(NamedTuple):
     frames: Tensor
     """uint8 (T, 3, S, S)."""
     glance: Tensor | None
-    """uint8 (glance_frames, 3, S, S), where the glancer sees others."""
+    """uint8 (frames_apart, 3, S, S), where the glancer sees others."""
     indices: np.ndarray
     """(T,), which of the video's frames they are."""
     extent: Tensor
@@ -116,11 +125,11 @@ class Centred(NamedTuple):
 
 def read_centred(path: Path, count: int, model: ModelRecipe) -> Centred:
     """The middle of each segment of a video of ``count`` frames, cropped at the centre."""
-    indices = sample_val(count, model.frames, model.padding)
-    if model.glance_frames is None:
+    indices, apart = sample_val(count, model.frames, model.sampling), model.frames_apart
+    if apart is None:
         frames, extent = crop_centre(read_frames(path, [*indices]), model.frame_size)
         return Centred(frames, None, indices, extent)
-    glanced = sample_val(count, model.glance_frames, model.padding)
+    glanced = sample_val(count, apart, model.sampling)
     seen, extent = crop_centre(read_frames(path, [*indices, *glanced]), model.frame_size)
     return Centred(seen[: model.frames], seen[model.frames :], indices, extent)
 
@@ -132,7 +141,7 @@ class Clip(TypedDict):
     frames: Tensor
     """uint8 (T, 3, S, S)."""
     glance: NotRequired[Tensor]
-    """uint8 (glance_frames, 3, S, S), cropped as ``frames`` are."""
+    """uint8 (frames_apart, 3, S, S), cropped as ``frames`` are."""
     labels: Tensor
     """bool (classes,)."""
     index: int
@@ -195,12 +204,19 @@ class Clips(Dataset[Clip]):
         """Frames drawn from segments, cropped and flipped at random, and those to glance at."""
         model, count = self.recipe.model, self.frames[index]
         rng = np.random.default_rng((self.seed, epoch, index))
-        drawn = [*sample_train(count, model.frames, model.padding, rng)]
-        if model.glance_frames:
-            drawn += [*sample_train(count, model.glance_frames, model.padding, rng)]
-        augmentation = self.recipe.augmentation
-        seen = read_augmented(self.paths[index], drawn, model.frame_size, augmentation, rng)
-        return seen[: model.frames], seen[model.frames :] if model.glance_frames else None
+        drawn = [*sample_train(count, model.frames, model.sampling, rng)]
+        apart = []
+        if model.frames_apart:
+            apart = [*sample_train(count, model.frames_apart, model.sampling, rng)]
+
+        def read(indices: list[int]) -> Tensor:
+            augmentation = self.recipe.augmentation
+            return read_augmented(self.paths[index], indices, model.frame_size, augmentation, rng)
+
+        if model.crops_apart:
+            return read(drawn), read(apart)
+        seen = read(drawn + apart)
+        return seen[: len(drawn)], seen[len(drawn) :] if apart else None
 
     def _restore(self, index: int, error: DataError) -> None:
         """Extracts a video again whose store has been damaged: else it would stop each attempt."""

@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     DROPOUT = 2
     FRAMES = 3
     GLANCES = 4
+    LABELS = 5
 
 
 class Draws(NamedTuple):

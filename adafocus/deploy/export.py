@@ -52,6 +52,8 @@ def export_onnx(checkpoint: Path, output: Path) -> None:
     require("export")
     source = read(checkpoint)
     model = assemble(source, checkpoint).eval()
+    if not isinstance(model, AdaFocus):
+        raise CheckpointError(f"{checkpoint}: only a model of the method adafocus is exported")
     if model.policy is None:
         raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to export")
     recipe = source.recipe.model

@@ -115,7 +115,7 @@ def save_model(checkpoint: Path, folder: Path, model: LoggedModel) -> None:
 def _example(recipe: Recipe) -> np.ndarray | dict[str, np.ndarray]:
     """One black video."""
     model = recipe.model
-    counts = {"frames": model.frames, "glance": model.glance_frames or 0}
+    counts = {"frames": model.frames, "glance": model.frames_apart or 0}
     size = model.frame_size
     videos = {k: np.zeros((1, n, 3, size, size), np.uint8) for k, n in counts.items() if n}
     return videos if "glance" in videos else videos["frames"]

@@ -37,7 +37,7 @@ def fingerprint(source: Checkpoint, data: Path, early: bool, **facts: object) ->
         "tensors": digest(source.tensors),
         "stage": source.stage,
         "patch_size": source.patch_size,
-        "model": recipe.model.needed_by(source.stage),
+        "model": recipe.model.needed_by(source.spec.depends_on),
         "frames": frames_of(recipe),
         "metric": recipe.metric,
         "splits": [digest_of(data, split) for split in splits],

@@ -18,15 +18,16 @@ from adafocus.data.batches import Batch
 from adafocus.data.clips import Clips, sample_val
 from adafocus.evaluation import again, flops
 from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, my_batches
-from adafocus.evaluation.measurement import DRAWS
 from adafocus.evaluation.metrics import compute_metrics
+from adafocus.evaluation.places import DRAWS
 from adafocus.evaluation.summary import published_figures
 from adafocus.figures import ways_to_spend_less
 from adafocus.machine.device import FREE_SOME, name_what_fills_memory, pick_device, share_threads
 from adafocus.machine.files import atomic, kept, remove_abandoned
-from adafocus.model.adafocus import AdaFocus, Output
-from adafocus.model.checkpoint import assemble, read
+from adafocus.model.adafocus import AdaFocus
+from adafocus.model.checkpoint import CheckpointError, assemble, read
 from adafocus.model.exits import visit_all
+from adafocus.model.video_model import Output
 from adafocus.recipe import Recipe
 
 BUDGETS = 16
@@ -83,6 +84,10 @@ def write_points(
     source = read(checkpoint)
     recipe, patch_size = source.recipe.called(experiment), source.patch_size
     model = assemble(source, checkpoint).eval().to(torch_device).frozen()
+    if not isinstance(model, AdaFocus):
+        raise CheckpointError(
+            f"{checkpoint}: ways to spend less are known of models of the method adafocus alone"
+        )
     clips = Clips(data, "val", recipe, augment=False, seed=seed)
     calibration = None
     if not recipe.model.looks_once:

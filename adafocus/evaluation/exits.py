@@ -26,9 +26,9 @@ from adafocus.data.clips import Clips, digest_of, digest_of_replaced, digest_of_
 from adafocus.evaluation.flops import Cost, per_visit
 from adafocus.machine.distributed import all_gather_lists, is_first
 from adafocus.machine.files import atomic, check_writable
-from adafocus.model.adafocus import AdaFocus
 from adafocus.model.checkpoint import Checkpoint, CheckpointError, digest
 from adafocus.model.exits import check_can_leave, visit_all
+from adafocus.model.video_model import VideoModel
 from adafocus.training.fingerprint import frames_of
 
 
@@ -158,7 +158,7 @@ def exit_steps(confidence: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 def calibrate(
     checkpoint: Path,
     source: Checkpoint,
-    model: AdaFocus,
+    model: VideoModel,
     data: Path,
     *,
     workers: int,
@@ -178,7 +178,7 @@ def calibrate(
         DataError: where the data cannot be read.
         WriteError: where nothing can be written beside the checkpoint.
     """
-    check_can_leave(model, checkpoint)
+    deciding = check_can_leave(model, checkpoint)
     clips = Clips(data, "train", source.recipe, augment=False, seed=0)
     of_videos = _digests_of_videos(data)
     with suppress(CheckpointError):
@@ -189,7 +189,7 @@ def calibrate(
     seen: list[tuple[int, Tensor, Tensor]] = []
     for number, batch in my_batches(clips, workers, device, "calibration"):
         with torch.inference_mode():
-            out = visit_all(model, batch.frames)
+            out = visit_all(deciding, batch.frames)
         sure = out.logits.float().softmax(-1).amax(-1)
         seen.append((number, sure.cpu(), out.looks.looked.cpu()))
     _, confidence, looked = zip(*sorted(all_gather_lists(seen), key=itemgetter(0)), strict=True)
@@ -214,7 +214,7 @@ def _digest_of_model(source: Checkpoint) -> str:
     facts = {
         "tensors": digest(source.tensors),
         "patch_size": source.patch_size,
-        "model": recipe.model.shaped_by(source.stage),
+        "model": recipe.model.shaped_by(source.spec.depends_on),
         "frames": frames_of(recipe),
     }
     return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

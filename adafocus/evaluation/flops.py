@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from adafocus.evaluation.uni_flops import count_uni
+from adafocus.model import uni
 from adafocus.model.building import build
 from adafocus.model.exits import classified_again
+from adafocus.recipe import UniRecipe
 
 if TYPE_CHECKING:
     from adafocus.recipe import Recipe
@@ -34,11 +37,15 @@ def count(recipe: Recipe, patch_size: int) -> dict[str, Any]:
         ``parts``, by ``glancer``, ``focuser``, ``classifier`` and ``policy``, and their ``total``.
     """
     shape = recipe.model
+    if isinstance(recipe, UniRecipe):
+        with torch.device("meta"):
+            parts = count_uni(uni.build(recipe, patch_size).eval())
+        return {"parts": parts, "total": sum(parts.values())}
     with torch.device("meta"), torch.inference_mode():
         model = build(recipe.never_skipping, patch_size).eval()
         image = (3, shape.frame_size, shape.frame_size)
         frames = torch.empty(1, shape.frames, *image)
-        glance = torch.empty(1, shape.glance_frames or shape.frames, *image)
+        glance = torch.empty(1, shape.frames_apart or shape.frames, *image)
         with FlopCounterMode(display=False) as counter:
             model(frames, glance)
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
@@ -66,6 +73,8 @@ class Cost:
 
     def spent(self, looked: np.ndarray) -> np.ndarray:
         """(N, S): what videos had cost after each step, by whether it was a look, bool (N, S)."""
+        if not self.look:
+            return np.broadcast_to(self.visits.cumsum(), (len(looked), len(self.visits)))
         return (self.visits + self.look * looked).cumsum(axis=1)
 
 
@@ -84,6 +93,9 @@ def per_visit(recipe: Recipe, patch_size: int) -> Cost:
 
 
 def _in_order(recipe: Recipe, counted: dict[str, Any]) -> Cost:
+    if isinstance(recipe, UniRecipe):
+        # What is not spent at its last step alone is spent at no step that a video is left after.
+        return Cost(np.append(np.zeros(recipe.model.steps - 1), counted["total"]), 0.0)
     if recipe.model.looks_once:
         return Cost(np.array([counted["total"]]), 0.0)
     frames, look = recipe.model.frames, counted["parts"]["focuser"]

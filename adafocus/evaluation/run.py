@@ -21,6 +21,7 @@ from adafocus.evaluation.exits import calibrate
 from adafocus.evaluation.flops import Cost
 from adafocus.evaluation.measurement import Measurement, measure
 from adafocus.evaluation.outcome import predictions_of, write_outcome
+from adafocus.evaluation.places import places_of
 from adafocus.evaluation.predictions import Predictions
 from adafocus.evaluation.result import SCHEMA, Result
 from adafocus.machine.device import (
@@ -139,7 +140,7 @@ def evaluate(
         sampler = EpochSampler(len(clips), seed, shuffle=False)
         batches = loader(clips, batch_size, sampler, workers, torch_device)
         if not is_first():
-            measure(model, batches, torch_device, seed, exits)
+            measure(places_of(model, exits), batches, torch_device, seed)
             return None
     with tracking.run(
         tracking_uri,
@@ -155,7 +156,7 @@ def evaluate(
         datasets=[tracking.dataset(recipe, "val", data, clips.digest, len(clips))],
     ) as run:
         with name_what_fills_memory(FREE_SOME):
-            measured = measure(model, batches, torch_device, seed, exits)
+            measured = measure(places_of(model, exits), batches, torch_device, seed)
         del batches  # ends the processes that load them; figures may keep this frame for long
         assert measured is not None  # as in the first process
         told = facts | {"fingerprint": fingerprint, "anew": anew, "threads": threads}

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from adafocus.machine import shared_memory
@@ -20,6 +21,7 @@ from adafocus.machine.gpus import visible_gpus, why_no_gpu
 if TYPE_CHECKING:
     from adafocus.recipe import Precision
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's ``mallopt``, from its malloc.h."""
 
@@ -149,3 +151,11 @@ def name_what_fills_memory(advice: str) -> Iterator[None]:
 def reason_of(full: torch.OutOfMemoryError) -> str:
     """The first sentence of what torch says."""
     return str(full).partition(". ")[0]
+
+
+def channels_last(model: AnyModule) -> AnyModule:
+    """The same module, with the weights of 2D convolutions in the order that is fastest."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    return model

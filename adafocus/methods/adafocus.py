@@ -95,7 +95,7 @@ class Experience(NamedTuple):
         return Experience(rollout, self.returns[rows], self.logs)
 
 
-class Stage2(Stage[Experience, PolicyTraining]):
+class Stage2(Stage[AdaFocus, Experience, PolicyTraining]):
     """The policy learns where to look, by PPO; all else is frozen.
 
     One that is to skip frames is the plain one until then.
@@ -201,7 +201,7 @@ class Stage3(HeadStage):
         return self.frozen(batch.frames, batch.glance).logits[:, -1]
 
 
-STAGES: dict[str, type[Stage[Any, Any]]] = {
+STAGES: dict[str, type[Stage[Any, Any, Any]]] = {
     "glancer": GlancerStage,
     "focuser": FocuserStage,
     "stage1": Stage1,

@@ -25,11 +25,11 @@ from adafocus.extras import require
 from adafocus.machine.device import PRECISIONS, name_of, pick_device, pick_precision, share_threads
 from adafocus.machine.distributed import first_alone, is_first, size
 from adafocus.machine.files import kept, remove_abandoned
-from adafocus.methods import adafocus
+from adafocus.methods import adafocus, uni
 from adafocus.model import checkpoint
-from adafocus.model.adafocus import AdaFocus
 from adafocus.model.building import build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError
+from adafocus.model.video_model import VideoModel
 from adafocus.recipe import MicroBatch, Precision, Recipe
 from adafocus.training.engine import CHECKPOINT_MINUTES, fit
 from adafocus.training.fingerprint import accepted_fingerprints, made_by
@@ -37,7 +37,7 @@ from adafocus.training.progress import Progress, write_history
 from adafocus.training.resume import ResumeFile, previous_state
 from adafocus.training.stage import Stage
 
-STAGES: Mapping[str, type[Stage[Any, Any]]] = adafocus.STAGES
+STAGES: Mapping[str, type[Stage[Any, Any, Any]]] = {**adafocus.STAGES, **uni.STAGES}
 """Those of all methods, by their names."""
 
 
@@ -215,7 +215,7 @@ def train(
 
 def begin(
     recipe: Recipe, stage: str, patch_size: int | None, init: Sequence[Path]
-) -> tuple[AdaFocus, dict[str, Tensor]]:
+) -> tuple[VideoModel, dict[str, Tensor]]:
     """The model that a stage starts from, and what it has of the checkpoints before.
 
     Raises:
@@ -290,7 +290,7 @@ class _Files:
     data: Path
     output: Path
     curves: Path
-    model: AdaFocus
+    model: VideoModel
 
     @property
     def resume(self) -> Path:
@@ -374,6 +374,6 @@ class _Files:
         return {} if whole else {"micro_batch": micro_batch}
 
 
-def _tensors(model: AdaFocus, parts: Sequence[str]) -> dict[str, Tensor]:
+def _tensors(model: VideoModel, parts: Sequence[str]) -> dict[str, Tensor]:
     """Weights and buffers of parts of a model."""
     return {key: value for key, value in model.state_dict().items() if key.split(".")[0] in parts}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from adafocus.model.backbones import Backbone, FrozenBackbone, backbone, pool
@@ -20,36 +19,13 @@ from adafocus.model.classifier import (
 from adafocus.model.looks import Looks
 from adafocus.model.patches import SKIPPED, crop, random_corners, squares
 from adafocus.model.policy import GaussianPolicy, GridPolicy, Policy
+from adafocus.model.video_model import Output, VideoModel
 
 if TYPE_CHECKING:
     from adafocus.recipe import AdaFocusRecipe
 
 
-class Output(NamedTuple):
-    """Predictions of B videos after each of S steps, and where the model looked."""
-
-    logits: Tensor
-    """float32 (B, S, K), one prediction per step; the last is the video's"""
-    looks: Looks
-
-    @property
-    def corners(self) -> Tensor:
-        """int64 (B, P, 2), top and left of each patch in pixels, -1 where the frame is skipped; P
-        is 1 where one place serves all frames, else as many as frames were looked at."""
-        return self.looks.corners
-
-    @property
-    def boxes(self) -> Tensor:
-        """float32 (B, P, 4), top, left, height and width of each patch in pixels, -1 likewise."""
-        return self.looks.patches
-
-    @property
-    def frames(self) -> Tensor:
-        """int64 (B, F), which frames were looked at, in this order."""
-        return self.looks.frames
-
-
-class AdaFocus(nn.Module):
+class AdaFocus(VideoModel):
     """Adaptive focus (Wang et al., ICCV 2021): a glance at frames, a hard look at patches.
 
     Nothing here loops over frames or videos: the glance, all actions, all patches and the focuser
@@ -64,11 +40,6 @@ class AdaFocus(nn.Module):
         glance_size: side of what the glancer sees in pixels.
         patch_size: side of a patch in pixels.
     """
-
-    class_names: tuple[str, ...] = ()
-    """Name of each class in the order of the logits, where a checkpoint told them."""
-
-    __call__: Callable[..., Output]
 
     def __init__(
         self,
@@ -106,15 +77,6 @@ class AdaFocus(nn.Module):
         if self.policy is None:
             raise ValueError("a stage-1 model has no policy: pass corners, or load a later stage")
         return self.policy
-
-    @property
-    def precision(self) -> torch.dtype:
-        """In which the backbones compute; all else does in float32."""
-        return self.focuser.precision
-
-    def set_precision(self, precision: torch.dtype) -> None:
-        """Lets the backbones compute in bfloat16 or float32; of a model that is not `frozen`."""
-        self.glancer.precision = self.focuser.precision = precision
 
     def forward(
         self, frames: Tensor, glance: Tensor | None = None, corners: Tensor | None = None
@@ -175,18 +137,11 @@ class AdaFocus(nn.Module):
         corners = boxes[..., :2].round().long()
         return pool(self.focuser(crop(frames, corners, self.patch_size)))
 
-    def frozen(self, *backbones: str) -> AdaFocus:
-        """The same model on faster backbones, which are copies and learn no more.
-
-        Policy and classifier are not copied but shared, so that they may go on learning.
-
-        Args:
-            backbones: ``glancer``, ``focuser`` or, where none is named, both.
-        """
+    def frozen(self, *backbones: str) -> Self:
         networks = {name: getattr(self, name) for name in ("glancer", "focuser")}
         for name in backbones or networks:
             networks[name] = FrozenBackbone(networks[name])
-        model = AdaFocus(
+        model = type(self)(
             **networks,
             policy=self.policy,
             classifier=self.classifier,
@@ -231,13 +186,14 @@ class FrameByFrame:
         ValueError: where the model cannot decide frame by frame.
     """
 
-    def __init__(self, model: AdaFocus) -> None:
-        if not isinstance(model.policy, GridPolicy):
+    def __init__(self, model: VideoModel) -> None:
+        if not (isinstance(model, AdaFocus) and isinstance(model.policy, GridPolicy)):
             raise ValueError(
                 "only a model whose policy chooses a place in every frame goes frame by frame, of"
                 " stage 2 or 3"
             )
-        self.model, self.policy = model, model.policy
+        self.model: AdaFocus = model
+        self.policy = model.policy
         self.state: Tensor | None = None
 
     @torch.inference_mode()

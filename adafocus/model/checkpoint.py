@@ -20,13 +20,13 @@ from torchvision.models import get_model_weights
 
 from adafocus import legacy
 from adafocus.machine.files import atomic, kept, sha256
-from adafocus.model.adafocus import AdaFocus
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, backbone
 from adafocus.model.building import build
-from adafocus.recipe import SPECS, RecipeError, compatibility, parse_recipe
+from adafocus.model.video_model import VideoModel
+from adafocus.recipe import RecipeError, compatibility, parse_recipe
 
 if TYPE_CHECKING:
-    from adafocus.recipe import BackboneRecipe, Recipe
+    from adafocus.recipe import BackboneRecipe, Recipe, StageSpec
 
 DIGESTS = {
     "mobilenet_v2-b0353104.pth": "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
@@ -63,6 +63,11 @@ class Checkpoint:
     class_names: tuple[str, ...]
     made_by: Mapping[str, Any] = field(default_factory=dict)
     formerly: str | None = None
+
+    @property
+    def spec(self) -> StageSpec:
+        """What its stage is."""
+        return self.recipe.spec(self.stage)
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
@@ -131,7 +136,7 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not an AdaFocus checkpoint ({error})") from None
 
 
-def load(path: str | Path) -> AdaFocus:
+def load(path: str | Path) -> VideoModel:
     """The model of a stage 1, 2 or 3 checkpoint, in eval mode on the CPU.
 
     A stage-1 model has no policy: its forward needs ``corners``.
@@ -152,19 +157,17 @@ def load(path: str | Path) -> AdaFocus:
     return assemble(read(path), path).eval()
 
 
-def assemble(checkpoint: Checkpoint, path: Path) -> AdaFocus:
+def assemble(checkpoint: Checkpoint, path: Path) -> VideoModel:
     """The model of a checkpoint already read from ``path``."""
     if checkpoint.patch_size is None:
         raise CheckpointError(f"{path}: a stage-0 checkpoint is a {checkpoint.stage}, not a model")
-    model = build(
-        checkpoint.recipe, checkpoint.patch_size, with_policy=SPECS[checkpoint.stage].has_policy
-    )
-    fill(model, {path: checkpoint}, SPECS[checkpoint.stage].leaves)
+    model = build(checkpoint.recipe, checkpoint.patch_size, with_policy=checkpoint.spec.has_policy)
+    fill(model, {path: checkpoint}, checkpoint.spec.leaves)
     model.class_names = checkpoint.class_names
     return model
 
 
-def fill(model: AdaFocus, sources: Mapping[Path, Checkpoint], parts: Iterable[str]) -> None:
+def fill(model: VideoModel, sources: Mapping[Path, Checkpoint], parts: Iterable[str]) -> None:
     """Loads ``parts`` of a model from the checkpoints that hold them.
 
     Raises:
@@ -174,7 +177,7 @@ def fill(model: AdaFocus, sources: Mapping[Path, Checkpoint], parts: Iterable[st
         expected = {
             f"{part}.{key}": value for key, value in getattr(model, part).state_dict().items()
         }
-        holders = [path for path, source in sources.items() if part in SPECS[source.stage].leaves]
+        holders = [path for path, source in sources.items() if part in source.spec.leaves]
         if not holders:
             raise CheckpointError(
                 f"{', '.join(map(str, sources)) or 'no checkpoint'}: holds no {part}"

@@ -15,10 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adafocus.model.adafocus import AdaFocus, FrameByFrame, Output
+from adafocus.model.adafocus import AdaFocus, FrameByFrame
 from adafocus.model.checkpoint import CheckpointError
 from adafocus.model.classifier import Classifier, GlobalFeatures, OutOfOrder
 from adafocus.model.looks import Looks
+from adafocus.model.video_model import Output, VideoModel
 
 
 def visiting_order(frames: int) -> list[int]:
@@ -40,10 +41,10 @@ def classified_again(frames: int) -> list[int]:
     return [sum(seen > frame for seen in order[:step]) for step, frame in enumerate(order)]
 
 
-def check_can_leave(model: AdaFocus, checkpoint: Path) -> None:
-    """Raises `CheckpointError` unless a checkpoint's model decides frame by frame."""
+def check_can_leave(model: VideoModel, checkpoint: Path) -> AdaFocus:
+    """Returns a checkpoint's model; raises `CheckpointError` unless it decides frame by frame."""
     try:
-        FrameByFrame(model)
+        return FrameByFrame(model).model
     except ValueError as error:
         raise CheckpointError(
             f"{checkpoint}: no budget can be kept by leaving its videos early: {error}"
@@ -73,9 +74,9 @@ class ConditionalExit:
         ValueError: where the model cannot decide frame by frame.
     """
 
-    def __init__(self, model: AdaFocus, thresholds: Sequence[float]) -> None:
-        FrameByFrame(model)  # which knows whether it can
-        self.model, self.thresholds = model, thresholds
+    def __init__(self, model: VideoModel, thresholds: Sequence[float]) -> None:
+        # Which knows whether it can.
+        self.model, self.thresholds = FrameByFrame(model).model, thresholds
         self.order = visiting_order(len(thresholds))
 
     @torch.inference_mode()

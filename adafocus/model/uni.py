@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adafocus.model.adafocus import Output
 from adafocus.model.backbones import Backbone, FrozenBackbone, backbone, pool
 from adafocus.model.boxes import BoxRange, over_time, resample
 from adafocus.model.classifier import GlobalFeatures
 from adafocus.model.looks import Looks
 from adafocus.model.uni_classifier import MaximaClassifier
 from adafocus.model.uni_policy import LookPolicy, SpatialPolicy, TemporalPolicy, choose_frames
+from adafocus.model.video_model import Output, VideoModel
 
 if TYPE_CHECKING:
-    from adafocus.recipe import BackboneRecipe
+    from adafocus.recipe import BackboneRecipe, UniRecipe
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class UniShape:
             )
 
 
-class UniAdaFocus(nn.Module, ABC):
+class UniAdaFocus(VideoModel):
     """Uni-AdaFocus (Wang et al., 2024): a glance at a video, a hard look at some boxes in it.
 
     Of many candidate frames few are focused on, in boxes of any shape, which are resampled to
@@ -100,11 +99,6 @@ class UniAdaFocus(nn.Module, ABC):
         shape: sizes and numbers of frames.
     """
 
-    class_names: tuple[str, ...] = ()
-    """Name of each class in the order of the logits, where a checkpoint told them."""
-
-    __call__: Callable[..., Output]
-
     def __init__(
         self, glancer: Backbone, focuser: Backbone, policy: LookPolicy, shape: UniShape
     ) -> None:
@@ -113,15 +107,7 @@ class UniAdaFocus(nn.Module, ABC):
         self.focuser = focuser
         self.policy = policy
         self.shape = shape
-
-    @property
-    def precision(self) -> torch.dtype:
-        """In which the backbones compute; all else does in float32."""
-        return self.focuser.precision
-
-    def set_precision(self, precision: torch.dtype) -> None:
-        """Lets the backbones compute in another type; of a model that is not `frozen`."""
-        self.glancer.precision = self.focuser.precision = precision
+        self.frame_size, self.patch_size = shape.frame_size, shape.patch_size
 
     def forward(
         self, frames: Tensor, glance: Tensor | None = None, looks: Looks | None = None
@@ -211,14 +197,7 @@ class UniAdaFocus(nn.Module, ABC):
         boxes = torch.cat((actions[..., :2] * (cells - sides), sides), dim=-1)
         return resample(maps, boxes, size).mean((1, 3, 4))
 
-    def frozen(self, *backbones: str) -> UniAdaFocus:
-        """The same model on faster backbones, which are copies and learn no more.
-
-        All else is not copied but shared, so that it may go on learning.
-
-        Args:
-            backbones: ``glancer``, ``focuser`` or, where none is named, both.
-        """
+    def frozen(self, *backbones: str) -> Self:
         model = copy(self)
         model._modules = dict(self._modules)
         for name in backbones or ("glancer", "focuser"):
@@ -397,3 +376,33 @@ def build_uni(
             nn.init.normal_(head.weight, std=0.001)
             nn.init.zeros_(head.bias)
     return ShortUniAdaFocus(light, heavy, policy, shape)
+
+
+def build(recipe: UniRecipe, patch_size: int, with_policy: bool = True) -> UniAdaFocus:
+    """A Uni-AdaFocus with random weights, as the recipe says; it always has a policy."""
+    model = recipe.model
+    shape = UniShape(
+        candidates=model.frames,
+        glanced=model.glance_frames,
+        focused=model.focus_frames,
+        apart=model.looks_once,
+        frame_size=model.frame_size,
+        glance_size=model.glance_size,
+        patch_size=patch_size,
+        smallest=model.policy.smallest,
+        largest=model.policy.largest,
+    )
+    return build_uni(
+        model.glancer,
+        model.focuser,
+        recipe.classes,
+        shape,
+        shift=model.shift,
+        once=model.looks_once,
+        classifier=model.classifier.kind,
+        hidden=model.classifier.hidden,
+        dropout=model.classifier.dropout,
+        head_dropout=model.head_dropout,
+        spatial_hidden=model.policy.channels,
+        temporal_hidden=model.policy.frame_channels,
+    )

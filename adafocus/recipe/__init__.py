@@ -33,7 +33,7 @@ from adafocus.recipe.experiment import Recipe, compatibility
 from adafocus.recipe.extending import differences
 from adafocus.recipe.loading import find_recipe, load_recipe, load_recipes, parse_recipe
 from adafocus.recipe.methods import METHODS, SPECS
-from adafocus.recipe.model import BackboneRecipe, ModelRecipe
+from adafocus.recipe.model import BackboneRecipe, ModelRecipe, Sampling
 from adafocus.recipe.phases import SEED, Phase, results_in
 from adafocus.recipe.section import Metric, MicroBatch, Precision, RecipeError
 from adafocus.recipe.stages import StageSpec
@@ -44,6 +44,7 @@ from adafocus.recipe.training import (
     SweepBudget,
     Training,
 )
+from adafocus.recipe.uni import JointTraining, UniModel, UniRecipe
 
 __all__ = [
     "METHODS",
@@ -52,6 +53,9 @@ __all__ = [
     "AdaFocusModel",
     "AdaFocusRecipe",
     "StageSpec",
+    "JointTraining",
+    "UniModel",
+    "UniRecipe",
     "ActivityNetFiles",
     "AnnotationFiles",
     "ArchiveSource",
@@ -75,6 +79,7 @@ __all__ = [
     "Precision",
     "Recipe",
     "RecipeError",
+    "Sampling",
     "SplitFiles",
     "Stages",
     "Sweep",

@@ -8,7 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from adafocus.recipe.earlier import family_of, written_model, written_ppo
 from adafocus.recipe.experiment import Recipe
-from adafocus.recipe.model import ModelRecipe
+from adafocus.recipe.model import ModelRecipe, Sampling
 from adafocus.recipe.section import Fraction, NonNegative, Positive, Rate, Section
 from adafocus.recipe.stages import StageSpec
 from adafocus.recipe.training import HeadTraining, Stages, Training
@@ -76,6 +76,8 @@ class ClassifierRecipe(Section):
 
 
 class AdaFocusModel(ModelRecipe):
+    padding: Literal["last", "first"] = "last"
+    """The frame that stands for those that a video of fewer than T frames lacks."""
     policy: PolicyRecipe = PolicyRecipe()
     classifier: ClassifierRecipe = ClassifierRecipe()
 
@@ -112,6 +114,10 @@ class AdaFocusModel(ModelRecipe):
     @property
     def looks_once(self) -> bool:
         return self.policy.kind == "gaussian"
+
+    @property
+    def sampling(self) -> Sampling:
+        return self.padding
 
     @property
     def steps(self) -> int:

@@ -99,7 +99,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _rates_name_what_is_trained(self) -> Self:
-        for spec in self.table:
+        for name in [spec.name for spec in self.table]:
+            spec = self.spec(name)
             given = set(self.stages[spec.name].learning_rates)
             if given != set(spec.trains):
                 raise ValueError(

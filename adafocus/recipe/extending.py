@@ -13,6 +13,10 @@ from adafocus.recipe.section import RecipeError, Section
 
 OWN = ("name", "title", "published", "peers")
 """Entries that are not inherited."""
+OF_METHOD = ("stages", "skip_costs", "patch_sizes")
+"""Entries that a recipe of another method does not inherit."""
+OF_ALL_MODELS = ("frame_size", "glance_size", "glancer", "focuser", "shift")
+"""Entries of the model that it does."""
 OF_DATA = ("source", "annotations", "frames", "classes", "videos")
 """Entries that are the same in all recipes of one data set, whose videos, frames and splits they
 share."""
@@ -21,13 +25,20 @@ share."""
 def extend(ancestor: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The plain values of a recipe that extends another.
 
-    Mappings merge at every depth, all else replaces what was there, and null removes it.
+    Mappings merge at every depth, all else replaces what was there, and null removes it. One of
+    another method takes neither stages nor, of the model, more than its backbones and sizes.
 
     Args:
         ancestor: plain values of the recipe that is extended.
         given: what the recipe's own file says.
     """
-    return _merge({key: value for key, value in ancestor.items() if key not in OWN}, given)
+    inherited = {key: value for key, value in ancestor.items() if key not in OWN}
+    if given.get("method", inherited.get("method")) != inherited.get("method"):
+        inherited = {key: value for key, value in inherited.items() if key not in OF_METHOD}
+        model = inherited.get("model")
+        if isinstance(model, dict):
+            inherited["model"] = {key: model[key] for key in OF_ALL_MODELS if key in model}
+    return _merge(inherited, given)
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

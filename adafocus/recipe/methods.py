@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from adafocus.recipe.adafocus import AdaFocusRecipe
 from adafocus.recipe.experiment import Recipe
 from adafocus.recipe.stages import StageSpec
+from adafocus.recipe.uni import UniRecipe
 
-METHODS: Mapping[str, type[Recipe]] = {"adafocus": AdaFocusRecipe}
+METHODS: Mapping[str, type[Recipe]] = {"adafocus": AdaFocusRecipe, "uni-adafocus": UniRecipe}
 """By their names, as a recipe's ``method`` gives them."""
 DEFAULT = "adafocus"
 """The method of a recipe that names none."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection
 from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
 from adafocus.recipe.section import Positive, Rate, Section
+
+Sampling = Literal["last", "first", "even"]
+"""``last``, ``first``: one frame from each of as many segments of whole frames, and for those that
+a short video lacks this one of it; ``even``: from each of as many equal shares of a video of any
+length, see `adafocus.data.clips`."""
 
 
 class BackboneRecipe(Section):
@@ -35,15 +39,29 @@ class ModelRecipe(Section):
     frames: Positive
     """Frames of a clip, T."""
     glance_frames: Positive | None = None
-    """Frames the glancer sees, sampled apart; the clip's if not given."""
+    """Frames the glancer sees; the clip's if not given."""
     shift: bool = False
     """Whether both backbones shift a part of their channels in time (TSM)."""
-    padding: Literal["last", "first"] = "last"
-    """The frame that stands for those that a video of fewer than T frames lacks."""
     frame_size: Positive = 224
     glance_size: Positive = 224
     glancer: BackboneRecipe
     focuser: BackboneRecipe
+
+    @property
+    def frames_apart(self) -> int | None:
+        """Frames the glancer sees that are sampled apart from the clip's; None where it sees the
+        clip's."""
+        return self.glance_frames
+
+    @property
+    def crops_apart(self) -> bool:
+        """Whether those are cropped apart from the clip's too, in training."""
+        return False
+
+    @property
+    @abstractmethod
+    def sampling(self) -> Sampling:
+        """How frames are drawn from a video."""
 
     @property
     @abstractmethod
@@ -60,7 +78,7 @@ class ModelRecipe(Section):
     def cells(self) -> int:
         """Along each side of the grid in which places are counted."""
 
-    def needed_by(self, parts: Collection[str]) -> dict[str, Any]:
+    def needed_by(self, parts: tuple[str, ...]) -> dict[str, Any]:
         """The entries that the weights of a checkpoint depend on, defaults left out.
 
         Args:
@@ -74,7 +92,7 @@ class ModelRecipe(Section):
         }
         return {name: entry for name, entry in given.items() if name not in others}
 
-    def shaped_by(self, parts: Collection[str]) -> dict[str, Any]:
+    def shaped_by(self, parts: tuple[str, ...]) -> dict[str, Any]:
         """Those of them that decide the shapes of its tensors and of what they are used on."""
         return {
             name: {k: v for k, v in entry.items() if k not in SHAPELESS}

@@ -123,7 +123,8 @@ def with_values(recipe: Recipe, values: Mapping[str, float]) -> Recipe:
 def _check_comparable(end: Recipe, recipe: Recipe, stage: str, name: str) -> None:
     """Raises `RecipeError` where a number decides what trials have in common."""
     why = None
-    if end.model.shaped_by(stage) != recipe.model.shaped_by(stage):
+    parts = recipe.spec(stage).depends_on
+    if end.model.shaped_by(parts) != recipe.model.shaped_by(parts):
         why = "it decides the shapes of weights"
     elif end.stages[stage].epochs != recipe.stages[stage].epochs:
         why = "trials are compared after as many epochs"

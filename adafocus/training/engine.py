@@ -23,7 +23,7 @@ from adafocus.data.batches import Batch, Loader, in_order, own_batches
 from adafocus.data.draws import Draws
 from adafocus.evaluation.metrics import compute_metrics
 from adafocus.machine import distributed
-from adafocus.machine.device import name_what_fills_memory
+from adafocus.machine.device import channels_last, name_what_fills_memory
 from adafocus.machine.meter import Meter
 from adafocus.machine.signals import Stop, Stopped
 from adafocus.recipe import Config, Metric, MicroBatch
@@ -45,7 +45,7 @@ class TrainingError(ValueError):
     "let fewer videos go through at a time, by micro_batch in config/config.yaml (--micro-batch)"
 )
 def fit(
-    stage: Stage[Any, Any],
+    stage: Stage[Any, Any, Any],
     clips: Loader,
     validation: Loader,
     *,
@@ -86,7 +86,7 @@ def fit(
         ValueError: where the GPU's memory is full all the same.
         WriteError: where the state cannot be saved.
     """
-    model = stage.model.to(device).to(memory_format=torch.channels_last)
+    model = channels_last(stage.model.to(device))
     model.set_precision(precision)
     norms = [norm for part in stage.parts.values() for norm in distributed.share_statistics(part)]
     stage.train_mode()
@@ -128,7 +128,7 @@ def fit(
                 row[f"learning_rate_{part}"] = rate * factor(epoch * len(clips))
             row |= run.train(bar)
             started = time.monotonic()
-            if (epoch + 1) % (stage.training.validate_every or 1) == 0 or epoch + 1 == epochs:
+            if stage.training.validates(epoch + 1):
                 scores = validate(
                     stage, validation, device, seed, run.predict, between=run.end_if_asked
                 )
@@ -156,7 +156,7 @@ class _Loop:
     def __init__(
         self,
         *,
-        stage: Stage[Any, Any],
+        stage: Stage[Any, Any, Any],
         clips: Loader,
         optimizer: Optimizer,
         scheduler: LambdaLR,
@@ -324,7 +324,7 @@ class _Loop:
 
 @torch.inference_mode()
 def validate(
-    stage: Stage[Any, Any],
+    stage: Stage[Any, Any, Any],
     clips: Loader,
     device: torch.device,
     seed: int,
@@ -352,7 +352,7 @@ def validate(
     return of_all
 
 
-def _tensors(stage: Stage[Any, Any]) -> dict[str, Tensor]:
+def _tensors(stage: Stage[Any, Any, Any]) -> dict[str, Tensor]:
     """Weights and buffers of what the stage trains, by their name in the model."""
     return {
         f"{name}.{key}": tensor

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adafocus.data.batches import Batch
 from adafocus.model.adafocus import AdaFocus
+from adafocus.model.video_model import VideoModel
 from adafocus.recipe import SPECS, HeadTraining, Training
 from adafocus.training.parts import InParts, at_once
 
@@ -21,11 +22,12 @@ class Splittable(Protocol):
     def part(self, rows: slice) -> Self: ...
 
 
+Model = TypeVar("Model", bound=VideoModel)
 Prepared = TypeVar("Prepared", bound=Splittable)
 TrainingSection = TypeVar("TrainingSection", bound=Training)
 
 
-class Stage(ABC, Generic[Prepared, TrainingSection]):
+class Stage(ABC, Generic[Model, Prepared, TrainingSection]):
     """What one stage trains and by which loss, which it computes of what it has ``Prepared``.
 
     Args:
@@ -34,11 +36,15 @@ class Stage(ABC, Generic[Prepared, TrainingSection]):
         training: the stage's section of the recipe.
     """
 
-    def __init__(self, name: str, model: AdaFocus, training: TrainingSection) -> None:
+    def __init__(self, name: str, model: Model, training: TrainingSection) -> None:
         self.name = name
         self.model = model
         self.training = training
-        self.parts = {part: getattr(model, part) for part in SPECS[name].trains}
+        self.parts = {
+            part: getattr(model, part)
+            for part in SPECS[name].trains
+            if part in training.learning_rates
+        }
 
     @property
     def latest_is_best(self) -> bool:
@@ -88,7 +94,7 @@ class Stage(ABC, Generic[Prepared, TrainingSection]):
         yield from ()
 
     @cached_property
-    def frozen(self) -> AdaFocus:
+    def frozen(self) -> Model:
         """The model with faster copies of the backbones that the stage does not train.
 
         Made on first use, when the model has its weights and is on its device.
@@ -102,7 +108,7 @@ class Stage(ABC, Generic[Prepared, TrainingSection]):
             part.train().requires_grad_(True)
 
 
-class HeadStage(Stage[Batch, HeadTraining]):
+class HeadStage(Stage[AdaFocus, Batch, HeadTraining]):
     """A stage that trains heads, on batches as they are, with the recipe's dropout before them."""
 
     def __init__(self, name: str, model: AdaFocus, training: HeadTraining) -> None:

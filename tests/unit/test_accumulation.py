@@ -7,7 +7,7 @@ from test_engine import figures, run
 from torch import nn
 
 from adafocus.data.draws import Draws
-from adafocus.methods import STAGES
+from adafocus.methods.adafocus import STAGES
 
 BATCH = 5
 

@@ -12,7 +12,7 @@ import torch
 from noise import tiny_recipe
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adafocus.methods import STAGES
+from adafocus.methods.adafocus import STAGES
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
 
 ROOT = Path(__file__).parents[2]

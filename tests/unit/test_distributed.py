@@ -14,7 +14,7 @@ from two_processes import VIDEOS, everything, steady_recipe
 from typer.testing import CliRunner
 
 from adafocus.cli import app
-from adafocus.methods import STAGES
+from adafocus.methods.adafocus import STAGES
 from adafocus.model import checkpoint
 
 HERE = Path(__file__).parent

@@ -14,7 +14,7 @@ from adafocus.data.batches import EpochSampler, loader
 from adafocus.data.clips import Clips
 from adafocus.figures import training_curves
 from adafocus.machine.signals import Stopped
-from adafocus.methods import STAGES
+from adafocus.methods.adafocus import STAGES
 from adafocus.model.adafocus import build
 from adafocus.training.engine import TrainingError, fit, validate
 from adafocus.training.progress import write_history

@@ -24,8 +24,8 @@ from adafocus.data.batches import Batch, EpochSampler, loader
 from adafocus.data.clips import Clips
 from adafocus.data.draws import Draws
 from adafocus.evaluation.again import measured_before
-from adafocus.evaluation.measurement import DRAWS
 from adafocus.evaluation.metrics import compute_metrics
+from adafocus.evaluation.places import DRAWS
 from adafocus.evaluation.predictions import Predictions
 from adafocus.machine.files import keep
 from adafocus.model.adafocus import build

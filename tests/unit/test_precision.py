@@ -9,8 +9,7 @@ from test_engine import run
 from torch import nn
 
 from adafocus.machine.device import pick_precision
-from adafocus.methods import STAGES
-from adafocus.methods.adafocus import Stage2
+from adafocus.methods.adafocus import STAGES, Stage2
 from adafocus.model.adafocus import build
 from adafocus.model.looks import Looks
 from adafocus.training import ppo

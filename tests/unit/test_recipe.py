@@ -151,7 +151,7 @@ def test_a_family_stands_for_its_parts():
     shifted = parse_recipe(values | {"model": model | {"shift": True}}, "some.yaml")
     assert "family" not in shifted.to_dict()["model"]
     assert parse_recipe(shifted.to_dict(), "some.yaml") == shifted
-    assert shifted.model.needed_by("stage3") != parts.model.needed_by("stage3")
+    assert shifted.needed_by("stage3") != parts.needed_by("stage3")
 
     model["classifier"]["kind"] = "average"
     with pytest.raises(RecipeError, match="some.yaml: model: .* grid goes with .* recurrent"):

@@ -4,8 +4,7 @@ import pytest
 import torch
 from noise import noise_batch, tiny_recipe
 
-from adafocus.methods import STAGES
-from adafocus.methods.adafocus import every_step
+from adafocus.methods.adafocus import STAGES, every_step
 from adafocus.model.adafocus import build
 from adafocus.recipe import SPECS
 

@@ -8,7 +8,7 @@ import torch
 from noise import noise_batch, tiny_recipe
 
 from adafocus.data.clips import Clips
-from adafocus.methods import STAGES
+from adafocus.methods.adafocus import STAGES
 from adafocus.model.adafocus import build
 from adafocus.model.backbones import Normalize
 from adafocus.recipe import load_recipe

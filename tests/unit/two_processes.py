@@ -19,9 +19,10 @@ from adafocus.data.batches import EpochSampler, loader
 from adafocus.data.clips import Clips
 from adafocus.evaluation.exits import calibrate
 from adafocus.evaluation.measurement import measure
+from adafocus.evaluation.places import places_of
 from adafocus.machine.distributed import all_gather_lists, is_first, joined, rank
 from adafocus.machine.signals import Stopped
-from adafocus.methods import STAGES
+from adafocus.methods.adafocus import STAGES
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint, write
 from adafocus.model.exits import ConditionalExit
@@ -172,7 +173,7 @@ def everything(folder: Path, kept: Path) -> dict[str, Any]:
                 exits = ConditionalExit(model, np.median(found.confidence, axis=0).tolist())
             clips = Clips(folder, "val", recipe, augment=False, seed=0)
             sampler = EpochSampler(len(clips), 0, shuffle=False)
-            measured = measure(model, loader(clips, 2, sampler, 0, CPU), CPU, 1, exits)
+            measured = measure(places_of(model, exits), loader(clips, 2, sampler, 0, CPU), CPU, 1)
             assert (measured is None) == (not is_first())
             if measured is not None:
                 scores = {"scores": measured.scores()}

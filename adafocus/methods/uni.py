@@ -1,0 +1,55 @@
+"""Uni-AdaFocus (Wang et al., 2024): how the whole model learns in one go.
+
+What it starts from stands in `adafocus.recipe.uni`, its losses in `adafocus.methods.uni_loss`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adafocus.data.batches import Batch
+from adafocus.data.draws import Purpose
+from adafocus.methods.uni_loss import UniDraws, uni_loss
+from adafocus.model.uni import UniAdaFocus
+from adafocus.recipe import JointTraining
+from adafocus.training.parts import InParts, at_once
+from adafocus.training.stage import Stage
+
+
+class JointStage(Stage[UniAdaFocus, Batch, JointTraining]):
+    """All parts learn at once, from both backbones' pretrained weights."""
+
+    def prepare(self, batch: Batch, in_parts: InParts = at_once) -> Batch:
+        """A video of several labels learns one of them, drawn each time."""
+        draws, labels = batch.draws, batch.labels
+        noise = torch.rand(
+            (draws.videos, labels.shape[1]), generator=draws.generator(Purpose.LABELS)
+        )
+        drawn = (noise[draws.rows].to(labels.device) * labels).argmax(-1)
+        return batch._replace(target=torch.eye(labels.shape[1], device=labels.device)[drawn])
+
+    def loss(self, videos: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        model = self.model
+        glance = videos.glance if model.shape.apart else None
+        drawn = UniDraws.of(model, videos.draws)
+        weight = self.training.size_weight
+        return uni_loss(model, videos.frames, glance, videos.target, drawn, weight)
+
+    def predict(self, batch: Batch) -> Tensor:
+        glance = batch.glance if self.model.shape.apart else None
+        return self.model(batch.frames, glance).logits[:, -1]
+
+    def warnings(self, row: Mapping[str, float]) -> Iterator[str]:
+        boxes = self.model.shape.boxes
+        if row["box_side"] > boxes.largest - 0.02 * (boxes.largest - boxes.smallest):
+            yield (
+                "the policy's boxes have all but the largest size: it has not learnt where to look."
+                f" A smaller size_weight in stages.{self.name}, or more epochs, may help"
+            )
+
+
+STAGES: dict[str, type[Stage[Any, Any, Any]]] = {"joint": JointStage}

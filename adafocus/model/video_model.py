@@ -1,0 +1,74 @@
+"""What the models of all methods have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from adafocus.model.backbones import Backbone
+from adafocus.model.looks import Looks
+
+
+class Output(NamedTuple):
+    """Predictions of B videos after each of S steps, and where the model looked."""
+
+    logits: Tensor
+    """float32 (B, S, K), one prediction per step; the last is the video's"""
+    looks: Looks
+
+    @property
+    def corners(self) -> Tensor:
+        """int64 (B, P, 2), top and left of each patch in pixels, -1 where the frame is skipped; P
+        is 1 where one place serves all frames, else as many as frames were looked at."""
+        return self.looks.corners
+
+    @property
+    def boxes(self) -> Tensor:
+        """float32 (B, P, 4), top, left, height and width of each patch in pixels, -1 likewise."""
+        return self.looks.patches
+
+    @property
+    def frames(self) -> Tensor:
+        """int64 (B, F), which frames were looked at, in this order."""
+        return self.looks.frames
+
+
+class VideoModel(nn.Module, ABC):
+    """A light network, the glancer, sees whole frames; a heavy one, the focuser, sees patches.
+
+    Called with frames, and where it needs them others to glance at, it gives an `Output`.
+    """
+
+    class_names: tuple[str, ...] = ()
+    """Name of each class in the order of the logits, where a checkpoint told them."""
+    glancer: Backbone
+    focuser: Backbone
+    frame_size: int
+    """Side of a frame in pixels."""
+    patch_size: int
+    """Side of what the focuser sees in pixels."""
+
+    __call__: Callable[..., Output]
+
+    @property
+    def precision(self) -> torch.dtype:
+        """In which the backbones compute; all else does in float32."""
+        return self.focuser.precision
+
+    def set_precision(self, precision: torch.dtype) -> None:
+        """Lets the backbones compute in bfloat16 or float32; of a model that is not `frozen`."""
+        self.glancer.precision = self.focuser.precision = precision
+
+    @abstractmethod
+    def frozen(self, *backbones: str) -> Self:
+        """The same model on faster backbones, which are copies and learn no more.
+
+        All else is not copied but shared, so that it may go on learning.
+
+        Args:
+            backbones: ``glancer``, ``focuser`` or, where none is named, both.
+        """
