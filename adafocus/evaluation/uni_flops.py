@@ -21,15 +21,7 @@ def count_uni(model: UniAdaFocus) -> dict[str, float]:
     Args:
         model: in eval mode on torch's meta device, where it takes no weights and next to no time.
     """
-    counts = _by_module(model)
-    heads = ("glancer.others.prediction", "focuser.others.prediction")
-    return {
-        "glancer": counts["glancer.trunk"],
-        "where": counts["policy.where"],
-        "when": counts["policy.when"],
-        "focuser": counts["focuser.trunk"],
-        "classifier": sum(counts.get(name, 0.0) for name in ("classifier", *heads)),
-    }
+    return _by_part(_by_module(model))
 
 
 def cost_of_exits(model: UniAdaFocus) -> np.ndarray:
@@ -40,7 +32,8 @@ def cost_of_exits(model: UniAdaFocus) -> np.ndarray:
     Args:
         model: see `count_uni`.
     """
-    parts, counts = count_uni(model), _by_module(model)
+    counts = _by_module(model)
+    parts = _by_part(counts)
     local = parts["focuser"] + parts["classifier"]
     if isinstance(model, LongUniAdaFocus):
         first = counts["classifier.global_mlp"] + counts["classifier.global_heads"]
@@ -52,6 +45,17 @@ def cost_of_exits(model: UniAdaFocus) -> np.ndarray:
     policy = parts["where"] + parts["when"]
     looked = glances + policy + local / looks * np.arange(1, looks + 1)
     return np.concatenate(([glances], looked))
+
+
+def _by_part(counts: dict[str, float]) -> dict[str, float]:
+    predicting = ("classifier", "glancer.others.prediction", "focuser.others.prediction")
+    return {
+        "glancer": counts["glancer.trunk"],
+        "where": counts["policy.where"],
+        "when": counts["policy.when"],
+        "focuser": counts["focuser.trunk"],
+        "classifier": sum(counts.get(name, 0.0) for name in predicting),
+    }
 
 
 def _by_module(model: UniAdaFocus) -> dict[str, float]:

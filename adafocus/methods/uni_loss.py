@@ -60,6 +60,13 @@ class UniDraws(NamedTuple):
         )
 
 
+def draw_label(labels: Tensor, draws: Draws) -> Tensor:
+    """One of each video's labels, all as likely: bool (B, K) -> float32 (B, K), 1 for that one."""
+    numbers = draws.uniform(labels.shape[1:], Purpose.LABELS)
+    drawn = (labels * (1 - numbers.to(labels.device, non_blocking=True))).argmax(-1)
+    return functional.one_hot(drawn, labels.shape[-1]).float()
+
+
 def uni_loss(
     model: UniAdaFocus,
     frames: Tensor,

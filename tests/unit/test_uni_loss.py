@@ -6,7 +6,7 @@ from noise import draws_of
 from torch.nn import functional
 from uni_models import CLASSES, noise, tiny
 
-from adafocus.methods.uni_loss import UniDraws, mixed, policy_terms, uni_loss
+from adafocus.methods.uni_loss import UniDraws, draw_label, mixed, policy_terms, uni_loss
 from adafocus.model.classifier import GlobalFeatures
 
 TERMS = {"loss_steps", "loss_glance", "loss_focus", "loss_where", "loss_when", "size"}
@@ -182,3 +182,15 @@ def test_what_is_drawn():
     assert long.places.shape == (50, 5, 2)
     assert short.places.shape == (50, 1, 2)
     assert long.clocks.shape == (50, 4 // 3, 128, 4)
+
+
+def test_one_label_of_several_is_drawn_evenly():
+    labels = torch.tensor([0, 1, 0, 1, 1], dtype=torch.bool).expand(600, -1)
+    drawn = draw_label(labels, draws_of(600))
+    assert drawn.dtype == torch.float32
+    assert torch.equal(drawn.sum(1), torch.ones(600))
+    assert drawn.mean(0).tolist() == pytest.approx([0, 1 / 3, 0, 1 / 3, 1 / 3], abs=0.06)
+    part = draw_label(labels[2:5], draws_of(600).part(slice(2, 5)))
+    assert torch.equal(part, drawn[2:5])
+    alone = torch.eye(5, dtype=torch.bool)
+    assert torch.equal(draw_label(alone, draws_of(5)), alone.float())
