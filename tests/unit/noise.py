@@ -74,6 +74,28 @@ def tiny_recipe(family: str) -> Recipe:
     return parse_recipe(values, "tiny.yaml")
 
 
+def uni_recipe(kind: str, **changes: object) -> Recipe:
+    """The tiny recipe of a Uni-AdaFocus for ``long`` or ``short`` videos."""
+    values = deepcopy(GRU)
+    model = values["model"]
+    rates = dict.fromkeys(("glancer", "focuser", "policy", "classifier"), 0.02)
+    values |= {"method": "uni-adafocus", "patch_sizes": [24, 32]}
+    values["model"] = {name: model[name] for name in ("frame_size", "glance_size")} | {
+        "glancer": model["glancer"],
+        "focuser": model["focuser"],
+        "frames": 8,
+        "glance_frames": 4,
+        "focus_frames": 3,
+        "policy": {"smallest": 24, "largest": 48, "channels": 8, "frame_channels": 8},
+        "classifier": {"hidden": 16},
+    }
+    if kind == "short":
+        values["model"] |= {"shift": True, "classifier": {"kind": "average"}}
+        del rates["classifier"]
+    values["stages"] = {"joint": {"epochs": 2, "batch_size": 2, "learning_rates": rates}}
+    return parse_recipe(values | changes, "tiny.yaml")
+
+
 def skipping_recipe(cost: float = 0.25) -> Recipe:
     """The tiny recipe of a policy that may skip frames."""
     values = tiny_recipe("gru").to_dict() | {"skip_costs": [cost]}

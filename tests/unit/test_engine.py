@@ -14,8 +14,9 @@ from adafocus.data.batches import EpochSampler, loader
 from adafocus.data.clips import Clips
 from adafocus.figures import training_curves
 from adafocus.machine.signals import Stopped
-from adafocus.methods.adafocus import STAGES
-from adafocus.model.adafocus import build
+from adafocus.methods import STAGES
+from adafocus.methods.adafocus import STAGES as OF_ADAFOCUS
+from adafocus.model.building import build
 from adafocus.training.engine import TrainingError, fit, validate
 from adafocus.training.progress import write_history
 from adafocus.training.resume import ResumeFile
@@ -106,7 +107,7 @@ def figures(rows) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", OF_ADAFOCUS)
 def test_a_seed_repeats_and_a_cut_run_resumes_to_the_same(recipe, stage, folder, tmp_path):
     weights, rows = run(recipe, stage, folder, tmp_path / "a.pt")
     again, rows_again = run(recipe, stage, folder, tmp_path / "b.pt")
