@@ -17,6 +17,7 @@ from adafocus.recipe import (
     SPECS,
     Config,
     Precision,
+    UniRecipe,
     find_recipe,
     load_recipe,
     load_recipes,
@@ -299,11 +300,15 @@ def import_checkpoint(
         from adafocus.data.annotations import read_class_list
         from adafocus.model import checkpoint
         from adafocus.model.published import import_published
+        from adafocus.model.published_uni import import_uni
 
         names = None if classes is None else tuple(read_class_list(classes))
-        imported = import_published(
-            source, recipe, patch_size, class_names=names, policy_stage=stage.value
-        )
+        if isinstance(recipe, UniRecipe):
+            imported = import_uni(source, recipe, patch_size, class_names=names)
+        else:
+            imported = import_published(
+                source, recipe, patch_size, class_names=names, policy_stage=stage.value
+            )
         checkpoint.write(output, imported)
     print(f"{output}: {imported.stage} of {dataset}, {len(imported.tensors)} tensors")
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from adafocus.data.batches import Batch
-from adafocus.data.draws import Purpose
-from adafocus.methods.uni_loss import UniDraws, uni_loss
+from adafocus.methods.uni_loss import UniDraws, draw_label, uni_loss
 from adafocus.model.uni import UniAdaFocus
 from adafocus.recipe import JointTraining
 from adafocus.training.parts import InParts, at_once
@@ -25,12 +23,7 @@ class JointStage(Stage[UniAdaFocus, Batch, JointTraining]):
 
     def prepare(self, batch: Batch, in_parts: InParts = at_once) -> Batch:
         """A video of several labels learns one of them, drawn each time."""
-        draws, labels = batch.draws, batch.labels
-        noise = torch.rand(
-            (draws.videos, labels.shape[1]), generator=draws.generator(Purpose.LABELS)
-        )
-        drawn = (noise[draws.rows].to(labels.device) * labels).argmax(-1)
-        return batch._replace(target=torch.eye(labels.shape[1], device=labels.device)[drawn])
+        return batch._replace(target=draw_label(batch.labels, batch.draws))
 
     def loss(self, videos: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         model = self.model

@@ -80,11 +80,7 @@ def import_published(
     if family is None:
         raise CheckpointError(f"{path}: the model of {recipe.name} is none of those published")
     model = build(recipe, patch_size or recipe.patch_sizes[0], with_policy="policy" in sections)
-    names = class_names or tuple(str(number) for number in range(recipe.classes))
-    if len(names) != recipe.classes:
-        raise CheckpointError(
-            f"{path}: {len(names)} class names given, but {recipe.name} has {recipe.classes}"
-        )
+    names = names_of_classes(path, recipe, class_names)
 
     tensors: dict[str, Tensor] = {}
     problems = []
@@ -114,6 +110,17 @@ def import_published(
             f"{path}: does not fit the recipe of {recipe.name}: {list_some(problems)}"
         )
     return Checkpoint(tensors, recipe, stage, patch_size, names)
+
+
+def names_of_classes(path: Path, recipe: Recipe, given: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Those given, or else numbers. Raises `CheckpointError`, naming the file, for too few or too
+    many."""
+    names = given or tuple(str(number) for number in range(recipe.classes))
+    if len(names) != recipe.classes:
+        raise CheckpointError(
+            f"{path}: {len(names)} class names given, but {recipe.name} has {recipe.classes}"
+        )
+    return names
 
 
 def _read(path: Path) -> dict[str, dict[str, Tensor]]:

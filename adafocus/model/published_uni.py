@@ -9,31 +9,66 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from adafocus.model.backbones import ShiftedConv2d
-from adafocus.model.checkpoint import CheckpointError, list_some
-from adafocus.model.published import flat_block, read_safely
-from adafocus.model.uni import LongUniAdaFocus, UniAdaFocus
+from adafocus.model.checkpoint import Checkpoint, CheckpointError, list_some
+from adafocus.model.published import flat_block, names_of_classes, read_safely
+from adafocus.model.uni import LongUniAdaFocus, UniAdaFocus, build
+
+if TYPE_CHECKING:
+    from adafocus.recipe import UniRecipe
 
 PREFIX = "module."
 UNUSED = ("global_CNN.classifier.", "local_CNN.fc.")
 """Of the long model."""
 
 
-def read_published(path: Path) -> dict[str, Tensor] | None:
-    """The weights of a published file of Uni-AdaFocus by their names without prefix; None where the
-    file has no ``state_dict`` of such names.
+def import_uni(
+    path: Path,
+    recipe: UniRecipe,
+    patch_size: int | None,
+    *,
+    class_names: tuple[str, ...] | None = None,
+) -> Checkpoint:
+    """Reads a published checkpoint of Uni-AdaFocus as one of ours.
+
+    Args:
+        path: a file that ``torch.save`` wrote; it is read without executing code.
+        recipe: the recipe of the data set that it was trained on.
+        patch_size: in pixels; None is an error.
+        class_names: in the order of the logits; numbers if not given.
 
     Raises:
-        CheckpointError: where the file cannot be read without executing code.
+        CheckpointError: naming the file and, as the file does, what is missing or misshapen.
+    """
+    published = read_published(path)
+    if patch_size is None:
+        raise CheckpointError(f"{path}: is a whole model: give its patch size")
+    names = names_of_classes(path, recipe, class_names)
+    with torch.device("meta"):  # which knows names and shapes
+        model = build(recipe, recipe.check_patch_size(patch_size))
+    (stage,) = recipe.table
+    tensors = translate(path, published, model)
+    return Checkpoint(tensors, recipe, stage.name, patch_size, names)
+
+
+def read_published(path: Path) -> dict[str, Tensor]:
+    """The weights of a published file by their names without prefix.
+
+    Raises:
+        CheckpointError: where it is not such a file, or cannot be read without executing code.
     """
     content = read_safely(path)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or f"{PREFIX}aux_fc.weight" not in state:
-        return None
+        raise CheckpointError(
+            f"{path}: not a published checkpoint of Uni-AdaFocus: no {PREFIX}aux_fc.weight is in"
+            " its state_dict"
+        )
     return {
         name.removeprefix(PREFIX): value
         for name, value in state.items()

@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 import torch
 from published import GOLDEN
-from uni_models import published
+from uni_models import published, uni_recipe
 
-from adafocus.model.checkpoint import CheckpointError
-from adafocus.model.published_uni import UNUSED, published_names, read_published, translate
+from adafocus.model.checkpoint import CheckpointError, assemble
+from adafocus.model.published_uni import (
+    UNUSED,
+    import_uni,
+    published_names,
+    read_published,
+    translate,
+)
 
 KEYS = {"long": "uni_actnet_128_keys.json", "short": "uni_sth_96_8_keys.json"}
 
@@ -140,10 +146,31 @@ def test_numbers_of_numpy_1_are_read(path, tmp_path):
     assert read_published(old).keys() == read_published(path).keys()
 
 
-def test_other_files_are_none(tmp_path):
+def test_other_files_say_so(tmp_path):
     for content in ({"state_dict": {"fc.weight": torch.zeros(1)}}, {"glancer": {}}, [1]):
         torch.save(content, tmp_path / "other")
-        assert read_published(tmp_path / "other") is None
+        with pytest.raises(CheckpointError, match="not a published checkpoint of Uni-AdaFocus"):
+            read_published(tmp_path / "other")
+
+
+def test_a_file_becomes_a_checkpoint(kind, path):
+    recipe = uni_recipe(kind)
+    patch_size, names = recipe.patch_sizes[0], tuple(f"class {i}" for i in range(recipe.classes))
+    imported = import_uni(path, recipe, patch_size, class_names=names)
+    assert (imported.stage, imported.patch_size) == ("joint", patch_size)
+    model = assemble(imported, path)
+    assert model.class_names == names
+    assert all(torch.equal(t, imported.tensors[n]) for n, t in model.state_dict().items())
+    with pytest.raises(CheckpointError, match="whole model: give its patch size"):
+        import_uni(path, recipe, None)
+    with pytest.raises(CheckpointError, match="2 class names given"):
+        import_uni(path, recipe, patch_size, class_names=("a", "b"))
+
+
+def test_a_file_of_the_other_kind_does_not_fit(kind, path):
+    other = uni_recipe("short" if kind == "long" else "long")
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        import_uni(path, other, other.patch_sizes[0])
 
 
 def test_a_file_is_read_without_executing_code(tmp_path):
