@@ -37,6 +37,7 @@ from adafocus.training.progress import Progress, write_history
 from adafocus.training.resume import ResumeFile, previous_state
 from adafocus.training.stage import Stage
 
+OnEpoch = Callable[[dict[str, float]], None]
 STAGES: Mapping[str, type[Stage[Any, Any, Any]]] = {**adafocus.STAGES, **uni.STAGES}
 """Those of all methods, by their names."""
 
@@ -60,7 +61,7 @@ def train(
     anew: str | None = None,
     trial: Path | None = None,
     trial_of: tracking.Chain | None = None,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> None:
     """Trains one stage and writes its checkpoint.
 
@@ -112,33 +113,25 @@ def train(
     files = _Files(recipe, stage, patch_size, data, output, curves, model)
     # Chosen by the device, a precision is not what makes it another run.
     others = [other for other in PRECISIONS.values() if other != dtype and precision == "auto"]
-    resume = ResumeFile(
-        files.resume,
-        fingerprints(
-            recipe,
-            stage,
-            patch_size,
-            data=data,
-            seed=seed,
-            start=start,
-            init=init,
-            record=files.record,
-            precisions=[name_of(one) for one in (dtype, *others)],
-        ),
-        made_by(seed, anew)
-        | {"precision": name_of(dtype)}
-        | files.in_parts(None if micro_batch == "auto" else micro_batch),
+    known = fingerprints(
+        recipe,
+        stage,
+        patch_size,
+        data=data,
+        seed=seed,
+        start=start,
+        init=init,
+        record=files.record,
+        precisions=[name_of(one) for one in (dtype, *others)],
     )
+    told = made_by(seed, anew) | {"precision": name_of(dtype)}
+    told |= files.in_parts(None if micro_batch == "auto" else micro_batch)
+    resume = ResumeFile(files.resume, known, told)
     with first_alone():
         state = resume.read(trial)
     if before := files.trained_before(resume, state, seed, anew):
         if is_first():
-            tqdm.write(before.line)
-            if on_epoch:
-                for row in before.history:
-                    on_epoch(row)
-            model.load_state_dict(before.tensors, strict=False)
-            files.write(before.history, before.made_by)
+            files.write_again(before, on_epoch)
         return
     if state is None and trial is not None:
         state = resume.take_over(trial)
@@ -153,7 +146,7 @@ def train(
         for split in ("train", "val")
     }
 
-    def learn(on_epoch: Callable[[dict[str, float]], None]) -> Progress:
+    def learn(on_epoch: OnEpoch) -> Progress:
         return fit(
             learner,
             *batches.values(),
@@ -171,13 +164,13 @@ def train(
     if not is_first():
         learn(on_epoch=lambda row: None)
         return
-    history: list[dict[str, float]] = []
-    kind = "trial" if trial_of else "training"
-    with tracking.run(
+    run = tracking.run(
         tracking_uri,
         record=files.record,
         name=output.stem,
-        **tracking.identity(recipe, patch_size, stage, kind, seed, trial_of),
+        **tracking.identity(
+            recipe, patch_size, stage, "trial" if trial_of else "training", seed, trial_of
+        ),
         parameters={
             "seed": seed,
             "precision": name_of(dtype),
@@ -190,26 +183,17 @@ def train(
         history=files.metrics,
         resume=files.resume,
         fingerprints=resume.fingerprints,
-    ) as run:
-
-        def epoch_done(row: dict[str, float]) -> None:
-            history.append(row)
-            write_history(history, files.metrics)
-            run.epoch_done()
-            if on_epoch:
-                on_epoch(row)
-
-        progress = learn(on_epoch=epoch_done)
-        batches.clear()  # ends the processes that load them; figures may keep this frame for long
-        files.write(history, resume.made_by | files.in_parts(progress.micro_batch))
-        run.add_artifacts(curves)
+    )
+    with run:
+        progress = files.follow(run, learn, resume, on_epoch, batches.clear)
+        best = {f"best_val_{recipe.metric}": progress.best}
         of_chain = tracking.swept_figures(recipe, stage)
         of_chain[f"{stage}_val_{recipe.metric}"] = progress.best
-        run.add_figures({f"best_val_{recipe.metric}": progress.best}, {} if trial_of else of_chain)
+        run.add_figures(best, {} if trial_of else of_chain)
     previous_state(files.resume).unlink(missing_ok=True)
-    best = f"the epoch kept has {recipe.metric} {progress.best:.1f}"
-    tqdm.write(f"{output}: {best}; curves: {curves}")
-    for warning in learner.warnings(history[-1]):
+    kept_epoch = f"the epoch kept has {recipe.metric} {progress.best:.1f}"
+    tqdm.write(f"{output}: {kept_epoch}; curves: {curves}")
+    for warning in learner.warnings(progress.history[-1]):
         tqdm.write(f"{output.stem}: {warning}")
 
 
@@ -320,6 +304,47 @@ class _Files:
         names = tuple(class_names(self.data))
         made = Checkpoint(tensors, self.recipe, self.stage, self.patch_size, names, facts)
         checkpoint.replace(self.output, made)
+
+    def follow(
+        self,
+        run: tracking.Run,
+        learn: Callable[[OnEpoch], Progress],
+        resume: ResumeFile,
+        on_epoch: OnEpoch | None,
+        end_loading: Callable[[], None],
+    ) -> Progress:
+        """Writes what a training leaves, and tells MLflow, epoch by epoch and at its end.
+
+        Args:
+            run: MLflow is told by it.
+            learn: trains.
+            resume: says what made the checkpoint.
+            on_epoch: is given each epoch's row when it is on disk.
+            end_loading: ends the processes that load clips.
+        """
+        history: list[dict[str, float]] = []
+
+        def epoch_done(row: dict[str, float]) -> None:
+            history.append(row)
+            write_history(history, self.metrics)
+            run.epoch_done()
+            if on_epoch:
+                on_epoch(row)
+
+        progress = learn(epoch_done)
+        end_loading()
+        self.write(history, resume.made_by | self.in_parts(progress.micro_batch))
+        run.add_artifacts(self.curves)
+        return progress
+
+    def write_again(self, before: _Before, on_epoch: OnEpoch | None) -> None:
+        """What a run that came to its end before has left, once more."""
+        tqdm.write(before.line)
+        if on_epoch:
+            for row in before.history:
+                on_epoch(row)
+        self.model.load_state_dict(before.tensors, strict=False)
+        self.write(before.history, before.made_by)
 
     def trained_before(
         self, resume: ResumeFile, state: Mapping[str, Any] | None, seed: int, anew: str | None
