@@ -56,11 +56,12 @@ class Prediction:
     guesses: tuple[Guess, ...]
     """The likeliest labels, likeliest first."""
     steps: tuple[Step, ...]
-    """In the order in which the frames were visited."""
+    """In the order in which the frames were visited; none where the video was left before."""
     gflops: float
     """What was spent: multiply-adds in billions."""
     clip: Tensor = field(repr=False, compare=False)
-    """uint8 (F, 3, S, S): the frames looked at, as the model sees them."""
+    """uint8 (F, 3, S, S): the frames looked at, as the model sees them; evenly spread ones, without
+    a patch, where the video was left before any look."""
     boxes: Tensor = field(repr=False, compare=False)
     """float32 (F, 4): top, left, height and width of each patch on them, -1 where there is none."""
     timeline: Timeline = field(repr=False, compare=False)
@@ -83,7 +84,7 @@ class Predictor:
     validation video gets the logits that its evaluation gave it.
 
     Args:
-        checkpoint: of stage 2 or 3.
+        checkpoint: of stage 2 or 3, or of a Uni-AdaFocus.
         device: ``auto``, ``cpu`` or ``cuda``.
         budget: GFLOPs per video in the mean, kept by leaving a video as soon as its prediction is
             sure enough (`adafocus.model.exits`), which the `Calibration` beside the checkpoint
@@ -129,14 +130,14 @@ class Predictor:
         """
         video = Path(video)
         seen, times, timeline = self._read(video)
-        probabilities, frames, boxes = self._look(seen)
+        probabilities, frames, boxes, taken = self._look(seen)
         best = probabilities[-1].topk(min(top, len(self.class_names)))
-        on_video = boxes_on_video(boxes, self.model.frame_size, seen.extent, timeline)
+        on_video = boxes_on_video(boxes, self.model.frame_size, seen.extent, timeline)[:taken]
         # A prediction after each look, or a single one after all.
-        running = probabilities[-len(frames) :] if len(probabilities) >= len(frames) else None
+        running = None if self.recipe.model.looks_once else probabilities[-taken:]
         steps = (
             Step(float(time), box, *self._likeliest(None if running is None else running[look]))
-            for look, (time, box) in enumerate(zip(times[frames], on_video, strict=True))
+            for look, (time, box) in enumerate(zip(times[frames][:taken], on_video, strict=True))
         )
         visits, looks = self.cost.visits[: len(probabilities)], sum(map(bool, on_video))
         return Prediction(
@@ -171,19 +172,21 @@ class Predictor:
         return seen, times[seen.indices], timeline
 
     @torch.inference_mode()
-    def _look(self, seen: Centred) -> tuple[Tensor, np.ndarray, Tensor]:
-        """Probabilities (S, K) after each step, which F of the frames were looked at, (F,), and the
-        boxes (F, 4) there, see `Prediction.boxes`."""
+    def _look(self, seen: Centred) -> tuple[Tensor, np.ndarray, Tensor, int]:
+        """Probabilities (S, K) after each step, F frames (F,) and the boxes (F, 4) there, see
+        `Prediction.clip`, and at how many of them it got to look: all or none."""
         frames = seen.frames[None].to(self.device)
+        glance = None if seen.glance is None else seen.glance[None].to(self.device)
         if self.exits is None:
-            glance = None if seen.glance is None else seen.glance[None].to(self.device)
             logits, looks = self.model(frames, glance)
+            taken = looks.frames.shape[1]
         else:
-            logits, looks, steps = self.exits(frames)
-            taken = int(steps)
-            logits, looks = logits[:, :taken], Looks(*(part[:, :taken] for part in looks))
+            logits, looks, steps = self.exits(frames, glance)
+            logits, taken = logits[:, : int(steps)], self.exits.exits.looks_after(int(steps))
+            if taken:
+                looks = Looks(*(part[:, :taken] for part in looks))
         [looked_at], [boxes] = looks.frames.cpu().numpy(), looks.patches.cpu()
-        return logits[0].softmax(-1).cpu(), looked_at, boxes.expand(len(looked_at), 4)
+        return logits[0].softmax(-1).cpu(), looked_at, boxes.expand(len(looked_at), 4), taken
 
     def _likeliest(self, probabilities: Tensor | None) -> tuple[str | None, float | None]:
         if probabilities is None:
@@ -233,21 +236,24 @@ def boxes_on_video(
 def overlay(prediction: Prediction, path: Path) -> None:
     """Writes the video as H.264 with the patch and the running prediction drawn on it.
 
-    Each frame shows the look that is nearest in time. Frames are shown at the video's mean rate.
+    Each frame shows the look that is nearest in time, where there was any. Frames are shown at the
+    video's mean rate.
 
     Raises:
         DataError: where the video cannot be read again or ``path`` not be written.
     """
     times = prediction.timeline
     rate = len(times.times) / times.end if times.end else 25
-    looks = np.array([step.time for step in prediction.steps])
+    # A video that was left before any look has the final prediction alone.
+    steps = prediction.steps or (Step(0, None, None, None),)
+    looks = np.array([step.time for step in steps])
     nearest = np.abs(times.times[:, None] - looks).argmin(1)
 
     def drawn() -> Iterator[bytes]:
         frames = decode(Path(prediction.video), times.height, times.width)
         for frame, look in zip(frames, nearest, strict=True):
             image = Image.fromarray(frame)
-            _draw(image, prediction.steps[look], prediction.guesses[0])
+            _draw(image, steps[look], prediction.guesses[0])
             yield image.tobytes()
 
     with atomic(path) as aside:

@@ -25,9 +25,9 @@ from adafocus.figures import ways_to_spend_less
 from adafocus.machine.device import FREE_SOME, name_what_fills_memory, pick_device, share_threads
 from adafocus.machine.files import atomic, kept, remove_abandoned
 from adafocus.model.adafocus import AdaFocus
-from adafocus.model.checkpoint import CheckpointError, assemble, read
-from adafocus.model.exits import visit_all
-from adafocus.model.video_model import Output
+from adafocus.model.checkpoint import assemble, read
+from adafocus.model.exits import Exits, check_can_leave
+from adafocus.model.video_model import Output, VideoModel
 from adafocus.recipe import Recipe
 
 BUDGETS = 16
@@ -50,20 +50,20 @@ def write_points(
     experiment: str | None = None,
     anew: str | None = None,
 ) -> None:
-    """Measures one stage-3 model in all ways to spend less, and writes a row for each point.
+    """Measures one finished model in all ways to spend less, and writes a row for each point.
 
     All on the validation videos and on the same weights. ``all frames``: the model as it is.
     ``conditional exit``: with thresholds for `BUDGETS`, solved on the training videos. Baselines:
-    ``random exit``, which leaves as many videos after each step, but which ones is drawn; ``fewer
-    frames``, spread evenly, of a model that skips none; ``random frames``, where a model that skips
-    frames looks at as many of each video, but which ones is drawn. A model that looks
-    once a video has the first way alone.
+    ``random exit``, which leaves as many videos after each step, but which ones is drawn; and of
+    AdaFocus ``fewer frames``, spread evenly, of a model that skips none; ``random frames``, where a
+    model that skips frames looks at as many of each video, but which ones is drawn. An AdaFocus
+    that looks once a video has the first way alone.
 
     Beside the checkpoint it leaves its `Calibration`. Points of which nothing has changed are not
     measured again.
 
     Args:
-        checkpoint: of stage 3.
+        checkpoint: of the method's last stage.
         data: the data set's folder, with its splits.
         output: the CSV to write; ``gflops``, ``steps`` and ``looks`` are means over videos of what
             was really spent, ``accuracy`` is in percent and of the recipe's metric.
@@ -84,13 +84,10 @@ def write_points(
     source = read(checkpoint)
     recipe, patch_size = source.recipe.called(experiment), source.patch_size
     model = assemble(source, checkpoint).eval().to(torch_device).frozen()
-    if not isinstance(model, AdaFocus):
-        raise CheckpointError(
-            f"{checkpoint}: ways to spend less are known of models of the method adafocus alone"
-        )
     clips = Clips(data, "val", recipe, augment=False, seed=seed)
-    calibration = None
-    if not recipe.model.looks_once:
+    exits, calibration = None, None
+    if not (isinstance(model, AdaFocus) and recipe.model.looks_once):
+        exits = check_can_leave(model, checkpoint)
         with name_what_fills_memory(FREE_SOME):
             calibration = calibrate(
                 checkpoint, source, model, data, workers=workers, device=torch_device
@@ -114,11 +111,11 @@ def write_points(
         fingerprints=[fingerprint],
     ) as run:
         with name_what_fills_memory(FREE_SOME):
-            passed = Pass(model, clips, workers, torch_device, np.random.default_rng(seed))
+            passed = Pass(model, exits, clips, workers, torch_device, np.random.default_rng(seed))
             points = passed.all_frames()
             if calibration is not None:
-                points += passed.exits(calibration)
-                points += passed.random_frames() if model.skips else passed.fewer_frames()
+                points += passed.early_exits(calibration)
+            points += passed.baselines()
         model_facts = {"patch_size": patch_size, "skip_cost": recipe.skip_cost}
         table = pd.DataFrame([{"dataset": recipe.dataset, **model_facts, **row} for row in points])
         _leave(table.to_csv(index=False).encode(), output)
@@ -147,17 +144,22 @@ def accuracy_at(points: pd.DataFrame, gflops: float) -> float:
 
 
 class Pass:
-    """One pass over the validation clips in which the model sees each batch in every way."""
+    """One pass over the validation clips in which the model sees each batch in every way.
+
+    Args:
+        exits: by which it leaves videos early, where it can.
+    """
 
     def __init__(
         self,
-        model: AdaFocus,
+        model: VideoModel,
+        exits: Exits | None,
         clips: Clips,
         workers: int,
         device: torch.device,
         rng: np.random.Generator,
     ) -> None:
-        self.model, self.recipe, self.rng = model, clips.recipe, rng
+        self.model, self.exits, self.recipe, self.rng = model, exits, clips.recipe, rng
         self.frames = clips.recipe.model.frames
         self.cost = flops.per_step(self.recipe, model.patch_size)
         self.random = torch.Generator().manual_seed(int(rng.integers(2**31)))
@@ -167,12 +169,16 @@ class Pass:
             labels.append(batch.labels.cpu())
             with torch.inference_mode():
                 self._keep("all frames", model(batch.frames, batch.glance))
-                if self.recipe.model.looks_once:
+                if exits is None:
                     continue
-                self._keep("visited", visit_all(model, batch.frames), steps=True)
+                visited = exits.visit_all(batch.frames, batch.glance)
+                self._keep("visited", visited, exits)
+                if not isinstance(model, AdaFocus):
+                    continue
                 if model.skips:
                     for draw in range(DRAWS):
-                        self._keep(f"random frames {draw}", self._at_random_frames(batch))
+                        random = self._at_random_frames(model, batch)
+                        self._keep(f"random frames {draw}", random)
                     continue
                 for number in fewer(self.frames):
                     chosen = sample_val(self.frames, number).tolist()
@@ -181,12 +187,18 @@ class Pass:
 
     def all_frames(self) -> list[dict[str, Any]]:
         """The model as it is."""
-        return [self._point("all frames", *self._seen("all frames"), self.recipe.model.steps)]
+        logits, looks = self._seen("all frames")
+        if isinstance(self.model, AdaFocus):
+            return [self._point("all frames", logits, looks, self.recipe.model.steps)]
+        # Steps are those after which it may leave.
+        steps = self._seen("visited")[0].shape[1]
+        return [self._point("all frames", logits, looks, steps, self.cost.total)]
 
-    def exits(self, calibration: Calibration) -> list[dict[str, Any]]:
+    def early_exits(self, calibration: Calibration) -> list[dict[str, Any]]:
         """The conditional exit for each budget, and beside it the random one."""
+        assert self.exits is not None  # as there is a calibration
         logits, looked = self._seen("visited")
-        confidence = logits.softmax(-1).amax(-1).numpy()
+        confidence = self.exits.confidence(logits).numpy()
         looks = looked.cumsum(1)
         spent = calibration.cost.spent(looked.numpy())
         videos = np.arange(len(logits))
@@ -209,6 +221,12 @@ class Pass:
                 points.append(_mean(found) | {"budget": budget})
         return points
 
+    def baselines(self) -> list[dict[str, Any]]:
+        """Of a model that visits frame by frame: random frames, or fewer of them."""
+        if self.exits is None or not isinstance(self.model, AdaFocus):
+            return []
+        return self.random_frames() if self.model.skips else self.fewer_frames()
+
     def fewer_frames(self) -> list[dict[str, Any]]:
         """Fewer of the model's frames, spread evenly over them, in their own order."""
         return [
@@ -221,22 +239,21 @@ class Pass:
         draws = [self._seen(f"random frames {draw}") for draw in range(DRAWS)]
         return [_mean([self._point("random frames", *draw, self.frames) for draw in draws])]
 
-    def _at_random_frames(self, batch: Batch) -> Output:
-        policy = self.model.required_policy
-        seen = self.model.glance(batch.glance)
+    def _at_random_frames(self, model: AdaFocus, batch: Batch) -> Output:
+        policy = model.required_policy
+        seen = model.glance(batch.glance)
         actions = policy(seen.maps).actions
         looked = actions.mode == actions.best_cell
         order = torch.rand(looked.shape, generator=self.random).argsort(-1)
         drawn = looked.take_along_dim(order.to(looked.device), dim=-1)
-        corners = policy.corners(actions.best_cell, self.model.margin)
-        looks = self.model.looks_at(corners, self.frames)._replace(skipped=~drawn)
-        return Output(self.model.classifier(seen, self.model.focus(batch.frames, looks)), looks)
+        corners = policy.corners(actions.best_cell, model.margin)
+        looks = model.looks_at(corners, self.frames)._replace(skipped=~drawn)
+        return Output(model.classifier(seen, model.focus(batch.frames, looks)), looks)
 
-    def _keep(self, name: str, output: Output, steps: bool = False) -> None:
-        """The logits and whether there was a look; of all ``steps``, or the last and how many."""
-        looked = output.looks.looked.cpu()
-        logits = output.logits.float().cpu()
-        kept = (logits, looked) if steps else (logits[:, -1], looked.sum(-1))
+    def _keep(self, name: str, output: Output, exits: Exits | None = None) -> None:
+        """The logits and whether there was a look; at all exits, or the last and how many."""
+        logits, looks = output.logits.float().cpu(), output.looks.cpu()
+        kept = (logits, exits.looked(looks)) if exits else (logits[:, -1], looks.looked.sum(-1))
         self.seen[name].append(kept)
 
     def _seen(self, name: str) -> tuple[Tensor, Tensor]:
@@ -251,7 +268,7 @@ class Pass:
         steps: np.ndarray | int,
         gflops: float | None = None,
     ) -> dict[str, Any]:
-        """A row; unless told what it cost, frames came in order."""
+        """A row; unless told what it cost, AdaFocus saw frames in order."""
         mean_steps = float(np.broadcast_to(steps, len(logits)).mean())
         mean_looks = looks.double().mean().item()
         if gflops is None:
@@ -289,4 +306,5 @@ def write_curve(points: Sequence[Path], recipe: Recipe, stem: Path) -> None:
     with atomic(stem.with_name(f"{stem.name}.csv")) as aside:
         table.to_csv(aside, index=False)
     figure = stem.with_name(f"{stem.name}.svg")
-    ways_to_spend_less(table, published_figures(recipe), recipe.metric, figure, recipe.title)
+    model = {"adafocus": "AdaFocus", "uni-adafocus": "Uni-AdaFocus"}[recipe.method]
+    ways_to_spend_less(table, published_figures(recipe), recipe.metric, figure, recipe.title, model)

@@ -27,19 +27,20 @@ from adafocus.evaluation.flops import Cost, per_visit
 from adafocus.machine.distributed import all_gather_lists, is_first
 from adafocus.machine.files import atomic, check_writable
 from adafocus.model.checkpoint import Checkpoint, CheckpointError, digest
-from adafocus.model.exits import check_can_leave, visit_all
+from adafocus.model.exits import check_can_leave
 from adafocus.model.video_model import VideoModel
 from adafocus.training.fingerprint import frames_of
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What N training videos showed of a model that visited all T frames of each."""
+    """What N training videos showed of a model that took all T steps of each, see `Exits`."""
 
     confidence: np.ndarray
-    """float32 (N, T): the likeliest class's probability after each step"""
+    """float32 (N, T): how sure the model was after each step"""
     looked: np.ndarray
-    """bool (N, T): whether the step's frame was focused on, which AdaFocus+ may not do"""
+    """bool (N, T): whether the step took a look, which AdaFocus+ may not do, and the first step of
+    Uni-AdaFocus does not"""
     gflops_visits: np.ndarray
     """float64 (T,), of each step without a look"""
     gflops_look: float
@@ -174,11 +175,11 @@ def calibrate(
         workers: processes that load clips.
 
     Raises:
-        CheckpointError: where the model cannot decide frame by frame.
+        CheckpointError: where the model cannot leave early.
         DataError: where the data cannot be read.
         WriteError: where nothing can be written beside the checkpoint.
     """
-    deciding = check_can_leave(model, checkpoint)
+    exits = check_can_leave(model, checkpoint)
     clips = Clips(data, "train", source.recipe, augment=False, seed=0)
     of_videos = _digests_of_videos(data)
     with suppress(CheckpointError):
@@ -189,9 +190,9 @@ def calibrate(
     seen: list[tuple[int, Tensor, Tensor]] = []
     for number, batch in my_batches(clips, workers, device, "calibration"):
         with torch.inference_mode():
-            out = visit_all(deciding, batch.frames)
-        sure = out.logits.float().softmax(-1).amax(-1)
-        seen.append((number, sure.cpu(), out.looks.looked.cpu()))
+            out = exits.visit_all(batch.frames, batch.glance)
+        sure = exits.confidence(out.logits)
+        seen.append((number, sure.cpu(), exits.looked(out.looks).cpu()))
     _, confidence, looked = zip(*sorted(all_gather_lists(seen), key=itemgetter(0)), strict=True)
     cost = per_visit(source.recipe, model.patch_size)
     made = Calibration(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from adafocus.evaluation.uni_flops import count_uni
+from adafocus.evaluation.uni_flops import cost_of_exits, count_uni
 from adafocus.model import uni
 from adafocus.model.building import build
 from adafocus.model.exits import classified_again
@@ -85,8 +85,16 @@ def per_step(recipe: Recipe, patch_size: int) -> Cost:
 
 
 def per_visit(recipe: Recipe, patch_size: int) -> Cost:
-    """What each frame costs in the conditional exit, where those that lie behind one that comes
-    late are classified again: a step of the classifier each."""
+    """What each step costs in the conditional exit.
+
+    Of AdaFocus a step is a frame, where those that lie behind one that comes late are classified
+    again: a step of the classifier each. Of Uni-AdaFocus all glances are one, see `cost_of_exits`;
+    no look is a thing apart.
+    """
+    if isinstance(recipe, UniRecipe):
+        with torch.device("meta"):
+            exits = cost_of_exits(uni.build(recipe, patch_size).eval())
+        return Cost(np.diff(exits, prepend=0), 0.0)
     counted, frames = count(recipe, patch_size), recipe.model.frames
     in_order, classify = _in_order(recipe, counted), counted["parts"]["classifier"] / frames
     return Cost(in_order.visits + classify * np.array(classified_again(frames)), in_order.look)

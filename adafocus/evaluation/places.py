@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from adafocus.data.batches import Batch
 from adafocus.data.draws import Purpose
 from adafocus.model.adafocus import AdaFocus
 from adafocus.model.classifier import GlobalFeatures
-from adafocus.model.exits import ConditionalExit, classify_visits
+from adafocus.model.exits import ConditionalExit, visiting_order
 from adafocus.model.looks import Looks
 from adafocus.model.patches import centred_corners, squares
 from adafocus.model.uni import UniAdaFocus, look_at
@@ -58,7 +57,7 @@ def places_of(model: VideoModel, exits: ConditionalExit | None = None) -> Places
         exits: by which it leaves videos early.
     """
     if isinstance(model, UniAdaFocus):
-        return UniAdaFocusPlaces(model)
+        return UniAdaFocusPlaces(model, exits)
     assert isinstance(model, AdaFocus)  # there is no other
     return AdaFocusPlaces(model, exits)
 
@@ -90,9 +89,9 @@ class AdaFocusPlaces(Places):
         seen, chosen = predicted.seen, predicted.looks
         if seen is None:
             assert exits is not None  # which alone leaves none
-            classify = partial(classify_visits, model.classifier)
-            batch = batch.in_order(exits.order)
-            chosen = Looks.at(chosen.boxes, len(exits.order), chosen.skipped)
+            classify, order = exits.exits.classify, visiting_order(batch.frames.shape[1])
+            batch = batch.in_order(order)
+            chosen = Looks.at(chosen.boxes, len(order), chosen.skipped)
             seen = model.glance(batch.glance)
         last = predicted.steps[:, None, None] - 1
         found = {}
@@ -125,10 +124,13 @@ class UniAdaFocusPlaces(Places):
     that the policy chooses; its boxes on evenly spread frames (``even``); random squares on evenly
     spread frames (``random_even``); and the glancer alone."""
 
-    def __init__(self, model: UniAdaFocus) -> None:
-        self.model = model
+    def __init__(self, model: UniAdaFocus, exits: ConditionalExit | None = None) -> None:
+        self.model, self.exits = model, exits
 
     def predict(self, batch: Batch) -> Predicted:
+        if self.exits is not None:
+            visit = self.exits(batch.frames, batch.glance)
+            return Predicted(None, visit.looks, visit.logits, visit.steps)
         seen = self._seen(batch)
         looks = self.model.look(seen)
         logits = self.model.classify(seen, self.model.focus(batch.frames, looks))
@@ -138,7 +140,7 @@ class UniAdaFocusPlaces(Places):
     def beside(self, batch: Batch, predicted: Predicted) -> dict[str, Tensor]:
         seen = predicted.seen or self._seen(batch)
         found = {
-            name: torch.stack([self._last(batch, seen, looks) for looks in draws])
+            name: torch.stack([self._last(batch, seen, looks, predicted.steps) for looks in draws])
             for name, draws in self._elsewhere(batch, seen, predicted.looks)
         }
         return found | {"glancer": seen.logits.float().mean(1)[None, :, None]}
@@ -147,8 +149,11 @@ class UniAdaFocusPlaces(Places):
         glance = batch.glance if self.model.shape.apart else None
         return self.model.glance(self.model.glanced_frames(batch.frames, glance))
 
-    def _last(self, batch: Batch, seen: GlobalFeatures, looks: Looks) -> Tensor:
-        return self.model.classify(seen, self.model.focus(batch.frames, looks))[:, -1:]
+    def _last(self, batch: Batch, seen: GlobalFeatures, looks: Looks, steps: Tensor) -> Tensor:
+        """The prediction (B, 1, K) after so many steps int64 (B,)."""
+        classify = self.model.classify if self.exits is None else self.exits.exits.classify
+        logits = classify(seen, self.model.focus(batch.frames, looks))
+        return logits.take_along_dim(steps[:, None, None] - 1, dim=1)
 
     def _elsewhere(
         self, batch: Batch, seen: GlobalFeatures, chosen: Looks

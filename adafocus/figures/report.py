@@ -171,6 +171,7 @@ def ways_to_spend_less(
     metric: str,
     path: Path,
     title: str,
+    model: str = "AdaFocus",
 ) -> None:
     """Accuracy against GFLOPs of all ways to spend less, one panel for each patch size.
 
@@ -178,6 +179,7 @@ def ways_to_spend_less(
         points: a row for each, see `adafocus.evaluation.curves`.
         figures: published ones: ``model``, ``patch_size``, ``published``, ``published_gflops``.
         metric: of both.
+        model: what it is called.
     """
     sizes = sorted(points["patch_size"].unique())
     with matplotlib.rc_context(STYLE):
@@ -196,7 +198,7 @@ def ways_to_spend_less(
                 marker="o",
                 markersize=7,
                 linestyle="none",
-                label="AdaFocus",
+                label=model,
             )
             for (way, skips), (label, look) in WAYS.items():
                 chosen = of_size[(of_size["way"] == way) & (of_size["skip_cost"].notna() == skips)]

@@ -19,7 +19,7 @@ from adafocus.model.classifier import (
 from adafocus.model.looks import Looks
 from adafocus.model.patches import SKIPPED, crop, random_corners, squares
 from adafocus.model.policy import GaussianPolicy, GridPolicy, Policy
-from adafocus.model.video_model import Output, VideoModel
+from adafocus.model.video_model import NO_STREAM, Output, VideoModel
 
 if TYPE_CHECKING:
     from adafocus.recipe import AdaFocusRecipe
@@ -187,12 +187,14 @@ class FrameByFrame:
     """
 
     def __init__(self, model: VideoModel) -> None:
-        if not (isinstance(model, AdaFocus) and isinstance(model.policy, GridPolicy)):
+        if not isinstance(model, AdaFocus):
+            raise ValueError(NO_STREAM)
+        if not isinstance(model.policy, GridPolicy):
             raise ValueError(
                 "only a model whose policy chooses a place in every frame goes frame by frame, of"
                 " stage 2 or 3"
             )
-        self.model: AdaFocus = model
+        self.model = model
         self.policy = model.policy
         self.state: Tensor | None = None
 

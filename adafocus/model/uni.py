@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from adafocus.model.classifier import GlobalFeatures
 from adafocus.model.looks import Looks
 from adafocus.model.uni_classifier import MaximaClassifier
 from adafocus.model.uni_policy import LookPolicy, SpatialPolicy, TemporalPolicy, choose_frames
-from adafocus.model.video_model import Output, VideoModel
+from adafocus.model.video_model import NO_STREAM, Output, VideoModel
 
 if TYPE_CHECKING:
     from adafocus.recipe import BackboneRecipe, UniRecipe
@@ -203,6 +203,10 @@ class UniAdaFocus(VideoModel):
         for name in backbones or ("glancer", "focuser"):
             setattr(model, name, FrozenBackbone(getattr(self, name)))
         return model
+
+    def stream(self) -> NoReturn:
+        """Raises `ValueError`: there is no such thing as of `AdaFocus.stream`."""
+        raise ValueError(NO_STREAM)
 
     # Long and short videos differ in what their heads see.
 

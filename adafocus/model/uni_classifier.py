@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class StepHeads(nn.Module):
@@ -30,6 +31,10 @@ class StepHeads(nn.Module):
         return torch.baddbmm(self.bias.unsqueeze(1), features.transpose(0, 1), weight).transpose(
             0, 1
         )
+
+    def at(self, step: int, features: Tensor) -> Tensor:
+        """One step alone: (B, C) -> (B, K)."""
+        return functional.linear(features, self.weight[step], self.bias[step])
 
 
 class MaximaClassifier(nn.Module):
@@ -81,6 +86,40 @@ class MaximaClassifier(nn.Module):
         hidden = mlp(features.flatten(0, 1)).unflatten(0, features.shape[:2])
         maxima: Tensor = hidden.cummax(dim=1).values
         return maxima
+
+
+class RunningMaxima:
+    """The running prediction of B videos whose frames focused on come one by one.
+
+    After each it is that of the classifier for all of them at once.
+
+    Args:
+        classifier: in eval mode.
+        glances: the glancer's features (B, T, G).
+    """
+
+    def __init__(self, classifier: MaximaClassifier, glances: Tensor) -> None:
+        seen = classifier.maxima(classifier.global_mlp, glances)
+        self.classifier, self.seen = classifier, seen[:, -1]
+        self.logits: Tensor = classifier.global_heads(classifier.dropout(seen))[:, -1]
+        """(B, K), the prediction after all glances"""
+        self.found: Tensor | None = None
+        self.step = 0
+
+    def __call__(self, local: Tensor) -> Tensor:
+        """The focuser's features (B, C) of the next frame -> logits (B, K)."""
+        found: Tensor = self.classifier.local_mlp(local)
+        self.found = found if self.found is None else torch.maximum(self.found, found)
+        both = torch.cat((self.found, self.seen), dim=-1)
+        logits = self.classifier.local_heads.at(self.step, self.classifier.dropout(both))
+        self.step += 1
+        return logits
+
+    def keep(self, videos: Tensor) -> None:
+        """Goes on with some of the videos alone: bool (B,)."""
+        self.seen = self.seen[videos]
+        if self.found is not None:
+            self.found = self.found[videos]
 
 
 def _mlp(channels: int, hidden: int) -> nn.Sequential:

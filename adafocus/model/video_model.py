@@ -12,6 +12,12 @@ from torch import Tensor, nn
 from adafocus.model.backbones import Backbone
 from adafocus.model.looks import Looks
 
+NO_STREAM = (
+    "a stream of frames cannot choose among frames to come, as Uni-AdaFocus does: give it a window"
+    " of the video at once, as frames to the model, or as a file or folder of frames to Predictor"
+)
+"""What is told of a model that must have all frames before it looks."""
+
 
 class Output(NamedTuple):
     """Predictions of B videos after each of S steps, and where the model looked."""

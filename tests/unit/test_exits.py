@@ -33,7 +33,7 @@ from adafocus.machine.files import keep, sha256
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError, load, read, write
 from adafocus.model.classifier import GlobalFeatures, OutOfOrder, RecurrentClassifier
-from adafocus.model.exits import ConditionalExit, classified_again, visit_all, visiting_order
+from adafocus.model.exits import ConditionalExit, classified_again, exits_of, visiting_order
 from adafocus.model.patches import SKIPPED
 from adafocus.recipe import SPECS
 
@@ -93,7 +93,7 @@ def test_who_never_leaves_sees_all_frames_in_the_order_of_visits(model, recipe):
         model.classifier.gru.register_forward_pre_hook(
             lambda _, inputs: classified.append(inputs[0].shape[1])
         )
-        logits, looks = visit_all(model, frames)
+        logits, looks = exits_of(model).visit_all(frames)
     torch.testing.assert_close(visit.logits, logits)
     assert torch.equal(visit.looks.corners, looks.corners)
     assert classified == [1 + again for again in classified_again(4)]
@@ -103,7 +103,7 @@ def test_exits_in_bfloat16(model, recipe):
     frames = noise_batch(recipe).frames
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         visit = ConditionalExit(model, NEVER)(frames)
-        logits, looks = visit_all(model, frames)
+        logits, looks = exits_of(model).visit_all(frames)
     assert visit.logits.dtype == torch.float32
     assert torch.equal(visit.looks.corners, looks.corners)
     torch.testing.assert_close(visit.logits, logits, atol=0.02, rtol=0)

@@ -23,7 +23,7 @@ from adafocus.evaluation.flops import per_step, per_visit
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError
-from adafocus.model.exits import ConditionalExit, visit_all
+from adafocus.model.exits import ConditionalExit, exits_of
 
 FRAMES = 10
 NAMES = tuple(f"class {i}" for i in range(CLASSES))
@@ -120,7 +120,7 @@ def test_within_a_budget_a_video_is_left_when_it_is_sure(video, tmp_path):
     cost = per_step(tiny_recipe("gru"), 32)
     assert whole.gflops == pytest.approx(cost.visits.sum() + 4 * cost.look)
     with torch.inference_mode():
-        visited = visit_all(checkpoint.load(weights), whole.clip[None])
+        visited = exits_of(checkpoint.load(weights)).visit_all(whole.clip[None])
     confidence = visited.logits.softmax(-1).amax(-1).numpy()
     looked = np.ones((1, 4), bool)
     cost = per_visit(tiny_recipe("gru"), 32)

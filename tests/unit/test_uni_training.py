@@ -14,7 +14,6 @@ from adafocus.evaluation.result import Result
 from adafocus.methods import train
 from adafocus.methods.uni import JointStage
 from adafocus.model.building import build
-from adafocus.model.checkpoint import CheckpointError
 from adafocus.recipe import RecipeError, parse_recipe
 
 KINDS = ("long", "short")
@@ -134,11 +133,6 @@ def test_a_video_is_predicted_with_its_boxes(trained):
     found = Predictor(checkpoint, device="cpu")(data / "videos" / "val0", top=2).to_dict()
     assert len(found["steps"]) == recipe.model.focus_frames
     assert all(step["box"] for step in found["steps"])
-
-
-def test_no_budget_can_be_kept_yet(trained):
-    with pytest.raises(CheckpointError, match="no budget"):
-        Predictor(trained[1], device="cpu", budget=0.1)
 
 
 @pytest.mark.parametrize(
