@@ -18,7 +18,7 @@ TABLE = (
         "joint",
         None,
         ("glancer", "focuser", "policy", "classifier"),
-        "training the whole model in one go",
+        "training the whole model in one go, on patches",
     ),
 )
 """Its one stage."""

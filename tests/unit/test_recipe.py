@@ -24,6 +24,7 @@ FACTS = {
     "minik": (121_215, 9_867, 200, "top1", (96, 128, 160, 192)),
     "sthv1": (86_017, 11_522, 174, "top1", (144, 160, 176)),
     "sthv2": (168_913, 24_777, 174, "top1", (144, 160, 176)),
+    "jester": (118_562, 14_787, 27, "top1", (144, 160, 176)),
 }
 
 
@@ -72,7 +73,7 @@ def test_the_gru_familys_paper_values(recipes, name):
     assert recipes[name].augmentation.flip
 
 
-@pytest.mark.parametrize("name", ["sthv1", "sthv2"])
+@pytest.mark.parametrize("name", ["sthv1", "sthv2", "jester"])
 def test_the_tsm_familys_paper_values(recipes, name):
     model, stages = recipes[name].model, recipes[name].stages
     assert (model.family, model.frames, model.glance_frames) == ("tsm", 12, 8)
@@ -82,6 +83,61 @@ def test_the_tsm_familys_paper_values(recipes, name):
     assert stages.stage1.learning_rates == {"focuser": 1e-5, "classifier": 0.01}
     assert (stages.stage3.batch_size, stages.stage3.dropout) == (32, 0.0)
     assert not recipes[name].augmentation.flip, "left and right are classes"
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "batch_size", "decay", "size_weight", "head_dropout", "figure"),
+    [
+        ("actnet", 0.002, 32, 2e-4, 1.0, 0.2, 80.7),
+        ("fcvid", 0.004, 64, 1e-4, 1.0, 0.2, 86.4),
+        ("minik", 0.003, 48, 1e-4, 0.75, 0.1, 75.8),
+    ],
+)
+def test_uni_adafocus_paper_values_for_long_videos(
+    recipes, name, rate, batch_size, decay, size_weight, head_dropout, figure
+):
+    recipe = recipes[f"{name}-uni"]
+    model, training = recipe.model, recipe.stages.joint
+    assert recipe.dataset == name and recipe.patch_sizes == (96, 128, 160)
+    assert (model.frames, model.glance_frames, model.focus_frames) == (48, 16, 16)
+    assert not model.shift and not model.looks_once and recipe.augmentation.flip
+    assert (model.classifier.dropout, model.head_dropout) == (0.2, head_dropout)
+    times = {part: lr / rate for part, lr in training.learning_rates.items()}
+    expected = {"policy": 0.2, "glancer": 0.5, "focuser": 1, "classifier": 20}
+    assert times == pytest.approx(expected)
+    assert (training.epochs, training.batch_size, training.weight_decay) == (50, batch_size, decay)
+    assert (training.optimizer, training.schedule, training.momentum) == ("sgd", "cosine", 0.9)
+    assert (training.size_weight, training.clip_gradient) == (size_weight, None)
+    validated = [epoch for epoch in range(1, 51) if training.validates(epoch)]
+    rare = [*range(5, 41, 5), *range(42, 51)]
+    assert validated == (rare if name == "actnet" else list(range(1, 51)))
+    published = recipe.published_beside(128, figure)
+    assert published == {"figure": figure, "gflops": 27.2, "verified": True, "difference": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "decay", "size_weight", "figures"),
+    [
+        ("sthv1", 1e-3, 0.5, {8: {96: 47.5}, 12: {96: 49.5, 128: 50.5}, 16: {128: 51.5}}),
+        ("sthv2", 5e-4, 0.5, {8: {96: 60.8}, 12: {96: 62.6, 128: 63.2}, 16: {128: 64.2}}),
+        ("jester", 1e-3, 0.25, {8: {}, 12: {128: 97.1}, 16: {}}),
+    ],
+)
+@pytest.mark.parametrize("focused", [8, 12, 16])
+def test_uni_adafocus_paper_values_for_short_videos(
+    recipes, name, decay, size_weight, figures, focused
+):
+    recipe = recipes[f"{name}-uni-{focused}"]
+    model, training = recipe.model, recipe.stages.joint
+    assert recipe.dataset == name and recipe.patch_sizes == (96, 128)
+    assert (model.frames, model.glance_frames, model.focus_frames) == (3 * focused, 8, focused)
+    assert model.shift and model.looks_once and model.head_dropout == 0.5
+    assert not recipe.augmentation.flip, "left and right are classes"
+    rates = {"policy": 0.004, "glancer": 0.01, "focuser": 0.02}
+    assert training.learning_rates == pytest.approx(rates)
+    assert (training.epochs, training.batch_size, training.weight_decay) == (50, 64, decay)
+    assert (training.size_weight, training.clip_gradient) == (size_weight, 20)
+    assert {size: of.top1 for size, of in recipe.published.items()} == figures[focused]
 
 
 def test_a_recipe_survives_its_plain_form(recipes):

@@ -1,8 +1,10 @@
 import pytest
 import torch
-from uni_models import published
+from uni_models import RECIPES, published
 
+from adafocus.evaluation.flops import count
 from adafocus.evaluation.uni_flops import cost_of_exits, count_uni
+from adafocus.recipe import UniRecipe, load_recipes
 
 
 def on_meta(*which):
@@ -22,6 +24,22 @@ def on_meta(*which):
 )
 def test_totals_are_the_published_ones(which, total):
     assert sum(count_uni(on_meta(*which)).values()) == pytest.approx(total, rel=0.001)
+
+
+def test_recipes_cost_what_is_published():
+    recipes = [recipe for recipe in load_recipes(RECIPES).values() if isinstance(recipe, UniRecipe)]
+    published = {
+        (recipe.name, patch_size): figures.gflops
+        for recipe in recipes
+        for patch_size, figures in recipe.published.items()
+    }
+    assert len(published) == 3 + 4 + 4 + 1
+    costs = {
+        (recipe.name, patch_size): count(recipe, patch_size)["total"]
+        for recipe in recipes
+        for patch_size in recipe.published
+    }
+    assert costs == pytest.approx(published, rel=0.01)
 
 
 @pytest.mark.parametrize(

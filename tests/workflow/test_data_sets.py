@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[2]
 pytest.importorskip("yt_dlp", reason="yt-dlp is not installed")
 pytestmark = pytest.mark.slow
 
-DATA_SETS = ("actnet", "fcvid", "minik", "sthv1", "sthv2")
+DATA_SETS = ("actnet", "fcvid", "minik", "sthv1", "sthv2", "jester")
 
 
 @pytest.fixture(scope="module")
 def data(tiny_project, tmp_path_factory):
-    """The folder of all five data sets after one run of the shipped recipes.
+    """The folder of all six data sets after one run of the shipped recipes.
 
     Of a recipe only the numbers of classes, videos and shards are changed, and of Mini-Kinetics the
     site.
@@ -47,6 +47,7 @@ def data(tiny_project, tmp_path_factory):
     put_minik(data / "minik", site)
     put_sthv1(data / "sthv1")
     put_sthv2(data / "sthv2")
+    put_jester(data / "jester")
     handler = partial(SimpleHTTPRequestHandler, directory=site)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -131,6 +132,20 @@ def put_sthv2(folder):
     (annotations / "labels.json").write_text(json.dumps(labels))
 
 
+def put_jester(folder):
+    """A split, compressed archive of JPEG files."""
+    for video, frames in ((7, 3), (8, 4), (9, 5)):
+        make_video(folder / "new" / f"{video}" / "%05d.jpg", frames, "176x100")
+    archive(folder, "20bn-jester-v1", "gz")
+    rows = {
+        "train": "7;Swiping Right\n8;No gesture\n",
+        "validation": "9;Swiping Right\n",
+        "labels": "Swiping Right\nNo gesture\n",
+    }
+    for name, text in rows.items():
+        (folder / "annotations" / f"jester-v1-{name}.csv").write_text(text)
+
+
 def archive(folder, name, compression):
     """Turns ``new/`` into an archive of two parts with one folder inside."""
     packed = io.BytesIO()
@@ -171,6 +186,11 @@ EXPECTED = {
         [("7", "frames/7.zip", "3", "1"), ("8", "frames/8.zip", "4", "0")],
         [("9", "frames/9.zip", "5", "0")],
         ["Holding something", "Moving something up"],
+    ),
+    "jester": (
+        [("7", "videos/7", "3", "1"), ("8", "videos/8", "4", "0")],
+        [("9", "videos/9", "5", "1")],
+        ["No gesture", "Swiping Right"],
     ),
 }
 

@@ -31,11 +31,19 @@ CHAIN = {
         ("minik_160", 128),
         ("sthv1_144", 64),
         ("sthv2_176", 128),
+        ("jester_144", 64),
     ],
 )
 def test_one_result_takes_the_whole_chain(project, target, frames):
     planned = project.planned(f"results/{target}_stage3.json")
     assert planned == CHAIN | {"frames": frames}
+
+
+@pytest.mark.parametrize(("target", "frames"), [("actnet-uni_128", 64), ("sthv1-uni-8_96", 64)])
+def test_a_result_of_a_method_without_stages_takes_one_training(project, target, frames):
+    before = ("pretrained", "download", "splits", "evaluate")
+    planned = project.planned(f"results/{target}.json")
+    assert planned == dict.fromkeys(before, 1) | {"frames": frames, "joint": 1}
 
 
 def test_models_that_skip_frames_start_from_the_plain_stage_2(project):
@@ -165,7 +173,10 @@ def test_a_data_sets_name_is_a_target(project, dataset, sizes):
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        ("results/foo_128_stage3.json", ["'foo'", "actnet, demo, demo-gamma9, fcvid, minik"]),
+        (
+            "results/foo_128_stage3.json",
+            ["'foo'", "actnet, actnet-uni, demo, demo-gamma9, demo-uni, fcvid"],
+        ),
         ("results/checkpoints/foo_glancer_stage0.safetensors", ["'foo'", "actnet"]),
         ("results/actnet_100_stage3.json", ["100", "actnet", "96, 128, 160, 192"]),
         ("results/checkpoints/sthv1_128_stage1.safetensors", ["128", "sthv1", "144, 160, 176"]),
