@@ -44,7 +44,7 @@ from adafocus.data.splits import write_splits
 from adafocus.data.store import read_frames
 from adafocus.machine.device import keep_freed_memory
 from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD
-from adafocus.recipe import Recipe, load_recipe
+from adafocus.recipe import Recipe, load_recipe, parse_recipe
 
 ROOT = Path(__file__).parents[1]
 DATA_SETS = ("actnet", "fcvid", "minik", "sthv1", "sthv2")
@@ -170,7 +170,7 @@ def extraction(folder: Path, count: int, size: str, seconds: float) -> dict[str,
         listing.writerows((video.stem, video.relative_to(folder), "") for video in videos)
     values = yaml.safe_load((ROOT / "config" / "recipes" / "actnet.yaml").read_text())
     values["frames"] = {"height": 240, "shards": 1}
-    recipe = Recipe.model_validate(values)
+    recipe = parse_recipe(values, "actnet.yaml")
 
     def ours() -> None:
         shutil.rmtree(folder / "frames", ignore_errors=True)
@@ -241,7 +241,7 @@ LOADED_FRAMES = 1800
 def loading_recipe() -> Recipe:
     values = yaml.safe_load((ROOT / "config" / "recipes" / "actnet.yaml").read_text())
     values["frames"]["shards"] = 1
-    return Recipe.model_validate(values)
+    return parse_recipe(values, "actnet.yaml")
 
 
 def make_frames(folder: Path, frames: int) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from miniature import make_video
-from noise import CLASSES, store_in, uni_recipe, write_noise
+from noise import CLASSES, noise_batch, store_in, uni_recipe, write_noise
 from torch.utils.flop_counter import FlopCounterMode
 from uni_models import noise, tiny
 
@@ -17,6 +17,7 @@ from adafocus.evaluation import evaluate, flops
 from adafocus.evaluation.curves import write_curve, write_points
 from adafocus.evaluation.exits import Calibration, calibrate, exit_steps, leave, solve
 from adafocus.evaluation.metrics import compute_metrics
+from adafocus.evaluation.places import places_of
 from adafocus.evaluation.uni_flops import cost_of_exits
 from adafocus.model.adafocus import FrameByFrame
 from adafocus.model.building import build
@@ -140,6 +141,21 @@ def recipe(request):
     return uni_recipe(request.param)
 
 
+@torch.inference_mode()
+def test_baselines_leave_where_the_model_does(recipe, costs):
+    torch.manual_seed(0)
+    model, batch = build(recipe, PATCH).eval(), noise_batch(recipe)
+    plain = places_of(model)
+    whole = plain.beside(batch, plain.predict(batch))
+    for threshold in (np.inf, -np.inf):
+        places = places_of(model, ConditionalExit(model, [threshold] * len(costs)))
+        predicted = places.predict(batch)
+        for name, logits in places.beside(batch, predicted).items():
+            at_once = predicted.logits[None, :, -1:].expand_as(logits)
+            left = threshold < 0 and name != "glancer"
+            torch.testing.assert_close(logits, at_once if left else whole[name])
+
+
 @pytest.fixture
 def data(tmp_path):
     (tmp_path / "data").mkdir()
@@ -159,7 +175,8 @@ def checkpoint(tmp_path, recipe):
 @pytest.fixture
 def costs(recipe):
     """After each step."""
-    return flops.per_visit(recipe, PATCH).visits.cumsum()
+    with torch.device("meta"):
+        return cost_of_exits(build(recipe, PATCH).eval())
 
 
 def test_evaluation_keeps_to_a_budget(tmp_path, data, checkpoint, recipe, costs):
