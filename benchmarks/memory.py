@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 from adafocus.data.batches import Batch
 from adafocus.data.draws import Draws
 from adafocus.machine.device import name_of, peak_memory, pick_precision, tune_cudnn
-from adafocus.methods import STAGES
+from adafocus.methods.adafocus import STAGES
 from adafocus.model import backbones
 from adafocus.model.adafocus import build
 from adafocus.recipe import Recipe, load_recipe, parse_recipe

@@ -21,7 +21,8 @@ from machine import machine
 
 from adafocus.evaluation.run import evaluate
 from adafocus.machine.device import pick_device
-from adafocus.methods import STAGES, train
+from adafocus.methods import train
+from adafocus.methods.adafocus import STAGES
 from adafocus.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parents[1]

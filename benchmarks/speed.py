@@ -40,8 +40,7 @@ from adafocus.data.clips import Clips
 from adafocus.data.draws import Draws
 from adafocus.evaluation import flops
 from adafocus.machine.device import keep_freed_memory, peak_memory, pick_precision, tune_cudnn
-from adafocus.methods import STAGES
-from adafocus.methods.adafocus import every_step
+from adafocus.methods.adafocus import STAGES, every_step
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.model.backbones import Backbone, FrozenBackbone, Normalize
 from adafocus.model.looks import Looks

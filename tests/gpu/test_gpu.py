@@ -20,7 +20,7 @@ from adafocus.data.batches import Batch, EpochSampler, loader
 from adafocus.data.clips import Clips
 from adafocus.machine import distributed
 from adafocus.machine.device import tune_cudnn
-from adafocus.methods import STAGES
+from adafocus.methods.adafocus import STAGES
 from adafocus.model.adafocus import AdaFocus, build
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
 from adafocus.training import ppo
