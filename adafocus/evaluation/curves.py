@@ -306,5 +306,5 @@ def write_curve(points: Sequence[Path], recipe: Recipe, stem: Path) -> None:
     with atomic(stem.with_name(f"{stem.name}.csv")) as aside:
         table.to_csv(aside, index=False)
     figure = stem.with_name(f"{stem.name}.svg")
-    model = {"adafocus": "AdaFocus", "uni-adafocus": "Uni-AdaFocus"}[recipe.method]
-    ways_to_spend_less(table, published_figures(recipe), recipe.metric, figure, recipe.title, model)
+    published = published_figures(recipe)
+    ways_to_spend_less(table, published, recipe.metric, figure, recipe.title, recipe.model_name)

@@ -173,13 +173,25 @@ def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
 
 
 def published_figures(recipe: Recipe) -> list[dict[str, Any]]:
-    """An experiment's published figures in its metric: AdaFocus's by patch size, then others'."""
+    """An experiment's published figures in its metric: its own by patch size, then others'."""
     ours: list[dict[str, Any]] = [
-        {"model": "AdaFocus", "patch_size": size, "verified": published.verified, "of": published}
+        {
+            "own": True,
+            "model": recipe.model_name,
+            "patch_size": size,
+            "verified": published.verified,
+            "of": published,
+        }
         for size, published in recipe.published.items()
     ]
     others: list[dict[str, Any]] = [
-        {"model": peer.name, "patch_size": peer.patch_size, "verified": True, "of": peer}
+        {
+            "own": False,
+            "model": peer.name,
+            "patch_size": peer.patch_size,
+            "verified": True,
+            "of": peer,
+        }
         for peer in recipe.peers
     ]
     for figure in ours + others:
@@ -191,7 +203,7 @@ def published_figures(recipe: Recipe) -> list[dict[str, Any]]:
 def _beside(
     rows: Sequence[dict[str, Any]], figures: dict[str, list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """Every published figure of AdaFocus beside what was measured, None where nothing was."""
+    """Every published figure of a method beside what was measured, None where nothing was."""
     measured = {
         (row["experiment"], row["patch_size"]): row
         for row in rows
@@ -203,8 +215,8 @@ def _beside(
         for figure in figures[experiment]:
             if figure["patch_size"] is None:
                 continue
-            plain = figure["model"] == "AdaFocus"
-            row = measured.get((experiment, figure["patch_size"]), {}) if plain else {}
+            own = figure["own"]
+            row = measured.get((experiment, figure["patch_size"]), {}) if own else {}
             accuracy = row.get("adafocus")
             beside.append(
                 {

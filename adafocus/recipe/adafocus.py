@@ -162,6 +162,7 @@ class AdaFocusRecipe(Recipe):
     """A recipe for a model that is trained in four stages, its policy by reinforcement."""
 
     table: ClassVar = TABLE
+    model_name: ClassVar = "AdaFocus"
 
     # Not written, as recipes of earlier versions name none.
     method: Literal["adafocus"] = Field("adafocus", exclude=True)

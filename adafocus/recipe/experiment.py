@@ -55,6 +55,8 @@ class Recipe(Section):
 
     table: ClassVar[tuple[StageSpec, ...]]
     """The stages of its method, in the order in which they are trained."""
+    model_name: ClassVar[str]
+    """What its method calls a model, as a person reads it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     title: str

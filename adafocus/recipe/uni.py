@@ -112,6 +112,7 @@ class UniRecipe(Recipe):
     """A recipe for a model that is trained in one go and chooses frames and boxes."""
 
     table: ClassVar = TABLE
+    model_name: ClassVar = "Uni-AdaFocus"
 
     method: Literal["uni-adafocus"]
     model: UniModel
