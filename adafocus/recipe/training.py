@@ -39,12 +39,13 @@ class Training(Section):
     validate_every: Positive | None = None
     """Epochs from one validation to the next, of which the best is kept; after each epoch if not
     given, and in any case after the last."""
-    validate_last: Positive = 1
-    """So many epochs at the end are each followed by a validation."""
+    validate_last: Positive | None = None
+    """So many epochs at the end are each followed by a validation; the last alone if not given."""
 
     def validates(self, epoch: int) -> bool:
         """Whether a validation follows an epoch, counted from 1."""
-        return epoch % (self.validate_every or 1) == 0 or epoch > self.epochs - self.validate_last
+        last = self.epochs - (self.validate_last or 1)
+        return epoch % (self.validate_every or 1) == 0 or epoch > last
 
 
 class HeadTraining(Training):

@@ -24,7 +24,7 @@ RECIPE = DIGITS | {
     "stages": DIGITS["stages"]
     | {name: DIGITS["stages"][name] | {"epochs": 16} for name in ("glancer", "focuser")},
 }
-GLANCER, FOCUSER = "rule_train_glancer_wildcards_digits", "rule_train_focuser_wildcards_digits"
+GLANCER, FOCUSER = (f"rule_{rule}_wildcards_digits_" for rule in ("train_glancer", "train_focuser"))
 GPU_A, GPU_B = (f"GPU-{UUID(digit * 32)}" for digit in "ab")
 LIMIT = 500
 """Seconds after which a run is given up."""
