@@ -52,9 +52,9 @@ class Draws(NamedTuple):
         noise = torch.empty((self.videos, *shape))
         return noise.exponential_(generator=self.generator(Purpose.ACTIONS))[self.rows]
 
-    def uniform(self, shape: tuple[int, ...], kind: Purpose) -> Tensor:
-        """Uniform in [0, 1): (rows, *shape) on the CPU."""
-        return torch.rand((self.videos, *shape), generator=self.generator(kind))[self.rows]
+    def uniform(self, shape: tuple[int, ...], kind: Purpose, number: int = 0) -> Tensor:
+        """Uniform in [0, 1): (rows, *shape) on the CPU; for ``number`` see `generator`."""
+        return torch.rand((self.videos, *shape), generator=self.generator(kind, number))[self.rows]
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal, to choose actions by: (rows, *shape) on the CPU."""

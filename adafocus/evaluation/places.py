@@ -167,11 +167,10 @@ class UniAdaFocusPlaces(Places):
             model.shape.focused,
         )
         places = chosen.boxes.shape[1]
-        random = []
-        for number in range(1, DRAWS + 1):
-            generator = batch.draws.generator(Purpose.CORNERS, number)
-            drawn = torch.rand((batch.draws.videos, places, 2), generator=generator)
-            random.append(self._squares(drawn[batch.draws.rows].to(device)))
+        random = [
+            self._squares(batch.draws.uniform((places, 2), Purpose.CORNERS, number).to(device))
+            for number in range(1, DRAWS + 1)
+        ]
         centre = self._squares(torch.full((len(batch.frames), places, 2), 0.5, device=device))
         yield "random", [chosen._replace(boxes=boxes) for boxes in random]
         yield "random_even", [look_at(even, boxes) for boxes in random]

@@ -49,8 +49,9 @@ class MaximaRecipe(Section):
 class UniModel(ModelRecipe):
     """Of ``frames`` candidates it glances at ``glance_frames`` and focuses on ``focus_frames``.
 
-    Where ``glance_frames`` is none of the candidates' shares, as in short videos, both are sampled
-    apart; there one box and one prediction serve the whole video.
+    In long videos it glances at some of the candidates. In short ones (a classifier of the kind
+    ``average``) it glances at frames that are sampled apart, and one box and one prediction serve
+    the whole video.
     """
 
     glance_frames: Positive = 16
@@ -66,7 +67,7 @@ class UniModel(ModelRecipe):
             raise ValueError(f"focus_frames must be at most frames, {self.frames}")
         if not self.looks_once and self.frames % self.glance_frames:
             raise ValueError(f"frames must be a multiple of glance_frames, {self.glance_frames}")
-        if not self.policy.smallest <= self.policy.largest <= self.frame_size:
+        if not self.policy.smallest < self.policy.largest <= self.frame_size:
             raise ValueError(
                 f"policy.smallest and largest must rise and be at most frame_size {self.frame_size}"
             )

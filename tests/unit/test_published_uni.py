@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from published import GOLDEN
-from uni_models import published, uni_recipe
+from uni_models import published, published_recipe
 
 from adafocus.model.checkpoint import CheckpointError, assemble
 from adafocus.model.published_uni import (
@@ -154,7 +154,7 @@ def test_other_files_say_so(tmp_path):
 
 
 def test_a_file_becomes_a_checkpoint(kind, path):
-    recipe = uni_recipe(kind)
+    recipe = published_recipe(kind)
     patch_size, names = recipe.patch_sizes[0], tuple(f"class {i}" for i in range(recipe.classes))
     imported = import_uni(path, recipe, patch_size, class_names=names)
     assert (imported.stage, imported.patch_size) == ("joint", patch_size)
@@ -168,7 +168,7 @@ def test_a_file_becomes_a_checkpoint(kind, path):
 
 
 def test_a_file_of_the_other_kind_does_not_fit(kind, path):
-    other = uni_recipe("short" if kind == "long" else "long")
+    other = published_recipe("short" if kind == "long" else "long")
     with pytest.raises(CheckpointError, match="does not fit the model"):
         import_uni(path, other, other.patch_sizes[0])
 

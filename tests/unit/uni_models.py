@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from adafocus.model.uni import UniAdaFocus, UniShape, build_uni
-from adafocus.recipe import UniRecipe, load_recipe, parse_recipe
+from adafocus.recipe import UniRecipe, load_recipe
 from adafocus.recipe.model import BackboneRecipe
 
 RECIPES = Path(__file__).parents[2] / "config" / "recipes"
@@ -56,25 +56,10 @@ def published(kind: str, patch_size: int | None = None, focused: int | None = No
     )
 
 
-def uni_recipe(kind: str) -> UniRecipe:
+def published_recipe(kind: str) -> UniRecipe:
     """What a recipe says of `published`."""
-    values = load_recipe(RECIPES / ("actnet.yaml" if kind == "long" else "sthv1.yaml")).to_dict()
-    shape = LONG if kind == "long" else SHORT
-    backbones = {part: values["model"][part] for part in ("glancer", "focuser")}
-    values["model"] = {
-        **backbones,
-        "frames": shape.candidates,
-        "glance_frames": shape.glanced,
-        "focus_frames": shape.focused,
-        "shift": kind == "short",
-        "classifier": {"kind": "maxima" if kind == "long" else "average"},
-    }
-    rates = dict.fromkeys(("glancer", "focuser", "policy", "classifier"), 0.1)
-    if kind == "short":
-        del rates["classifier"]
-    values["stages"] = {"joint": {"epochs": 1, "batch_size": 2, "learning_rates": rates}}
-    values |= {"method": "uni-adafocus", "patch_sizes": [shape.patch_size], "skip_costs": []}
-    recipe = parse_recipe(values | {"published": {}, "peers": []}, "published")
+    name = "actnet-uni" if kind == "long" else "sthv1-uni-8"
+    recipe = load_recipe(RECIPES / f"{name}.yaml")
     assert isinstance(recipe, UniRecipe)
     return recipe
 
