@@ -126,7 +126,7 @@ def video_changes(recipe: Recipe, folder: Path) -> str:
 def _stamps_in_manifests(folder: Path) -> dict[str, Stamp]:
     """Of which videos the frames are, where manifests tell it."""
     found = {}
-    for path in folder.glob("manifests/*.csv"):
+    for path in folder.glob("manifests/[0-9]*.csv"):
         # What cannot be read is made again by who reads it next.
         with (
             suppress(OSError, ValueError, csv.Error),

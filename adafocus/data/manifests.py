@@ -71,7 +71,7 @@ def read_manifests(folder: Path) -> dict[str, Extracted]:
     """What was extracted before, by any number of shards, also where manifests are being made
     again: one that is kept aside tells of videos that another shard takes now."""
     known = {}
-    manifest = folder / "manifests" / "*.csv"
+    manifest = folder / "manifests" / "[0-9]*.csv"
     for path in (*manifest.parent.glob(kept(manifest).name), *manifest.parent.glob(manifest.name)):
         # Another shard's may be removed meanwhile.
         with suppress(FileNotFoundError), path.open(newline="", encoding="utf-8") as file:

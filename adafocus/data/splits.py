@@ -68,7 +68,7 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
                 )
         (splits / "classes.txt").write_text("".join(f"{name}\n" for name in classes), "utf-8")
         (splits / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    for path in (folder / "manifests").glob(kept(Path("*.csv")).name):
+    for path in (folder / "manifests").glob(kept(Path("[0-9]*.csv")).name):
         path.unlink(missing_ok=True)  # all shards have taken from it what they needed
 
 

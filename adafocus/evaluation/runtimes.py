@@ -70,7 +70,7 @@ def write_runtimes(benchmarks: Path, stem: Path) -> None:
             others are left out.
         stem: path without its ending.
     """
-    rows = read_runtimes(sorted(benchmarks.glob("*.tsv")))
+    rows = read_runtimes(sorted(benchmarks.glob("[!.]*.tsv")))
     with atomic(stem.with_name(f"{stem.name}.csv")) as aside:
         pd.DataFrame(rows, columns=COLUMNS).astype({"patch_size": "Int64", "seed": "Int64"}).to_csv(
             aside, index=False

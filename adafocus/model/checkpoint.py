@@ -149,7 +149,7 @@ def load(path: str | Path) -> VideoModel:
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(path.glob("*.safetensors"))
+        files = sorted(path.glob("[!.]*.safetensors"))
         if len(files) != 1:
             names = ", ".join(file.name for file in files) or "none"
             raise CheckpointError(f"{path}: holds not one checkpoint but {names}; name the file")

@@ -56,7 +56,7 @@ def modern(values: Any, source: str) -> Any:
 def _of_parts(model: Mapping[str, Any], source: str) -> dict[str, Any]:
     model = dict(model)
     family = model.pop("family")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         allowed = ", ".join(FAMILIES)
         raise RecipeError(f"{source}: model.family: is {family!r}; allowed: {allowed}")
     for name, entry in FAMILIES[family].items():

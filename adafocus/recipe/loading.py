@@ -62,7 +62,7 @@ def parse_recipe(values: Any, source: str) -> Recipe:
     """Checks a recipe given as plain values; ``source`` names them in errors."""
     values = modern(values, source)
     method = values.get("method", DEFAULT) if isinstance(values, dict) else DEFAULT
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise RecipeError(f"{source}: method: is {method!r}; allowed: {', '.join(METHODS)}")
     return parse_section(METHODS[method], values, source)
 
@@ -90,8 +90,9 @@ def load_recipes(folder: str | Path) -> dict[str, Recipe]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Those of recipes by their names."""
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
+    """Those of recipes by their names; what editors and file servers hide there is none."""
+    paths = sorted(folder.glob("[!.]*.yaml"), key=lambda path: path.stem)
+    return {path.stem: path for path in paths}
 
 
 def find_recipe(recipes: dict[str, Recipe], dataset: str) -> Recipe:

@@ -114,5 +114,5 @@ class Phase:
 def results_in(folder: Path) -> dict[Path, Phase]:
     """The results, or those of sweeps, that lie in a folder, by their names: of all experiments,
     stages and seeds."""
-    found = {path: Phase.parse(path.stem) for path in sorted(folder.glob("*.json"))}
+    found = {path: Phase.parse(path.stem) for path in sorted(folder.glob("[!.]*.json"))}
     return {path: phase for path, phase in found.items() if phase and phase.patch_size}

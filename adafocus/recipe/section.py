@@ -16,6 +16,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 Metric = Literal["top1", "top5", "mAP"]
 Precision = Literal["auto", "bf16", "fp32"]
 MicroBatch = Literal["auto"] | Positive
+DEEPEST = 200
+"""So many sections within sections a YAML file may have."""
 
 
 class RecipeError(ValueError):
@@ -41,10 +43,35 @@ class Section(BaseModel):
 def read_yaml(path: Path) -> Any:
     """Plain values of a YAML file. Raises `RecipeError` that names the file."""
     try:
+        text = path.read_text(encoding="utf-8-sig")
+        _check_nesting(text)
         # Loads as safe_load does, in C: planning reads every recipe.
-        return yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
-    except (OSError, yaml.YAMLError) as error:
+        return yaml.load(text, yaml.CSafeLoader)
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{path}: is not text in UTF-8 ({error.reason} at byte {error.start}): save it as such"
+        ) from None
+    except (OSError, yaml.YAMLError, ValueError) as error:  # the last of a day that no month has
         raise RecipeError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _check_nesting(text: str) -> None:
+    """Raises `ValueError` where sections nest without end, or deeper than a person writes: loading
+    them in C would end the process without a word."""
+    brackets = text.count("[") + text.count("{")
+    # A block within another begins further to the right.
+    if brackets + max(map(len, text.split("\n"))) <= DEEPEST and "&" not in text:
+        return
+    anchors: list[str | None] = []
+    for event in yaml.parse(text, yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            anchors.append(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchors.pop()
+        elif isinstance(event, yaml.AliasEvent) and event.anchor in anchors:
+            raise ValueError(f"*{event.anchor} is within itself")
+        if len(anchors) > DEEPEST:
+            raise ValueError(f"is nested more than {DEEPEST} deep")
 
 
 def parse_section(model: type[AnySection], values: Any, source: str) -> AnySection:

@@ -238,7 +238,7 @@ def sync(folder: Path, tracking_uri: str) -> tuple[int, int, int]:
         ValueError: where there is no record, or the store cannot be used.
     """
     store = Store(tracking_uri)
-    paths = sorted(folder.rglob("*.run.json"))
+    paths = sorted(folder.rglob("[!.]*.run.json"))
     if not paths:
         raise ValueError(f"{folder}: holds no record of a run, *.run.json")
     records: list[tuple[Record, Path]] = []

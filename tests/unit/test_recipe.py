@@ -1,4 +1,5 @@
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,33 @@ def test_a_file_that_is_no_recipe(tmp_path, text):
         load_recipe(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"name: caf\xe9", "is not text in UTF-8 .* save it as such"),
+        (b"name: 2020-13-45", "month must be in"),
+        (b"[" * 100_000, "is nested more than 200 deep"),
+        (b"extends: demo\nstages: &a {stage1: *a}", r"\*a is within itself"),
+        (b"method: [stage1]", r"method: is \['stage1'\]; allowed"),
+        (b"model: {family: {}}", "model.family: is {}; allowed"),
+    ],
+)
+def test_yaml_that_nobody_means(tmp_path, content, complaint):
+    shutil.copy(RECIPES / "demo.yaml", tmp_path)
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(RecipeError, match=rf"mine\.yaml: {complaint}"):
+        load_recipe(tmp_path / "mine.yaml")
+
+
+def test_what_editors_and_file_servers_hide_is_nobodys_recipe(tmp_path):
+    shutil.copy(RECIPES / "demo.yaml", tmp_path)
+    (tmp_path / ".#demo.yaml").symlink_to("someone@machine.1234:5678")  # Emacs
+    (tmp_path / "._demo.yaml").write_bytes(bytes(range(256)))  # macOS
+    (tmp_path / ".demo.yaml").write_text("half")
+    assert [*load_recipes(tmp_path)] == ["demo"]
+    assert load_recipe(tmp_path / "demo.yaml").name == "demo"
 
 
 def test_an_absent_file(tmp_path):
