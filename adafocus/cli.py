@@ -14,8 +14,10 @@ import typer
 
 from adafocus.extras import missing_extra
 from adafocus.recipe import (
+    METHODS,
     SPECS,
     Config,
+    Phase,
     Precision,
     UniRecipe,
     find_recipe,
@@ -33,6 +35,7 @@ StageName = StrEnum("StageName", list(SPECS))  # type: ignore[misc]
 PolicyStage = StrEnum(  # type: ignore[misc]
     "PolicyStage", [name for name, spec in SPECS.items() if spec.has_policy]
 )
+Method = StrEnum("Method", list(METHODS))  # type: ignore[misc]
 Device = StrEnum("Device", ["auto", "cpu", "cuda"])
 
 RecipeFile = Annotated[Path, typer.Option("--recipe", help="The data set's recipe, a YAML file.")]
@@ -323,16 +326,18 @@ def new_dataset(
         Path | None, typer.Option(help="CSV: video,labels and perhaps split; labels joined by ;")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the split, where none is given.")] = 0,
+    method: Annotated[Method, typer.Option(help="By which to train.")] = Method["uni-adafocus"],
 ) -> None:
     """Check your own videos and write a recipe for them."""
     with one_line_errors():
         from adafocus.data.own import new_dataset
 
-        recipe, path = new_dataset(name, videos, labels, Path("config/recipes"), seed)
+        recipe, path = new_dataset(name, videos, labels, Path("config/recipes"), seed, method.value)
+        result = Phase(name, recipe.last.name, 128).name
     print(
         f"{path}: {recipe.videos.train} videos to train on, {recipe.videos.val} to validate on,"
         f" {recipe.classes} classes, {recipe.model.frames} frames of each\n"
-        f"Next: snakemake --cores all results/{name}_128_stage3.json"
+        f"Next: snakemake --cores all results/{result}.json"
     )
 
 

@@ -1,4 +1,6 @@
-"""A recipe for one's own videos."""
+"""One's own videos and their labels, as they lie on disk.
+
+What is written for them, a recipe, stands in `adafocus.recipe.own`."""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import csv
 from collections import Counter
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
@@ -16,12 +18,11 @@ from adafocus.data.ffmpeg import timeline
 from adafocus.data.listing import name_videos
 from adafocus.data.store import count_frames
 from adafocus.machine.files import atomic
-from adafocus.recipe import Recipe, parse_recipe
+from adafocus.recipe import Recipe
+from adafocus.recipe.own import OwnVideos, comment, own_recipe
 
 VAL_SHARE = 0.2
 """Videos of each class that become validation videos where no split is given."""
-PAPER_BATCH = 64
-"""Videos of a batch, as in the paper, where there are enough."""
 PROBED = 8
 """Videos whose length is looked at, evenly spread."""
 
@@ -34,18 +35,19 @@ class Labelled(NamedTuple):
 
 
 def new_dataset(
-    name: str, videos: Path, labels: Path | None, recipes: Path, seed: int
+    name: str, videos: Path, labels: Path | None, recipes: Path, seed: int, method: str
 ) -> tuple[Recipe, Path]:
     """Writes ``{name}.yaml`` and the labels ``{name}.csv`` to ``recipes``.
 
     Without ``labels`` the folders tell them: ``videos/{train,val}/{class}/*``, or
-    ``videos/{class}/*``, of which a fifth of each class is drawn for validation. The recipe holds
-    the paper's settings, fitted to the number of videos, their length and their classes.
+    ``videos/{class}/*``, of which a fifth of each class is drawn for validation. The recipe is
+    fitted to the number of videos, their length and their classes.
 
     Args:
         labels: CSV with the columns ``video,labels`` and perhaps ``split``; videos are paths under
             ``videos``, labels are joined by ``;``.
         seed: of the split, where none is given.
+        method: of the recipe, one of `adafocus.recipe.METHODS`.
 
     Returns:
         The recipe and its file.
@@ -61,15 +63,16 @@ def new_dataset(
     files = name_videos(videos)
     listed = _from_table(labels, files, videos) if labels else _from_folders(files, videos)
     listed = _with_splits(listed, seed)
-    recipe = parse_recipe(_values(name, videos, recipes, listed, files), source=str(path))
-    with atomic(recipes / f"{name}.csv") as aside, aside.open("w", newline="") as file:
+    table_file = recipes / f"{name}.csv"
+    recipe = own_recipe(name, method, _known(videos, table_file, listed, files), str(path))
+    with atomic(table_file) as aside, aside.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("video", "split", "labels"))
         table.writerows((video, split, ";".join(names)) for video, split, names in listed)
     with atomic(path) as aside:
         written = recipe.model_dump(mode="json", exclude_unset=True)
         aside.write_text(
-            _comment(recipe) + yaml.safe_dump(written, sort_keys=False), encoding="utf-8"
+            comment(recipe) + yaml.safe_dump(written, sort_keys=False), encoding="utf-8"
         )
     return recipe, path
 
@@ -153,16 +156,12 @@ def _with_splits(listed: list[Labelled], seed: int) -> list[Labelled]:
     return listed
 
 
-# --- the recipe -------------------------------------------------------------------------------
+# --- what the recipe is fitted to -------------------------------------------------------------
 
 
-def _values(
-    name: str, videos: Path, recipes: Path, listed: list[Labelled], files: dict[str, Path]
-) -> dict[str, Any]:
-    """The paper's settings for untrimmed videos, fitted to these videos."""
-    classes = {label for video in listed for label in video.labels}
+def _known(videos: Path, table: Path, listed: list[Labelled], files: dict[str, Path]) -> OwnVideos:
+    """What is to be known of the videos, of which some are looked into."""
     counts = Counter(video.split for video in listed)
-    several = any(len(video.labels) > 1 for video in listed)
     probed = [files[video.video] for video in listed[:: max(1, len(listed) // PROBED)]]
     timelines = [timeline(file) for file in probed if not file.is_dir()]
     lengths = [count_frames(file) for file in probed if file.is_dir()]
@@ -172,56 +171,11 @@ def _values(
     if seconds:
         rate = sum(len(times.times) for times in timelines) / seconds
         known = {"seconds": round(seconds / len(probed), 3), "rate": round(rate, 3)}
-    # Small sets still need some updates per epoch; smaller batches want smaller steps.
-    batch = max(2, min(PAPER_BATCH, counts["train"] // 8))
-
-    def sgd(epochs: int, **rates: float) -> dict[str, Any]:
-        scaled = {part: float(f"{rate * batch / PAPER_BATCH:.3g}") for part, rate in rates.items()}
-        return {"epochs": epochs, "batch_size": batch, "learning_rates": scaled}
-
-    adam = {"optimizer": "adam", "schedule": "constant", "weight_decay": 0.0}
-    # The returns are standardized over the batch: the more videos, the better.
-    adam["batch_size"] = max(2, min(PAPER_BATCH, counts["train"]))
-    return {
-        "name": name,
-        "title": name,
-        "classes": len(classes),
-        "videos": {split: counts[split] for split in SPLITS} | known,
-        "metric": "mAP" if several else "top1",
-        "patch_sizes": [96, 128, 160, 192],
-        "skip_costs": [0.01, 0.02, 0.05],
-        "source": {
-            "kind": "folder",
-            "videos": str(videos.absolute()),
-            "labels": str(recipes / f"{name}.csv"),
-        },
-        "annotations": {"format": "table", "file": "labels.csv"},
-        "frames": {"height": 360, "shards": max(1, min(128, len(listed) // 250))},
-        "model": {
-            "frames": max(2, min(16, int(median(lengths)))),
-            "glancer": {"name": "mobilenet_v2", "pretrained": "imagenet"},
-            "focuser": {"name": "resnet", "depth": 50, "pretrained": "imagenet"},
-        },
-        "stages": {
-            "glancer": sgd(15, glancer=0.01),
-            "focuser": sgd(15, focuser=0.01),
-            "stage1": sgd(50, focuser=0.0005, classifier=0.05),
-            "stage2": {"epochs": 50, **adam, "learning_rates": {"policy": 0.0003}},
-            "stage3": sgd(10, classifier=0.005),
-        },
-    }
-
-
-def _comment(recipe: Recipe) -> str:
-    """What stands above the recipe's entries."""
-    lines = ["Own videos, at the paper's settings; every entry may be changed."]
-    batch, rollout = (recipe.stages[stage].batch_size for stage in ("stage1", "stage2"))
-    if batch < PAPER_BATCH:
-        lines += [
-            f"Batches have {batch} videos, not the paper's {PAPER_BATCH}, so that few make some"
-            " updates.",
-            f"SGD's rates are scaled with them, by {batch}/{PAPER_BATCH}. Stage 2, whose returns"
-            " are",
-            f"standardized over the batch, takes {rollout} videos, at Adam's rate in the paper.",
-        ]
-    return "".join(f"# {line}\n" for line in lines)
+    return OwnVideos(
+        counts={split: counts[split] for split in SPLITS} | known,
+        classes=len({label for video in listed for label in video.labels}),
+        several=any(len(video.labels) > 1 for video in listed),
+        length=int(median(lengths)),
+        folder=str(videos.absolute()),
+        labels=str(table),
+    )

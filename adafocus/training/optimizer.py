@@ -47,7 +47,8 @@ def build_optimizer(training: Training, parts: Mapping[str, nn.Module]) -> Optim
 
 def _by_kind(part: nn.Module) -> dict[ParameterKind, list[nn.Parameter]]:
     """A part's parameters by their kind, those kinds that it has."""
-    heads = [child for child in part.children() if isinstance(child, nn.Linear)]
+    ends = [*part.children(), *getattr(part, "others", {}).values()]
+    heads = [module for module in ends if isinstance(module, nn.Linear)]
     found: dict[ParameterKind, list[nn.Parameter]] = {kind: [] for kind in PARAMETER_KINDS}
     kind: ParameterKind
     for module in part.modules():

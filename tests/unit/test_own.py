@@ -19,8 +19,8 @@ def videos(tmp_path):
 
 @pytest.fixture
 def make(tmp_path, videos):
-    def make(labels=None, seed=0):
-        return new_dataset("mine", videos, labels, tmp_path / "recipes", seed)
+    def make(labels=None, seed=0, method="uni-adafocus"):
+        return new_dataset("mine", videos, labels, tmp_path / "recipes", seed, method)
 
     return make
 
@@ -53,9 +53,10 @@ def test_folders_with_splits(make, tmp_path, videos):
     assert load_recipe(path) == recipe
     assert (recipe.classes, recipe.metric) == (2, "top1")
     assert (recipe.videos.train, recipe.videos.val) == (2, 1)
-    assert recipe.model.frames == 5  # no more than the videos have
+    assert recipe.method == "uni-adafocus"
+    assert recipe.model.frames == 4  # no more than the videos have
     assert (recipe.videos.seconds, recipe.videos.rate) == (0.2, 25)
-    assert recipe.patch_sizes == (96, 128, 160, 192)
+    assert recipe.patch_sizes == (96, 128, 160)
 
     fetch(recipe, tmp_path / "data", workers=1)
     with (tmp_path / "data" / "videos.csv").open(newline="") as file:
@@ -69,21 +70,13 @@ def test_folders_with_splits(make, tmp_path, videos):
     fetch(recipe, tmp_path / "data", workers=1)  # as it is
 
 
-def test_smaller_batches_have_smaller_rates(make, tmp_path, videos):
-    names = [f"train/cat/{i}.mp4" for i in range(39)] + ["val/cat/v.mp4", "train/dog/39.mp4"]
-    probed = sorted(names)[:: len(names) // 8]
-    probe(videos, *probed)
-    touch(videos, *names)
-    recipe, path = make()
-    stages = recipe.stages
-    # An eighth of 40 videos instead of 64: 0.01 · 5/64.
-    assert stages.glancer.batch_size == stages.stage1.batch_size == stages.stage3.batch_size == 5
-    assert stages.glancer.learning_rates == {"glancer": 0.000781}
-    assert stages.stage1.learning_rates == {"focuser": 3.91e-5, "classifier": 0.00391}
-    assert stages.stage2.batch_size == 40
-    assert stages.stage2.learning_rates == {"policy": 0.0003}
-    said = path.read_text()
-    assert "# Batches have 5 videos, not the paper's 64" in said and "by 5/64" in said
+def test_the_older_method(make, videos):
+    probe(videos, "train/cat/a.mp4", "train/dog/b.mp4", "val/cat/c.mp4")
+    recipe, path = make(method="adafocus")
+    assert load_recipe(path) == recipe
+    assert recipe.method == "adafocus"
+    assert recipe.model.frames == 5
+    assert recipe.patch_sizes == (96, 128, 160, 192)
 
 
 def test_a_split_is_drawn_from_every_class(make, tmp_path, videos):

@@ -64,7 +64,14 @@ def test_names_in_tables_are_not_paths(tmp_path):
     for name in ("../secret.mp4", str(tmp_path / "secret.mp4")):
         (tmp_path / "labels.csv").write_text(f"video,labels\na.mp4,x\n{name},y\n")
         with pytest.raises(DataError, match="there is no video"):
-            new_dataset("mine", tmp_path / "videos", tmp_path / "labels.csv", tmp_path, 0)
+            new_dataset(
+                "mine",
+                tmp_path / "videos",
+                tmp_path / "labels.csv",
+                tmp_path,
+                seed=0,
+                method="uni-adafocus",
+            )
 
 
 def test_yaml_makes_no_objects(tmp_path):

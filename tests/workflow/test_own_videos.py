@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from miniature import make_video
-from test_chain import DIGITS
+from noise import uni_recipe
 
 
 @pytest.mark.slow
@@ -33,16 +33,15 @@ def test_ones_own_videos_train(tiny_project):
     )
     assert done.returncode == 0, done.stderr
     assert "8 videos to train on, 2 to validate on, 2 classes, 6 frames" in done.stdout
-    target = "results/pets_128_stage3.json"
+    target = "results/pets_128.json"
     assert f"Next: snakemake --cores all {target}" in done.stdout
-    assert tiny_project.planned(target)["stage3"] == 1
+    assert tiny_project.planned(target)["joint"] == 1
 
-    # The networks and stages of a test; all else is as it was written.
-    recipe = yaml.safe_load((recipes / "pets.yaml").read_text())
-    tiny = {name: DIGITS["model"][name] for name in ("glancer", "focuser", "policy", "classifier")}
-    tiny["focuser"] = tiny["focuser"] | {"width": 0.25}
-    recipe["model"] |= tiny | {"glance_size": 64}
-    recipe["stages"] = DIGITS["stages"]
+    # The networks and the epochs of a test; all else is as it was written.
+    recipe, tiny = yaml.safe_load((recipes / "pets.yaml").read_text()), uni_recipe("long").to_dict()
+    backbones = {name: tiny["model"][name] for name in ("glancer", "focuser")}
+    recipe["model"] |= backbones | {"glance_size": 64, "classifier": {"hidden": 16}}
+    recipe["stages"]["joint"]["epochs"] = 1
     (recipes / "pets.yaml").write_text(yaml.safe_dump(recipe))
     run = tiny_project.snakemake(target)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -53,5 +52,5 @@ def test_ones_own_videos_train(tiny_project):
     labels = recipes / "pets.csv"
     labels.write_text(labels.read_text().replace("walking dog", "running dog"))
     planned = tiny_project.planned(target)
-    assert planned["splits"] == planned["stage1"] == planned["evaluate"] == 1
+    assert planned["splits"] == planned["joint"] == planned["evaluate"] == 1
     assert not {"download", "frames"} & planned.keys(), "no video changed"

@@ -52,7 +52,7 @@ ELSEWHERE = {
     "mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri postgresql:///mlflow"
     " --artifacts-destination mlartifacts": "likewise",
     "source .venv/bin/activate": "the environment that these tests run in",
-    "snakemake --cores all results/mine_128_stage3.json": "test_own_videos.py, with small networks",
+    "snakemake --cores all results/mine_128.json": "test_own_videos.py, with small networks",
     f"{ON_CLUSTER}/slurm results/actnet_128_stage3.json": "test_slurm.py, on tiny videos",
     f"{ON_CLUSTER}/cluster-generic results/actnet_128_stage3.json": "likewise, its last step",
 }
