@@ -1,11 +1,11 @@
-"""The demo on several seeds: does the learned policy beat random patches, and cost less for little?
+"""The demo of both methods on several seeds: what do learned looks gain, and what does less cost?
 
     python benchmarks/demo_seeds.py FOLDER
 
-Runs the whole chain for each seed in a folder of its own within FOLDER (the videos are made once),
-then the curve of ways to spend less, prints a line for each and writes
-benchmarks/results/demo_seeds.json. Takes about fifteen minutes per seed; what is in FOLDER already
-is not made again.
+Trains Uni-AdaFocus and AdaFocus' whole chain for each seed in a folder of its own within FOLDER
+(the videos are made once), then the curve of AdaFocus' ways to spend less, prints a line for each
+and writes benchmarks/results/demo_seeds.json. Takes about twenty-five minutes per seed; what is in
+FOLDER already is not made again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -25,35 +26,42 @@ from machine import machine
 from adafocus.evaluation.curves import SHARE, accuracy_at
 
 ROOT = Path(__file__).parents[1]
-RESULT, CURVE = "results/demo_28_stage3.json", "results/curves/demo.csv"
+UNI, RESULT = "results/demo-uni_28.json", "results/demo_28_stage3.json"
+CURVE = "results/curves/demo.csv"
 SEEDS = (0, 1, 2)
 
 
-def measure(seed: int, folder: Path, data: Path) -> dict[str, float]:
-    """Accuracy of one seed's final checkpoint, its baselines and its cheaper ways."""
+def measure(seed: int, folder: Path, data: Path) -> dict[str, Any]:
+    """Figures of one seed's final checkpoint of each method."""
     shutil.copytree(ROOT / "config", folder / "config", dirs_exist_ok=True)
     config = yaml.safe_load((folder / "config" / "config.yaml").read_text())
     # What a run rounds depends on how many threads share its sums.
-    config |= {"seed": seed, "datasets": {"demo": [28]}, "threads": 1}
+    config |= {"seed": seed, "datasets": {"demo": [28], "demo-uni": [28]}, "threads": 1}
     (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config))
     if not (folder / "data").exists():
         (folder / "data").symlink_to(data)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(folder), "--cores", "all"]
-    for target in (RESULT, CURVE):
-        subprocess.run([*command, target, "--quiet", "all"], check=True)
-    result = json.loads((folder / RESULT).read_text())
-    policy = result["metrics"]["top1"]
-    baselines = {name: scores["top1"] for name, scores in result["baselines"].items()}
-    random, oracle = baselines["random"], baselines["oracle"]
+    command += ["--directory", str(folder), "--cores", "all", "--quiet", "all"]
+    subprocess.run([*command, "--", UNI, RESULT, CURVE], check=True)
+    uni, chain = (of_baselines(json.loads((folder / name).read_text())) for name in (UNI, RESULT))
+    random, oracle = chain["random"], chain["oracle"]
     return {
         "seed": seed,
-        "policy": policy,
-        **baselines,
-        "above_random": policy - random,
-        "share_of_oracles_gain": 100 * (policy - random) / (oracle - random),
-        "at_60_percent": cheaper(pd.read_csv(folder / CURVE), SHARE),
+        "uni_adafocus": uni | {"above_random_even": uni["learned"] - uni["random_even"]},
+        "adafocus": chain
+        | {
+            "above_random": chain["learned"] - random,
+            "share_of_oracles_gain": 100 * (chain["learned"] - random) / (oracle - random),
+            "at_60_percent": cheaper(pd.read_csv(folder / CURVE), SHARE),
+        },
     }
+
+
+def of_baselines(result: dict[str, Any]) -> dict[str, float]:
+    """Top-1 of a result's learned looks and of its baselines, and GFLOPs."""
+    baselines = {name: scores["top1"] for name, scores in result["baselines"].items()}
+    gflops = round(result["gflops_per_video"], 4)
+    return {"gflops": gflops, "learned": result["metrics"]["top1"], **baselines}
 
 
 def cheaper(points: pd.DataFrame, share: float) -> dict[str, float]:
@@ -103,7 +111,7 @@ def main() -> None:
         rows.append(measure(seed, folder / f"seed{seed}", data))
         print(json.dumps(rows[-1]), flush=True)
     report = {
-        "what": "top-1 in percent of one final checkpoint per seed, by where the patches lie",
+        "what": "top-1 in percent of one final checkpoint per seed and method, by where it looks",
         "machine": machine(torch.device("cpu")),
         "seeds": rows,
     }
