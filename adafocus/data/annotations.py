@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Callable, Iterable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adafocus.data import DataError
+from adafocus.data.names import readable
 from adafocus.machine.files import sha256
 from adafocus.recipe import (
     ActivityNetFiles,
@@ -73,11 +75,15 @@ def read_annotations(recipe: Recipe, folder: Path) -> Annotated:
     for split in SPLITS:
         if not any(entry.split == split for entry in listed):
             raise DataError(f"{_files(recipe, folder)}: no video of {split} is listed")
+    for where, _, _, labels, _ in listed:
+        for label in labels:
+            _check_name(label, where)
     classes = _classes(recipe, folder, listed)
     index = {name: number for number, name in enumerate(classes)}
     seen: dict[str, str] = {}
     rows = []
-    for where, video, split, labels, _ in listed:
+    for where, told, split, labels, _ in listed:
+        video = readable(told)
         if video in seen:
             raise DataError(f"{where}: video {video!r} is listed before, in {seen[video]}")
         seen[video] = where
@@ -145,6 +151,24 @@ def _files(recipe: Recipe, folder: Path) -> str:
 # --- classes ----------------------------------------------------------------------------------
 
 
+def _check_name(name: str | int, where: str) -> None:
+    """Raises `DataError` where a class's name cannot stand on a line of its own, in UTF-8."""
+    if isinstance(name, str) and (not name or re.search("[\0\r\n\ud800-\udfff]", name)):
+        raise DataError(
+            f"{where}: class {name!r} is no line of text in UTF-8; give the class another name"
+        )
+
+
+def split_labels(text: str) -> list[str]:
+    """Names of classes that are joined by ``;``, where ``\\;`` is a semicolon in a name."""
+    return [label.strip().replace(r"\;", ";") for label in re.split(r"(?<!\\);", text)]
+
+
+def join_labels(names: Iterable[str]) -> str:
+    """What `split_labels` takes apart."""
+    return ";".join(name.replace(";", r"\;") for name in names)
+
+
 def _classes(recipe: Recipe, folder: Path, listed: list[Entry]) -> list[str]:
     """Names of the classes by index: those that a file lists, or all that occur, sorted."""
     name = getattr(recipe.annotations, "classes", None)
@@ -157,6 +181,8 @@ def _classes(recipe: Recipe, folder: Path, listed: list[Entry]) -> list[str]:
         source = str(path)
     if recipe.annotations.format == "something_v1":
         names = sorted(names)  # see `ListedFiles`
+    for label in names:
+        _check_name(label, source)
     if len(names) != recipe.classes:
         raise DataError(
             f"{source}: lists {len(names)} classes, but the recipe has {recipe.classes}"
@@ -286,7 +312,7 @@ def _something_v2(given: ListedFiles, folder: Path) -> Iterator[Entry]:
 
 def _table(given: TableFile, folder: Path) -> Iterator[Entry]:
     for where, row in read_table(folder / given.file, ("video", "split", "labels")):
-        labels = {label.strip() for label in row["labels"].split(";")}
+        labels = set(split_labels(row["labels"]))
         if row["split"] not in SPLITS:
             raise DataError(f"{where}: split is {row['split']!r}; it must be train or val")
         if not row["video"] or "" in labels:
@@ -308,17 +334,23 @@ PARSERS: dict[str, Callable[[Any, Path], Iterator[Entry]]] = {
 # --- files ------------------------------------------------------------------------------------
 
 
-def _text(path: Path) -> str:
-    """What a file holds, without the mark that some programs put before it."""
+def _text(path: Path, errors: str = "strict") -> str:
+    """What a file holds, in UTF-8 or, by the mark before it, UTF-16, without that mark."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+        encoding = "utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+        return content.decode(encoding, errors)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: cannot be read as UTF-8 ({error.reason} at byte {error.start}); save it so"
+        ) from None
+    except OSError as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """File and line number, and the line, of all lines that are not blank."""
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(re.split(r"\r\n?|\n", _text(path)), 1):
         if line.strip():
             yield f"{path}, line {number}", line.strip()
 
@@ -328,21 +360,39 @@ def read_table(
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """File and line number, and the row, of a CSV with these columns and perhaps others.
 
-    Of optional columns that there are not, fields are empty. Raises `DataError` with file and line.
+    Fields are apart by commas, or by semicolons or tabs as spreadsheets write them; rows whose
+    fields are all empty are none. Of optional columns that there are not, fields are empty. Bytes
+    that are not UTF-8 stay as in names of files, see `readable`. Raises `DataError` with
+    file and line.
     """
-    rows = csv.DictReader(StringIO(_text(path), newline=""), strict=True)
+    text, skipped = _text(path, "surrogateescape"), 0
+    if text.startswith("sep="):  # how some programs are told what fields are apart by
+        text, skipped = re.sub(r"^.*(\r\n?|\n|$)", "", text, count=1), 1
+    head = re.match(r"[^\r\n]*", text)[0].lower()  # type: ignore[index]
+    # What the names of the columns stand apart by; a field's own semicolons are in quotes then.
+    separator = max(",;\t", key=lambda sign: len(set(columns) & set(_names(head, sign))))
+    rows = csv.reader(StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        missing = [name for name in columns if name not in (rows.fieldnames or ())]
+        names = [name.strip().lower() for name in next(rows, [])]
+        while names and not names[-1]:
+            names.pop()
+        missing = [name for name in columns if name not in names]
         if missing:
-            raise DataError(f"{path}, line 1: lacks the column {', '.join(missing)}")
-        for row in rows:
-            where = f"{path}, line {rows.line_num}"
-            if None in row or None in row.values():
-                fields = len(rows.fieldnames or ())
-                raise DataError(f"{where}: has not the {fields} fields of line 1")
-            yield where, {name: row.get(name, "").strip() for name in (*columns, *optional)}
+            raise DataError(f"{path}, line {1 + skipped}: lacks the column {', '.join(missing)}")
+        for fields in rows:
+            where = f"{path}, line {rows.line_num + skipped}"
+            if not any(map(str.strip, fields)):
+                continue
+            if len(fields) < len(names) or any(fields[len(names) :]):
+                raise DataError(f"{where}: has not the {len(names)} fields of line {1 + skipped}")
+            row = dict(zip(names, map(str.strip, fields), strict=False))
+            yield where, {name: row.get(name, "") for name in (*columns, *optional)}
     except csv.Error as error:
-        raise DataError(f"{path}, line {rows.line_num}: is not CSV ({error})") from None
+        raise DataError(f"{path}, line {rows.line_num + skipped}: is not CSV ({error})") from None
+
+
+def _names(head: str, separator: str) -> list[str]:
+    return [name.strip(' "') for name in head.split(separator)]
 
 
 def _json(path: Path) -> Any:

@@ -277,7 +277,8 @@ def _read_split(folder: Path, split: str) -> bytes:
 
 def class_names(folder: Path) -> list[str]:
     """Names of the data set's classes by index."""
-    return (folder / "splits" / "classes.txt").read_text("utf-8").splitlines()
+    text = (folder / "splits" / "classes.txt").read_text("utf-8")
+    return text.removesuffix("\n").split("\n")  # names may hold what else ends lines
 
 
 def _read_positions(path: Path) -> dict[str, np.ndarray]:

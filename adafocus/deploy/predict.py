@@ -262,16 +262,16 @@ def overlay(prediction: Prediction, path: Path) -> None:
 
 def _draw(image: Image.Image, step: Step, final: Guess) -> None:
     """Draws the patch as a box and the prediction as a line of text at the top."""
-    from matplotlib.font_manager import findfont  # here, as it takes long
-
-    from adafocus.figures import YELLOW
+    from adafocus.figures import YELLOW  # here, as it takes long
+    from adafocus.figures.fonts import font_for
+    from adafocus.figures.style import short
 
     canvas = ImageDraw.Draw(image)
     thickness = max(1, image.height // 120)
     if step.box is not None:
         left, top, right, bottom = step.box
         canvas.rectangle((left, top, right - 1, bottom - 1), outline=YELLOW, width=thickness)
-    text = f"{step.label or final.label} {step.probability or final.probability:.0%}"
-    font = ImageFont.truetype(findfont("DejaVu Sans"), max(9, image.height // 20))
+    text = f"{short(step.label or final.label)} {step.probability or final.probability:.0%}"
+    font = ImageFont.truetype(font_for(text), max(9, image.height // 20))
     canvas.rectangle(canvas.textbbox((2, 1), text, font), fill="black")
     canvas.text((2, 1), text, fill="white", font=font)

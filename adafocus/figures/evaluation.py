@@ -235,7 +235,7 @@ def _draw_coverage(axes: Axes, bar: Axes | None, covered: np.ndarray, most: floa
 def _class_gain(predictions: Predictions, k: int) -> str:
     name = str(predictions.classes[k])
     # A number alone would not say what it is.
-    name = "\n".join(wrap(short(name, 56), 28)) if len(name) > 3 else f"class {name}"
+    name = "\n".join(wrap(short(name, 56), 28)) if len(name) > 3 else f"class {short(name)}"
     before, after = predictions.accuracy_random[k], predictions.accuracy[k]
     return f"{name}\n{after - before:+.1f} points, from {before:.0f} to {after:.0f}%"
 
@@ -256,7 +256,9 @@ def confusion_matrix(predictions: Predictions, path: Path, title: str) -> None:
             figure = Figure(figsize=(side + (3 if numbered else 0.9), side), layout="constrained")
             matrix = figure.subplots()
             numbers = [str(k) for k in range(classes)]
-            matrix.set_xticks(range(classes), numbers if numbered else names)
+            matrix.set_xticks(
+                range(classes), numbers if numbered else [short(name) for name in names]
+            )
             matrix.set_yticks(range(classes), [short(name) for name in names])
             for (row, column), share in np.ndenumerate(shares):
                 if share >= 0.5:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
+from unicodedata import category
 
 import matplotlib
 import numpy as np
@@ -19,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import RcKeyType
 from PIL import Image
 
+from adafocus.figures.fonts import legible
 from adafocus.machine.files import atomic
 
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
@@ -70,7 +72,14 @@ def count_on_x(axes: Axes, last: int) -> None:
 
 
 def short(name: str, most: int = 40) -> str:
-    return shorten(name, most, placeholder="…")
+    """A name on one line of at most so many letters, with no sign that cannot be drawn."""
+    words = " ".join(name.split())
+    drawn = "".join(
+        "\ufffd" if category(sign) in ("Cc", "Cs", "Co", "Cn") else sign for sign in words
+    )
+    fitting = shorten(drawn, most, placeholder="…")
+    # Some scripts put no spaces between words.
+    return fitting if len(fitting) > most // 2 else drawn[: most - 1] + "…" * (len(drawn) >= most)
 
 
 def save_note(text: str, path: Path) -> None:
@@ -82,7 +91,7 @@ def save_note(text: str, path: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    with atomic(path) as aside:
+    with atomic(path) as aside, legible(figure):
         if path.suffix == ".svg":
             figure.savefig(aside, metadata={"Date": None}, bbox_inches="tight")
         else:

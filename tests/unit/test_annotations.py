@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from miniature import make_recipe
 
 from adafocus.data import DataError
-from adafocus.data.annotations import _video_and_labels, read_annotations, read_cuts
+from adafocus.data.annotations import (
+    _video_and_labels,
+    join_labels,
+    read_annotations,
+    read_cuts,
+)
+from adafocus.data.clips import class_names
+from adafocus.data.splits import write_splits
 from adafocus.recipe import parse_recipe
 
 
@@ -334,6 +341,76 @@ def test_ones_own_table(folder):
         write(folder, "videos.csv", f"{table}{line}\n")
         with pytest.raises(DataError, match=complaint):
             read_annotations(recipe, folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["big $$ win", "two\u2028lines", "a;b", "a\x85b", "猫", "a\\b", "-"]
+)
+def test_names_of_classes_arrive_as_they_are(folder, name):
+    rows = [("v", "train", join_labels([name])), ("w", "val", join_labels([name, "other"]))]
+    rows.append(("x", "train", "other"))
+    write(folder, "videos.csv", "video,split,labels\n" + "".join(f"{','.join(r)}\n" for r in rows))
+    recipe = official(2, format="table", file="videos.csv")
+    assert read_annotations(recipe, folder).classes == sorted([name, "other"])
+    (folder / "manifests").mkdir()
+    for shard in range(recipe.frames.shards):
+        made = "".join(f"{v},frames/{v}.zip,ok,1,1,1,\n" for v in "vwx" if not shard)
+        header = "video,path,status,frames,height,width,error\n"
+        (folder / "manifests" / f"{shard}.csv").write_text(header + made)
+    write_splits(recipe, folder)
+    assert class_names(folder) == sorted([name, "other"])
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "two\rlines", "nul\0", "\ud800"])
+def test_names_of_classes_that_are_no_line_are_refused(folder, name):
+    entries = [{"id": number, "template": name} for number in (1, 2)]
+    write(folder, "train.json", json.dumps(entries[:1]))
+    write(folder, "validation.json", json.dumps(entries[1:]))
+    write(folder, "labels.json", json.dumps({name: 0, "x": 1}))
+    recipe = official(
+        2,
+        format="something_v2",
+        train="train.json",
+        val="validation.json",
+        classes="labels.json",
+    )
+    with pytest.raises(DataError, match=r"train\.json, entry 1: class .* is no line of text"):
+        read_annotations(recipe, folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '\ufeffvideo;split;labels\r\na b;train;walk\r\nc;val;"walk;run"\r\nd;train;run\r\n;;\r\n',
+        "\ufeffvideo\tsplit\tlabels\na b\ttrain\twalk\nc\tval\twalk;run\nd\ttrain\trun",
+        'sep=;\nVideo;Split;Labels\na b;train;walk\nc;val;"walk;run"\nd;train;run\n',
+        "video, Split ,labels,,\ra b,train,walk,,\rc,val,walk;run,,\rd,train,run,,\r,,,,\r",
+        '"video","split","labels"\n"a b","train","walk"\n"c","val","walk;run"\n"d","train","run"\n',
+    ],
+    ids=["semicolons", "tabs", "sep", "old-macs", "quoted"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
+def test_tables_as_programs_leave_them(folder, text, encoding):
+    if encoding != "utf-8":
+        text = "\ufeff" + text.removeprefix("\ufeff")
+    (folder / "annotations" / "videos.csv").write_bytes(text.encode(encoding))
+    recipe = official(2, format="table", file="videos.csv")
+    assert listed(recipe, folder) == [
+        ("a b", "train", [1]),
+        ("c", "val", [0, 1]),
+        ("d", "train", [0]),
+    ]
+
+
+def test_a_table_in_the_letters_of_one_country(folder):
+    """Names in it are bytes, as those of files are; classes are text."""
+    table = b"video,split,labels\ncaf\xe9,train,x;y\nc,val,x\n"
+    (folder / "annotations" / "videos.csv").write_bytes(table)
+    recipe = official(2, format="table", file="videos.csv")
+    assert [row[0] for row in listed(recipe, folder)] == [r"caf\xe9", "c"]
+    (folder / "annotations" / "videos.csv").write_bytes(table + b"d,val,caf\xe9\n")
+    with pytest.raises(DataError, match=r"videos\.csv, line 4: class 'caf.*' is no line of text"):
+        read_annotations(recipe, folder)
 
 
 # --- where videos come from -------------------------------------------------------------------

@@ -2,11 +2,13 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 
 from adafocus import figures
 from adafocus.evaluation.predictions import Predictions
-from adafocus.figures import style
+from adafocus.figures import fonts, style
 from adafocus.figures.evaluation import MOST_PAIRS
 
 HISTORY = [
@@ -201,6 +203,80 @@ def test_run_times_are_in_units_that_fit(tmp_path, texts):
     said = [" ".join(text.split()) for text in texts(tmp_path / "runtimes.svg")]
     assert "2.5 h, CPU 30.0 s, 2.5 GB" in said and "4.0 s, CPU 30.0 s, 2.5 GB" in said
     assert "wall-clock time (hours)" in said and "wall-clock time (seconds)" in said
+
+
+ODD_NAMES = (
+    "big $$ win",
+    r"$\frac{$",
+    "a $x_{2$ b",
+    "two\u2028lines",
+    "قط جميل",
+    "bell\x07",
+    "lone \ud800",
+    "<b>&-->",
+    "猫" * 60,
+)
+
+
+def test_any_name_is_drawn_as_it_is_written(tmp_path, texts, capsys):
+    found = predictions_of(len(ODD_NAMES))
+    found = Predictions(**vars(found) | {"classes": np.array(ODD_NAMES)})
+    figures.confusion_matrix(found, tmp_path / "confusion.svg", "costs $1 and $2")
+    said = texts(tmp_path / "confusion.svg")
+    assert "costs $1 and $2" in said
+    for name in ("0 big $$ win", r"1 $\frac{$", "3 two lines", "5 bell\ufffd", "7 <b>&-->"):
+        assert name in said
+    assert any(text.startswith("8 猫猫") and text.endswith("猫…") for text in said)
+    figures.patch_maps(found, 28, 96, 7, "mAP", tmp_path / "maps.png", "$$", by_class=True)
+
+
+@pytest.fixture
+def cat(tmp_path, monkeypatch):
+    """Installs a font with one letter, which is a black square."""
+
+    def square(edge):
+        pen = TTGlyphPen(None)
+        pen.moveTo((0, 0))
+        for corner in ((0, edge), (edge, edge), (edge, 0)):
+            pen.lineTo(corner)
+        pen.closePath()
+        return pen.glyph()
+
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder([".notdef", "cat"])
+    font.setupCharacterMap({ord("猫"): "cat"})
+    font.setupGlyf({".notdef": square(10), "cat": square(900)})
+    font.setupHorizontalMetrics({".notdef": (100, 0), "cat": (900, 0)})
+    font.setupHorizontalHeader(ascent=900, descent=0)
+    font.setupNameTable({"familyName": "Cat", "styleName": "Regular", "psName": "Cat"})
+    font.setupOS2()
+    font.setupPost()
+    (tmp_path / "fonts").mkdir()
+    font.save(tmp_path / "fonts" / "cat.ttf")
+    (tmp_path / "fonts" / "broken.ttf").write_bytes(b"no font")
+    monkeypatch.setattr("matplotlib.font_manager.X11FontDirectories", [str(tmp_path / "fonts")])
+    monkeypatch.setattr("matplotlib.font_manager._get_fontconfig_fonts", list)
+    fonts._stand_ins.cache_clear()
+    yield tmp_path / "fonts" / "cat.ttf"
+    fonts._stand_ins.cache_clear()
+
+
+def test_an_installed_font_stands_in_for_letters(tmp_path, capsys, cat):
+    assert fonts.font_for("a cat") != str(cat) == fonts.font_for("猫")
+    found = predictions_of(5)
+
+    def dark(name):
+        given = Predictions(**vars(found) | {"classes": np.array([name] * 5)})
+        figures.confusion_matrix(given, tmp_path / "confusion.png", "t")
+        image = np.asarray(Image.open(tmp_path / "confusion.png").convert("L"))
+        return (image < 40).sum()
+
+    assert dark("猫猫猫猫") > dark("....") + 5 * 4 * 60, "squares of some ten pixels"
+    assert capsys.readouterr() == ("", "")
+    dark("猫犬猫犬")
+    said, warned = capsys.readouterr()
+    assert said.count("\n") == 1 and said.startswith("no installed font has 犬: figures show boxes")
+    assert warned == ""
 
 
 def test_the_same_data_give_the_same_file(tmp_path):

@@ -1,0 +1,79 @@
+"""Names of videos: as files bear them, as text, and as annotations tell them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from functools import cached_property
+from unicodedata import normalize
+
+
+def readable(name: str) -> str:
+    """A file's name in UTF-8: bytes of it that are not stand there as ``\\xe9``."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a letter, as JSON can hold it
+        return name.encode("utf-8", "backslashreplace").decode()
+
+
+class Names:
+    """Names of the videos that there are, to be found by what annotations call them.
+
+    A video may be called by its name, or by the end of it, or by a longer path that ends in it, as
+    on another machine; with or without its suffix or ActivityNet's ``v_``; in other case, or in
+    letters that are put together in another way.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
+
+    def find(self, wanted: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+        """The names of those that are wanted, and why others have none."""
+        wanted = list(wanted)
+        exact = self.names.intersection(wanted)
+        found, reasons = {name: name for name in exact}, {}
+        for name in wanted:
+            if name in exact:
+                continue
+            fitting = [one for one in self._fitting(name) if one not in exact]
+            if len(fitting) == 1:
+                found[name] = fitting[0]
+            else:
+                several = f"is not sure: {' or '.join(sorted(fitting)[:2])}"
+                reasons[name] = several if fitting else "is not among the videos"
+        claims = Counter(found.values())
+        for name, one in list(found.items()):
+            if claims[one] > 1:
+                reasons[name] = f"is not sure: {one} goes by another's name too"
+                del found[name]
+        return found, reasons
+
+    @cached_property
+    def _by_last(self) -> dict[str, list[tuple[str, list[str]]]]:
+        found = defaultdict(list)
+        for name in self.names:
+            *folders, last = _parts(name) or [""]
+            found[last].append((name, folders))
+        return found
+
+    def _fitting(self, wanted: str) -> list[str]:
+        *folders, last = _parts(wanted) or [""]
+        bare = re.sub(r"\.\w{1,5}$", "", last)
+        for spelling in (last, bare, f"v_{bare}", bare.removeprefix("v_")):
+            shared: dict[str, int] = {}
+            for name, theirs in self._by_last.get(spelling, ()):
+                length = min(len(folders), len(theirs))
+                if folders[len(folders) - length :] == theirs[len(theirs) - length :]:
+                    shared[name] = length
+            if shared:
+                most = max(shared.values())
+                return [name for name, length in shared.items() if length == most]
+        return []
+
+
+def _parts(name: str) -> list[str]:
+    """The folders of a name and its last part, alike for all ways to write them."""
+    latin = re.sub(r"\\x([89a-f][0-9a-f])", lambda byte: chr(int(byte[1], 16)), name)
+    alike = normalize("NFC", latin).casefold().replace("\\", "/")
+    return [part for part in alike.split("/") if part not in ("", ".")]
