@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from adafocus.data.clips import Clips
 from adafocus.evaluation.measurement import Measurement
@@ -16,6 +17,7 @@ from adafocus.evaluation.predictions import Predictions
 from adafocus.evaluation.result import Result
 from adafocus.figures import SheetClip, confusion_matrix, contact_sheet, patch_maps, step_curve
 from adafocus.machine.files import kept, sha256
+from adafocus.model.choices import Choices
 from adafocus.model.exits import visiting_order
 
 SHEET_CLIPS = 6
@@ -49,14 +51,24 @@ def predictions_of(
 def write_outcome(
     result: Result, predictions: Predictions, clips: Clips, output: Path, plots: Path
 ) -> tuple[Result, list[Path]]:
-    """Writes a result, its predictions beside it and its figures.
+    """Writes a result, its predictions beside it and its figures, and says what it warns of.
 
     Returns:
-        The result as it was written, which names its predictions, and the figures' paths.
+        The result as it was written, which tells what was chosen between and names its predictions,
+        and the figures' paths.
     """
     beside = Predictions.path_of(output)
     predictions.write(beside)
     result = replace(result, predictions_sha256=sha256(beside))
+    choices = None
+    if result.has_policy:
+        looks = predictions.looks(result.patch_size, clips.recipe.model.frames)
+        choices = Choices.of(looks, clips.recipe)
+    if choices is not None:
+        told = tuple(choices.warnings(clips.recipe))
+        result = replace(result, choices=asdict(choices), warnings=told)
+    for warning in result.warnings:
+        tqdm.write(f"{output}: {warning}")
     drawn = draw(result, predictions, clips, plots, output.stem)
     result.write(output)
     for path in (output, beside):

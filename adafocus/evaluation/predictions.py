@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import torch
 
 from adafocus.machine.files import atomic
+from adafocus.model.looks import Looks
 from adafocus.model.patches import SKIPPED, grid_cells
 
 
@@ -64,6 +66,14 @@ class Predictions:
             return self.boxes
         sides = np.where(self.corners == SKIPPED, SKIPPED, patch_size)
         return np.concatenate((self.corners, sides), axis=-1).astype(np.float32)
+
+    def looks(self, patch_size: int, frames: int) -> Looks:
+        """Where the model looked; older versions knew none but all of so many frames."""
+        boxes = torch.from_numpy(self.boxes_of(patch_size))
+        skipped = (boxes == SKIPPED).all(-1)
+        if self.frames is None:
+            return Looks.at(boxes, frames, skipped)
+        return Looks(torch.from_numpy(self.frames).long(), boxes, skipped)
 
     def frames_of(self, video: int, order: Sequence[int]) -> np.ndarray:
         """(F,), ``frames`` of a video; older versions knew none but the ``order`` of all."""

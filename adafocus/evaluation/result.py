@@ -11,7 +11,7 @@ from typing import Any, Self
 from adafocus.machine.files import atomic
 from adafocus.recipe import METHODS, StageSpec
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised with what a result tells, of which nothing is ever taken away. The first had no number."""
 
 
@@ -48,6 +48,10 @@ class Result:
     """In GFLOPs per video"""
     steps_per_video: float | None = None
     looks_per_video: float | None = None
+    choices: Mapping[str, float | None] | None = None
+    """What the policy really chose between, see `adafocus.model.choices`; None where it has none"""
+    warnings: Sequence[str] = ()
+    """In which things it always does the same"""
     videos_per_second: float
     data_wait_share: float | None = None
     peak_memory_gb: float | None = None

@@ -25,7 +25,7 @@ HEADINGS = {
     "stage": "stage",
     "seeds": "seeds",
     "metric": "metric",
-    "adafocus": "AdaFocus",
+    "adafocus": "accuracy",
     "random": "random",
     "centre": "centre",
     "glancer": "glancer alone",
@@ -50,6 +50,25 @@ PUBLISHED_HEADINGS = {
     "gflops": "counted",
 }
 """Columns of the table of published figures."""
+
+
+CHOICES_HEADINGS = {
+    "dataset": "data set",
+    "experiment": "experiment",
+    "patch_size": "patch",
+    "skip_cost": "skip cost",
+    "budget": "budget",
+    "stage": "stage",
+    "seed": "seed",
+    "places": "places",
+    "commonest_place": "at the commonest",
+    "centre_deviation": "deviation of centres",
+    "side": "side of boxes",
+    "side_deviation": "deviation of sides",
+    "frame_entropy": "entropy of frames",
+    "commonest_frames": "at the commonest frames",
+}
+"""Columns of the table of what policies chose between."""
 
 
 RUN_HEADINGS = {
@@ -97,11 +116,11 @@ def write_summary(
     variants = _variants(rows)
     remove_abandoned(stem.parent)
     with atomic(stem.with_name(f"{stem.name}.csv")) as aside:
-        table = pd.DataFrame(rows).drop(columns=["recipe", "made_with"])
+        table = pd.DataFrame(rows).drop(columns=["recipe", "made_with", "warnings"])
         table.astype({"stage": "Int64", "seeds": "Int64"}).to_csv(aside, index=False)
     with atomic(stem.with_name(f"{stem.name}.md")) as aside:
-        text = results_table(rows) + variants_tables(variants) + published_table(beside)
-        aside.write_text(text, encoding="utf-8")
+        tables = (choices_table(runs), variants_tables(variants), published_table(beside))
+        aside.write_text(results_table(rows) + "".join(tables), encoding="utf-8")
     with atomic(stem.with_name(f"{stem.name}.html")) as aside:
         aside.write_text(page(rows, runs, variants, beside), encoding="utf-8")
     accuracy_against_gflops(rows, figures, stem.with_name(f"{stem.name}.svg"))
@@ -165,11 +184,21 @@ def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
             "file": str(path),
             "recipe": recipe,
             "made_with": made_with,
+            **_choices(result),
+            "warnings": result.warnings,
         }
     except KeyError as error:
         raise ResultError(f"{path}: not a result of an evaluation: {error} is missing") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise ResultError(f"{path}: not a result of an evaluation ({error})") from None
+
+
+def _choices(result: Result) -> dict[str, Any]:
+    """What the policy chose between, None for what is not known, as of earlier versions."""
+    known = result.choices or {}
+    names = ("commonest_place", "centre_deviation", "side", "side_deviation", "frame_entropy")
+    places = f"{known['places']} of {known['cells']}" if known else None
+    return {"places": places} | {name: known.get(name) for name in (*names, "commonest_frames")}
 
 
 def published_figures(recipe: Recipe) -> list[dict[str, Any]]:
@@ -261,9 +290,20 @@ def results_table(rows: Sequence[dict[str, Any]]) -> str:
     Args:
         rows: as in the CSV.
     """
-    columns = _columns(rows)
+    columns = _columns(HEADINGS, rows)
     lines = ["# Results", "", *markdown(columns, rows), "", *_notes(rows, columns)]
     return "\n".join(lines) + "\n"
+
+
+def choices_table(runs: Sequence[dict[str, Any]]) -> str:
+    """What each policy chose between, and where it always does the same; nothing where no result
+    tells."""
+    if not (told := _told(runs)):
+        return ""
+    columns = _columns(CHOICES_HEADINGS, told)
+    lines = ["", "## What the policies chose between", "", *markdown(columns, told), ""]
+    notes = (line for note in _choices_notes(told, columns) for line in (note, ""))
+    return "\n".join([*lines, *notes])
 
 
 def variants_tables(variants: Mapping[str, Sequence[dict[str, Any]]]) -> str:
@@ -281,7 +321,7 @@ def _entry_headings(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
 
 
 def published_table(beside: Sequence[dict[str, Any]]) -> str:
-    """AdaFocus's published figures beside those measured; nothing where none are published."""
+    """Published figures beside those measured; nothing where none are published."""
     if not beside:
         return ""
     columns = _headings(PUBLISHED_HEADINGS, beside)
@@ -303,9 +343,13 @@ def page(
         variants: what differs between experiments, by data set.
         beside: published figures and those measured.
     """
-    columns = _columns(rows)
+    columns = _columns(HEADINGS, rows)
     parts = ["<h1>Results</h1>", *html(columns, rows)]
     parts += [f"<p>{escape(note)}</p>" for note in _notes(rows, columns) if note]
+    if told := _told(runs):
+        chosen = _columns(CHOICES_HEADINGS, told)
+        parts += ["<h2>What the policies chose between</h2>", *html(chosen, told)]
+        parts += [f"<p>{escape(note)}</p>" for note in _choices_notes(told, chosen)]
     for dataset, entries in variants.items():
         parts.append(f"<h2>Experiments on {escape(dataset)} differ in</h2>")
         parts += html(_entry_headings(entries), entries)
@@ -318,11 +362,16 @@ def page(
     return PAGE.format("\n".join(parts))
 
 
-def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Headings of the table of results, without columns that are empty."""
+def _told(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs of which it is known what the policy chose between."""
+    return [row for row in runs if row["places"] is not None]
+
+
+def _columns(headings: Mapping[str, str], rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Those of a table, without columns that are empty."""
     return {
         name: heading
-        for name, heading in _headings(HEADINGS, rows).items()
+        for name, heading in _headings(headings, rows).items()
         if any(row[name] is not None for row in rows)
     }
 
@@ -333,8 +382,26 @@ def _headings(headings: Mapping[str, str], rows: Sequence[dict[str, Any]]) -> di
     return {name: text for name, text in headings.items() if not (only and name == "experiment")}
 
 
+def _choices_notes(told: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> list[str]:
+    notes = [
+        "Places: cells of a grid in which boxes lay, of those that there are; beside it the share"
+        " of looks at the commonest one. Lengths are in percent of the frame's side."
+    ]
+    if "frame_entropy" in columns:
+        notes.append(
+            "Entropy of frames, in bits: of how often each was looked at. Beside it the share of"
+            " looks at the commonest frames, as many as a video has looks: 100% where they are"
+            " always the same."
+        )
+    for row in told:
+        name = f"{row['experiment']}, patch {row['patch_size']}"
+        name += "" if row["stage"] is None else f", stage {row['stage']}"
+        notes += [f"Warning: {name}, seed {row['seed']}: {text}." for text in row["warnings"]]
+    return notes
+
+
 def _published_notes(beside: Sequence[dict[str, Any]]) -> str:
-    notes = ["A blank was not measured. Measured figures are of stage 3."]
+    notes = ["A blank was not measured. Measured figures are of finished models."]
     if any(not row["verified"] for row in beside):
         notes.append("\\* This figure could not be checked against the paper.")
     return " ".join(notes)
@@ -343,7 +410,7 @@ def _published_notes(beside: Sequence[dict[str, Any]]) -> str:
 def _notes(rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> list[str]:
     notes = [
         "Accuracy in percent on the validation videos, the baselines' on the same weights; random"
-        " is the mean of five draws. Patches in pixels, GFLOPs and videos/s of AdaFocus."
+        " is the mean of five draws. Patches in pixels, GFLOPs and videos/s of the model itself."
     ]
     if any(row["stage"] == 1 for row in rows):
         notes.append("Stage 1 has no policy: its accuracy is that of random patches.")
@@ -364,6 +431,6 @@ def _notes(rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> list[s
     if "gain" in columns:
         notes.append(
             "The oracle's patches are centred on the truth. Of oracle's gain: how much of the way"
-            " from random patches to it AdaFocus goes."
+            " from random patches to it the model goes."
         )
     return [line for note in notes for line in (note, "")][:-1]

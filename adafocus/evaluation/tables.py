@@ -88,8 +88,12 @@ def _cell(name: str, row: dict[str, Any]) -> str:
     match name:
         case "git_commit" | "checkpoint":
             return f"{value[:12]}-dirty" if value.endswith("-dirty") else f"{value[:12]}"
-        case "gain":
+        case "gain" | "commonest_place" | "commonest_frames":
             return f"{value:.1f}%"
+        case "centre_deviation" | "side" | "side_deviation":
+            return f"{100 * value:.1f}%"
+        case "frame_entropy":
+            return f"{value:.2f}"
         case "metric":
             return METRICS[value]
         case "skip_cost" | "budget":

@@ -7,7 +7,6 @@ them starts from and leaves stands in `adafocus.recipe.stages`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -31,17 +30,20 @@ class GlancerStage(HeadStage):
     """The glancer, on frames of its own size; logits are averaged over frames."""
 
     def loss(self, videos: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = functional.cross_entropy(self.predict(videos), videos.target)
+        loss = functional.cross_entropy(self._logits(videos), videos.target)
         return loss, {"loss": loss}
 
-    def predict(self, batch: Batch) -> Tensor:
+    def predict(self, batch: Batch) -> tuple[Tensor, None]:
+        return self._logits(batch), None
+
+    def _logits(self, batch: Batch) -> Tensor:
         return self.model.glance(batch.glance).logits.mean(1)
 
 
 class FocuserStage(GlancerStage):
     """The focuser, on whole frames; logits are averaged over frames."""
 
-    def predict(self, batch: Batch) -> Tensor:
+    def _logits(self, batch: Batch) -> Tensor:
         features = pool(self.model.focuser(batch.frames))
         return self.model.focuser.classify(features).mean(1)
 
@@ -68,8 +70,8 @@ class Stage1(HeadStage):
         loss = every_step(self._logits(videos), videos.target)
         return loss, {"loss": loss}
 
-    def predict(self, batch: Batch) -> Tensor:
-        return self._logits(batch)[:, -1]
+    def predict(self, batch: Batch) -> tuple[Tensor, None]:
+        return self._logits(batch)[:, -1], None
 
     def _logits(self, batch: Batch) -> Tensor:
         with torch.no_grad():
@@ -158,8 +160,9 @@ class Stage2(Stage[AdaFocus, Experience, PolicyTraining]):
             **videos.logs,
         }
 
-    def predict(self, batch: Batch) -> Tensor:
-        return self.frozen(batch.frames, batch.glance).logits[:, -1]
+    def predict(self, batch: Batch) -> tuple[Tensor, Looks]:
+        out = self.frozen(batch.frames, batch.glance)
+        return out.logits[:, -1], out.looks
 
     def figures(self, means: dict[str, Tensor]) -> dict[str, float]:
         """Of how often each cell was the likeliest, an epoch's row says how many ever were."""
@@ -167,14 +170,6 @@ class Stage2(Stage[AdaFocus, Experience, PolicyTraining]):
         row = super().figures(means)
         # Revision 1 counted none; an epoch that it began may have no batch left.
         return row if cells is None else row | {"distinct_cells": float((cells > 0).sum())}
-
-    def warnings(self, row: Mapping[str, float]) -> Iterator[str]:
-        if row.get("distinct_cells") == 1:
-            yield (
-                "the policy's likeliest place was one and the same in every frame of the last"
-                " epoch. It has learnt a place, not where to look: more epochs or update_epochs in"
-                f" stages.{self.name}, or more videos, may help"
-            )
 
     def _count(self, cells: Tensor) -> Tensor:
         """How often each cell of the policy's grid is among these, skipped frames left out."""
@@ -197,8 +192,8 @@ class Stage3(HeadStage):
         loss = every_step(self.model.classifier(seen, local), videos.target)
         return loss, {"loss": loss}
 
-    def predict(self, batch: Batch) -> Tensor:
-        return self.frozen(batch.frames, batch.glance).logits[:, -1]
+    def predict(self, batch: Batch) -> tuple[Tensor, None]:
+        return self.frozen(batch.frames, batch.glance).logits[:, -1], None
 
 
 STAGES: dict[str, type[Stage[Any, Any, Any]]] = {

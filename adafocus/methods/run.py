@@ -193,8 +193,9 @@ def train(
     previous_state(files.resume).unlink(missing_ok=True)
     kept_epoch = f"the epoch kept has {recipe.metric} {progress.best:.1f}"
     tqdm.write(f"{output}: {kept_epoch}; curves: {curves}")
-    for warning in learner.warnings(progress.history[-1]):
-        tqdm.write(f"{output.stem}: {warning}")
+    if progress.choices is not None:
+        for warning in progress.choices.warnings(recipe):
+            tqdm.write(f"{output.stem}: {warning}")
 
 
 def begin(

@@ -5,13 +5,13 @@ What it starts from stands in `adafocus.recipe.uni`, its losses in `adafocus.met
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from adafocus.data.batches import Batch
 from adafocus.methods.uni_loss import UniDraws, draw_label, uni_loss
+from adafocus.model.looks import Looks
 from adafocus.model.uni import UniAdaFocus
 from adafocus.recipe import JointTraining
 from adafocus.training.parts import InParts, at_once
@@ -32,17 +32,10 @@ class JointStage(Stage[UniAdaFocus, Batch, JointTraining]):
         weight = self.training.size_weight
         return uni_loss(model, videos.frames, glance, videos.target, drawn, weight)
 
-    def predict(self, batch: Batch) -> Tensor:
+    def predict(self, batch: Batch) -> tuple[Tensor, Looks]:
         glance = batch.glance if self.model.shape.apart else None
-        return self.model(batch.frames, glance).logits[:, -1]
-
-    def warnings(self, row: Mapping[str, float]) -> Iterator[str]:
-        boxes = self.model.shape.boxes
-        if row["box_side"] > boxes.largest - 0.02 * (boxes.largest - boxes.smallest):
-            yield (
-                "the policy's boxes have all but the largest size: it has not learnt where to look."
-                f" A smaller size_weight in stages.{self.name}, or more epochs, may help"
-            )
+        out = self.model(batch.frames, glance)
+        return out.logits[:, -1], out.looks
 
 
 STAGES: dict[str, type[Stage[Any, Any, Any]]] = {"joint": JointStage}

@@ -78,6 +78,11 @@ class ModelRecipe(Section):
     def cells(self) -> int:
         """Along each side of the grid in which places are counted."""
 
+    @property
+    def box_sides(self) -> tuple[int, int] | None:
+        """The least and the greatest side of a box in pixels; None where all have the patch's."""
+        return None
+
     def needed_by(self, parts: tuple[str, ...]) -> dict[str, Any]:
         """The entries that the weights of a checkpoint depend on, defaults left out.
 

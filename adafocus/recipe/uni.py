@@ -97,6 +97,10 @@ class UniModel(ModelRecipe):
     def cells(self) -> int:
         return CELLS
 
+    @property
+    def box_sides(self) -> tuple[int, int]:
+        return self.policy.smallest, self.policy.largest
+
 
 class JointTraining(Training):
     """The whole model in one go."""

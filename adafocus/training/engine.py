@@ -26,6 +26,8 @@ from adafocus.machine import distributed
 from adafocus.machine.device import channels_last, name_what_fills_memory
 from adafocus.machine.meter import Meter
 from adafocus.machine.signals import Stop, Stopped
+from adafocus.model.choices import Choices
+from adafocus.model.looks import Looks
 from adafocus.recipe import Config, Metric, MicroBatch
 from adafocus.training.loss_monitor import LossMonitor
 from adafocus.training.optimizer import build_optimizer, schedule
@@ -129,7 +131,7 @@ def fit(
             row |= run.train(bar)
             started = time.monotonic()
             if stage.training.validates(epoch + 1):
-                scores = validate(
+                scores, choices = validate(
                     stage, validation, device, seed, run.predict, between=run.end_if_asked
                 )
                 run.parts.agree()
@@ -143,6 +145,7 @@ def fit(
             if score > progress.best or (stage.latest_is_best and score > -math.inf):
                 progress.best = score
                 progress.best_tensors = {k: v.clone() for k, v in _tensors(stage).items()}
+                progress.choices = choices
             run.save()
             on_epoch(row)
             run.end_if_asked()
@@ -214,11 +217,13 @@ class _Loop:
         part.seconds = meter.seconds
         return means | meter.figures(part.videos)
 
-    def predict(self, batch: Batch) -> Tensor:
-        """Logits (B, K) of whole videos, in parts."""
+    def predict(self, batch: Batch) -> tuple[Tensor, Looks | None]:
+        """See `Stage.predict`; in parts."""
 
-        def predictions(parts: list[slice]) -> Tensor:
-            return torch.cat([self.stage.predict(batch.part(rows)) for rows in parts])
+        def predictions(parts: list[slice]) -> tuple[Tensor, Looks | None]:
+            found = [self.stage.predict(batch.part(rows)) for rows in parts]
+            logits, looks = zip(*found, strict=True)
+            return torch.cat(logits), None if looks[0] is None else Looks.joined(looks)
 
         return self.parts.alone(len(batch.rows), predictions)
 
@@ -328,27 +333,32 @@ def validate(
     clips: Loader,
     device: torch.device,
     seed: int,
-    predict: Callable[[Batch], Tensor] | None = None,
+    predict: Callable[[Batch], tuple[Tensor, Looks | None]] | None = None,
     between: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
-    """Accuracy of a stage's predictions.
+) -> tuple[dict[str, float], Choices | None]:
+    """Accuracy of a stage's predictions, and what its policy chose between, where it trains one.
 
     Args:
         clips: batches, drawn by an `EpochSampler`.
         seed: fixes stage 1's random patches, which are the same after every epoch.
-        predict: gives a batch's logits; the stage's own where it is None.
+        predict: predicts a batch; the stage's own where it is None.
         between: is called before each round of batches, one for each process.
     """
     stage.model.eval()
     found = []
     for number, batch in own_batches(clips, device, seed, between=between):
-        logits = (predict or stage.predict)(batch)
-        found.append((number, (logits.float().cpu(), batch.labels.cpu())))
-    gathered, scores = in_order(found), None
+        logits, looks = (predict or stage.predict)(batch)
+        kept = (logits.float().cpu(), batch.labels.cpu(), None if looks is None else looks.cpu())
+        found.append((number, kept))
+    gathered, told = in_order(found), None
     if gathered is not None:
-        logits, labels = map(torch.cat, zip(*gathered, strict=True))
-        scores = compute_metrics(logits, labels)
-    of_all: dict[str, float] = distributed.broadcast(scores)
+        of_videos, labels, looked = zip(*gathered, strict=True)
+        scores = compute_metrics(torch.cat(of_videos), torch.cat(labels))
+        choices = None
+        if looked[0] is not None:
+            choices = Choices.of(Looks.joined(looked), clips.dataset.recipe)
+        told = scores, choices
+    of_all: tuple[dict[str, float], Choices | None] = distributed.broadcast(told)
     return of_all
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from adafocus.machine.files import atomic
+from adafocus.model.choices import Choices
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Progress:
     best: float = -math.inf
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
     """The trained parts at their best epoch."""
+    choices: Choices | None = None
+    """What the policy chose between in the validation after it, where the stage trains one."""
     begun: EpochProgress = field(default_factory=EpochProgress)
     """The epoch after those done."""
     micro_batch: int | None = None
@@ -52,11 +55,14 @@ class Progress:
         known = EpochProgress.__dataclass_fields__.keys()
         begun = EpochProgress(**{k: v for k, v in values.get("begun", {}).items() if k in known})
         begun.sums = {name: value.to(device) for name, value in begun.sums.items()}
-        return cls(**{**values, "begun": begun})
+        choices = values.get("choices")
+        known_choices = None if choices is None else Choices(**choices)
+        return cls(**{**values, "begun": begun, "choices": known_choices})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values and tensors, as a resume file holds them."""
-        return vars(self) | {"begun": vars(self.begun)}
+        choices = None if self.choices is None else vars(self.choices)
+        return vars(self) | {"begun": vars(self.begun), "choices": choices}
 
 
 def write_history(history: list[dict[str, float]], path: Path) -> None:

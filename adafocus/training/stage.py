@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from adafocus.data.batches import Batch
 from adafocus.model.adafocus import AdaFocus
+from adafocus.model.looks import Looks
 from adafocus.model.video_model import VideoModel
 from adafocus.recipe import SPECS, HeadTraining, Training
 from adafocus.training.parts import InParts, at_once
@@ -78,20 +78,13 @@ class Stage(ABC, Generic[Model, Prepared, TrainingSection]):
         """
 
     @abstractmethod
-    def predict(self, batch: Batch) -> Tensor:
-        """Logits (B, K) of whole videos, for validation."""
+    def predict(self, batch: Batch) -> tuple[Tensor, Looks | None]:
+        """Logits (B, K) of whole videos, for validation, and where the policy chose to look, in a
+        stage that trains it."""
 
     def figures(self, means: dict[str, Tensor]) -> dict[str, float]:
         """What an epoch's row says of the means, over its steps, of what was logged."""
         return {name: float(value) for name, value in means.items()}
-
-    def warnings(self, row: Mapping[str, float]) -> Iterator[str]:
-        """What a person should hear of a finished training.
-
-        Args:
-            row: of its last epoch.
-        """
-        yield from ()
 
     @cached_property
     def frozen(self) -> Model:

@@ -35,7 +35,7 @@ def test_a_step_stays_on_its_device(recipe, name):
         loss, logs = stage.loss(stage.prepare(batch))
         assert {loss.device, *(value.device for value in logs.values())} == {META}
         stage.model.eval()
-        assert stage.predict(batch).device == META
+        assert stage.predict(batch)[0].device == META
 
 
 def test_a_tensor_of_the_cpu_is_found(monkeypatch):

@@ -212,7 +212,7 @@ def test_the_weights_left_are_those_of_the_best_epoch(recipe, folder, tmp_path):
     stage = STAGES["glancer"]("glancer", model, training)
     clips = Clips(folder, "val", recipe, augment=False, seed=3)
     batches = loader(clips, 2, EpochSampler(len(clips), 3, shuffle=False), 0, CPU)
-    assert validate(stage, batches, CPU, 3)["mAP"] == pytest.approx(max(scores))
+    assert validate(stage, batches, CPU, 3)[0]["mAP"] == pytest.approx(max(scores))
 
 
 def test_the_best_epoch_is_one_with_a_validation(folder, tmp_path):
@@ -233,7 +233,7 @@ def test_the_best_epoch_is_one_with_a_validation(folder, tmp_path):
     stage = STAGES["glancer"]("glancer", model, training)
     clips = Clips(folder, "val", recipe, augment=False, seed=3)
     batches = loader(clips, 2, EpochSampler(len(clips), 3, shuffle=False), 0, CPU)
-    assert validate(stage, batches, CPU, 3)["mAP"] == pytest.approx(max(scores.values()))
+    assert validate(stage, batches, CPU, 3)[0]["mAP"] == pytest.approx(max(scores.values()))
 
     write_history(rows, tmp_path / "metrics.csv")
     with (tmp_path / "metrics.csv").open() as file:

@@ -198,7 +198,7 @@ def test_what_made_it(evaluated, folder):
     assert (result["metric"], result["videos"], result["seed"]) == ("top1", VIDEOS, 0)
     assert result["versions"]["torch"] == torch.__version__
     assert "git_commit" in result
-    assert (result["schema"], result["made_by"]) == (2, {})
+    assert (result["schema"], result["made_by"]) == (3, {})
     assert result["device"].endswith("CPU")
     assert result["gflops_per_video"] > 0
     assert result["videos_per_second"] > 0

@@ -105,3 +105,18 @@ def test_coverage_of_boxes_of_any_shape():
     expected = np.zeros((4, 4))
     expected[0:3, 2] += 50  # rows 0.4 to 2.6 and columns 1.6 to 2.6; of the other no row
     assert coverage(boxes, 4) == pytest.approx(expected)
+
+
+def test_looks_of_files_of_older_versions():
+    """Which told corners alone, one of a model that looks once."""
+    skipped = np.array([[[1, 2]], [[-1, -1]]], np.int16)
+    named = np.array(["a", "b"])
+    found = Predictions(
+        named, named, np.eye(2, dtype=bool), *[np.zeros(2)] * 2, skipped, *[named] * 2
+    )
+    looks = found.looks(16, 4)
+    assert looks.frames.tolist() == [[0, 1, 2, 3]] * 2
+    assert looks.patches.tolist() == [[[1, 2, 16, 16]], [[-1] * 4]]
+    assert looks.skipped.tolist() == [[False], [True]]
+    told = replace(found, boxes=looks.patches.numpy(), frames=np.array([[1, 3]] * 2, np.int16))
+    assert told.looks(16, 4).frames.tolist() == [[1, 3]] * 2

@@ -55,7 +55,7 @@ def test_what_is_no_result_is_named(tmp_path):
 def test_the_summary_has_one_row_for_a_model(summarise, tmp_path):  # noqa: F811
     results = [of_seed(seed, accuracy) for seed, accuracy in ACCURACIES.items()]
     rows, table = summarise(*results, result("demo", 20, 3, 70.0))
-    assert [(row["patch"], row["seeds"], row["AdaFocus"]) for row in rows] == [
+    assert [(row["patch"], row["seeds"], row["accuracy"]) for row in rows] == [
         ("20", "", "70.0"),
         ("28", "3", "88.6 ± 2.0"),
     ]
@@ -85,7 +85,7 @@ def test_results_of_other_recipes_and_the_same_seed_stay_apart(summarise):  # no
     other = first["recipe"] | {"stages": first["recipe"]["stages"] | {"stage3": stage3}}
     rows, _ = summarise(first, second, second | {"seed": 2, "recipe": other}, first)
     assert sorted(row["seeds"] for row in rows) == ["", "", "2"]
-    assert "81.0 ± 1.4" in [row["AdaFocus"] for row in rows]
+    assert "81.0 ± 1.4" in [row["accuracy"] for row in rows]
 
 
 def test_numbers_that_sweeps_found_may_differ_from_seed_to_seed(summarise):  # noqa: F811
@@ -97,4 +97,4 @@ def test_numbers_that_sweeps_found_may_differ_from_seed_to_seed(summarise):  # n
         swept = {"trials": 4, "range": [0.1, 10]}
         results.append(found | {"recipe": found["recipe"] | {"stages": stages, "swept": swept}})
     [row], _ = summarise(*results)
-    assert (row["seeds"], row["AdaFocus"]) == ("2", "80.5 ± 0.7")
+    assert (row["seeds"], row["accuracy"]) == ("2", "80.5 ± 0.7")

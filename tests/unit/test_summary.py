@@ -77,7 +77,7 @@ def test_the_table_a_person_reads(summarise, tmp_path):
         "patch": "128",
         "stage": "3",
         "metric": "mAP",
-        "AdaFocus": "74.5",
+        "accuracy": "74.5",
         "random": "50.0",
         "centre": "40.0",
         "glancer alone": "25.0",
@@ -181,7 +181,7 @@ def test_the_page_holds_the_tables_and_what_was_run(summarise, tmp_path):
     results, published, run = (
         [[cell.text for cell in line] for line in table] for table in page.iter("table")
     )
-    assert dict(zip(*results[:2], strict=True))["AdaFocus"] == "74.5"
+    assert dict(zip(*results[:2], strict=True))["accuracy"] == "74.5"
     assert [line[1:5] for line in published if line[4] == "83.4*"] == [
         ["AdaFocus", "128", "mAP", "83.4*"]
     ]
@@ -221,7 +221,7 @@ def test_experiments_on_one_data_set_stand_together(summarise, tmp_path):
     demo, variant = result("demo", 28, 3, 83.5), result("demo-gamma9", 28, 3, 84.5)
     variant |= {"dataset": "demo", "experiment": "demo-gamma9"}
     rows, records = summarise(variant, demo, demo | {"patch_size": 20, "stage": 1})
-    assert [(row["experiment"], row["patch"], row["AdaFocus"]) for row in rows[:3]] == [
+    assert [(row["experiment"], row["patch"], row["accuracy"]) for row in rows[:3]] == [
         ("demo", "20", "83.5"),
         ("demo", "28", "83.5"),
         ("demo-gamma9", "28", "84.5"),
@@ -257,3 +257,30 @@ def test_models_that_skip_frames_are_rows_of_their_own(summarise, published):
     # The plain model's published figure is not theirs.
     measured = [(row["model"], row["measured"]) for row in published() if row["measured"]]
     assert measured == [("AdaFocus", "74.0")]
+
+
+def test_what_policies_chose_between_and_what_is_warned_of(summarise, tmp_path):
+    demo = result("demo", 28, 3, 83.5)
+    summarise(demo)
+    assert "chose between" not in (tmp_path / "summary.md").read_text(), "of earlier versions"
+    chosen = {
+        "places": 3,
+        "cells": 49,
+        "commonest_place": 98.7,
+        "centre_deviation": 0.0123,
+        "side": 0.4375,
+        "side_deviation": 0.0,
+        "frame_entropy": None,
+    }
+    told = demo | {"choices": chosen, "warnings": ["always the same; do <this>"]}
+    _, [_, record] = summarise(told | {"seed": 1}, demo | {"stage": 1})
+    assert record["places"] == "3 of 49"
+    text = (tmp_path / "summary.md").read_text().partition("## What the policies chose between")[2]
+    [row] = read_table(text)
+    assert (row["places"], row["at the commonest"]) == ("3 of 49", "98.7%")
+    assert (row["deviation of centres"], row["side of boxes"]) == ("1.2%", "43.8%")
+    assert "entropy of frames" not in row and row["seed"] == "1"
+    warning = "Warning: demo, patch 28, stage 3, seed 1: always the same; do <this>."
+    assert warning in text
+    page = ET.fromstring((tmp_path / "summary.html").read_text().partition("\n")[2])
+    assert warning in [note.text for note in page.iter("p")]

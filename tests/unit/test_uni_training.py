@@ -153,3 +153,36 @@ def test_a_short_model_has_no_classifier_of_its_own():
     values["stages"]["joint"]["learning_rates"]["classifier"] = 1.0
     with pytest.raises(RecipeError, match="must name exactly glancer, focuser, policy;"):
         parse_recipe(values, "tiny.yaml")
+
+
+def test_a_policy_that_always_does_the_same_is_told_of(folder, tmp_path, capsys):
+    """At the end of training and of evaluation, and in the result."""
+    rates = dict.fromkeys(("glancer", "focuser", "policy", "classifier"), 1e-9)
+    recipe = uni_recipe("long")
+    training = recipe.stages["joint"].model_copy(update={"epochs": 1, "learning_rates": rates})
+    stages = recipe.stages.model_copy(update={"joint": training})
+    recipe = recipe.model_copy(update={"stages": stages})
+    options = {"seed": 0, "device": "cpu", "threads": 1, "tracking_uri": store_in(tmp_path)}
+    output = tmp_path / "joint.safetensors"
+    train(
+        recipe,
+        "joint",
+        PATCH,
+        data=folder,
+        init=[],
+        output=output,
+        curves=tmp_path / "c.svg",
+        **options,
+    )
+    # Its weights are those it began with: all frames weigh alike, all boxes lie in the middle.
+    said = capsys.readouterr()
+    warning = "the policy looks at the same frames in nearly all videos"
+    assert f"joint: {warning}" in said.err + said.out
+    result = evaluate(output, data=folder, output=tmp_path / "r.json", plots=tmp_path, **options)
+    said = capsys.readouterr()
+    assert warning in said.err + said.out
+    assert any(line.startswith(warning) for line in result.warnings)
+    assert Result.read(tmp_path / "r.json").warnings == list(result.warnings)
+    assert result.choices["commonest_frames"] == 100
+    assert result.choices["frame_entropy"] == pytest.approx(np.log2(3))
+    assert 0 < result.choices["places"] <= result.choices["cells"] == 49
