@@ -18,6 +18,7 @@ from adafocus.model.looks import Looks
 from adafocus.model.uni_classifier import MaximaClassifier
 from adafocus.model.uni_policy import LookPolicy, SpatialPolicy, TemporalPolicy, choose_frames
 from adafocus.model.video_model import NO_STREAM, Output, VideoModel
+from adafocus.model.window import Window
 
 if TYPE_CHECKING:
     from adafocus.recipe import BackboneRecipe, UniRecipe
@@ -204,8 +205,12 @@ class UniAdaFocus(VideoModel):
             setattr(model, name, FrozenBackbone(getattr(self, name)))
         return model
 
+    def window(self, every: int | None = None) -> Window:
+        """Of new videos whose frames come one by one, see `Window`."""
+        return Window(self, every)
+
     def stream(self) -> NoReturn:
-        """Raises `ValueError`: there is no such thing as of `AdaFocus.stream`."""
+        """Raises `ValueError`: there is no such thing as of `AdaFocus.stream`, but a `window`."""
         raise ValueError(NO_STREAM)
 
     # Long and short videos differ in what their heads see.

@@ -13,8 +13,8 @@ from adafocus.model.backbones import Backbone
 from adafocus.model.looks import Looks
 
 NO_STREAM = (
-    "a stream of frames cannot choose among frames to come, as Uni-AdaFocus does: give it a window"
-    " of the video at once, as frames to the model, or as a file or folder of frames to Predictor"
+    "a stream of frames cannot choose among frames to come, as Uni-AdaFocus does: take"
+    " model.window, which predicts from the latest frames, or give Predictor a file or a folder"
 )
 """What is told of a model that must have all frames before it looks."""
 

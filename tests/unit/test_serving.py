@@ -10,25 +10,27 @@ import numpy as np
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
-from noise import CLASSES, SIZE
+from noise import CLASSES, SIZE, tiny_recipe, uni_recipe
 from servers import free_port, serving
 
 import adafocus
 from adafocus.deploy.serving import save_model
 from adafocus.model import checkpoint
-from adafocus.model.adafocus import build
+from adafocus.model.building import build
 from adafocus.model.checkpoint import Checkpoint
 
 NAMES = tuple(f"class {k}" for k in range(CLASSES))
 
 
-@pytest.fixture
-def saved(recipe, tmp_path):
+@pytest.fixture(params=["gru", "tsm", "long", "short"])
+def saved(request, tmp_path):
     """A model in MLflow's format, two videos for it, and their probabilities (2, K)."""
     torch.manual_seed(0)
-    path, folder = tmp_path / "tiny_32_stage3.safetensors", tmp_path / "model"
+    kind = request.param
+    recipe = uni_recipe(kind) if kind in ("long", "short") else tiny_recipe(kind)
+    path, folder = tmp_path / "tiny_32.safetensors", tmp_path / "model"
     tensors = build(recipe, 32).state_dict()
-    checkpoint.write(path, Checkpoint(tensors, recipe, "stage3", 32, NAMES))
+    checkpoint.write(path, Checkpoint(tensors, recipe, recipe.last.name, 32, NAMES))
     entry = SimpleNamespace(artifact_location=str(folder), model_id="m-1", source_run_id=None)
     save_model(path, folder, entry)
 
@@ -37,8 +39,8 @@ def saved(recipe, tmp_path):
 
     frames, glance = videos(recipe.model.frames), None
     given = frames.numpy()
-    if recipe.model.glance_frames:
-        glance = videos(recipe.model.glance_frames)
+    if recipe.model.frames_apart:
+        glance = videos(recipe.model.frames_apart)
         given = {"frames": given, "glance": glance.numpy()}
     with torch.inference_mode():
         logits = adafocus.load(path)(frames, glance).logits[:, -1]
@@ -67,13 +69,14 @@ def test_frames_of_another_size_are_refused(saved):
 def test_the_weights_are_in_safetensors_and_no_file_is_a_pickle(saved):
     folder, *_ = saved
     names = {path.name for path in folder.rglob("*") if path.is_file()}
-    assert "tiny_32_stage3.safetensors" in names
+    assert "tiny_32.safetensors" in names
     assert not {name for name in names if name.endswith((".pkl", ".pt", ".pth", ".bin"))}
     # Models of all versions lie side by side in a store.
     assert "loader_module: adafocus.serving\n" in (folder / "MLmodel").read_text()
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("saved", ["gru", "long", "short"], indirect=True)
 def test_mlflow_serves_it(saved, tmp_path):
     folder, given, expected = saved
     port = free_port()
