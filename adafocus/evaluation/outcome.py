@@ -65,7 +65,7 @@ def write_outcome(
         looks = predictions.looks(result.patch_size, clips.recipe.model.frames)
         choices = Choices.of(looks, clips.recipe)
     if choices is not None:
-        told = tuple(choices.warnings(clips.recipe))
+        told = list(choices.warnings(clips.recipe))
         result = replace(result, choices=asdict(choices), warnings=told)
     for warning in result.warnings:
         tqdm.write(f"{output}: {warning}")
@@ -106,7 +106,8 @@ def draw(
     paths += [folder / f"{name}_{figure}.svg" for figure in ("steps", "patches", "confusion")]
     steps, patches, confusion = paths[-3:]
     metric = result.metric
-    step_curve(result.metrics_per_step, result.baselines, metric, steps, name)
+    model = clips.recipe.model_name
+    step_curve(result.metrics_per_step, result.baselines, metric, steps, name, model)
     title = f"{name}: patches {chooser}"
     grid = shape.cells
     patch_maps(predictions, size, shape.frame_size, grid, metric, patches, title, learned)

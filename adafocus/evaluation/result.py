@@ -50,7 +50,7 @@ class Result:
     looks_per_video: float | None = None
     choices: Mapping[str, float | None] | None = None
     """What the policy really chose between, see `adafocus.model.choices`; None where it has none"""
-    warnings: Sequence[str] = ()
+    warnings: Sequence[str] = field(default_factory=list)
     """In which things it always does the same"""
     videos_per_second: float
     data_wait_share: float | None = None

@@ -47,6 +47,7 @@ def step_curve(
     metric: str,
     path: Path,
     title: str,
+    model: str = "AdaFocus",
 ) -> None:
     """Accuracy of the running prediction after each step, with the baselines as lines.
 
@@ -54,13 +55,14 @@ def step_curve(
         metrics_per_step: as in the result JSON.
         baselines: as in the result JSON, after the last step.
         metric: which one to draw.
+        model: what it is called.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
         axes = figure.subplots()
         axes.set(title=title, xlabel="step", ylabel=f"{METRICS[metric]} (%)")
         values = [row[metric] for row in metrics_per_step]
-        axes.plot(range(1, len(values) + 1), values, **SERIES[0], label="AdaFocus")
+        axes.plot(range(1, len(values) + 1), values, **SERIES[0], label=model)
         count_on_x(axes, len(values))
         for name, (label, look) in BASELINES.items():
             if name in baselines:

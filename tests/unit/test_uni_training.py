@@ -182,7 +182,7 @@ def test_a_policy_that_always_does_the_same_is_told_of(folder, tmp_path, capsys)
     said = capsys.readouterr()
     assert warning in said.err + said.out
     assert any(line.startswith(warning) for line in result.warnings)
-    assert Result.read(tmp_path / "r.json").warnings == list(result.warnings)
+    assert Result.read(tmp_path / "r.json").warnings == result.warnings
     assert result.choices["commonest_frames"] == 100
     assert result.choices["frame_entropy"] == pytest.approx(np.log2(3))
     assert 0 < result.choices["places"] <= result.choices["cells"] == 49
