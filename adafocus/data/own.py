@@ -1,6 +1,7 @@
 """One's own videos and their labels, as they lie on disk.
 
-What is written for them, a recipe, stands in `adafocus.recipe.own`."""
+What is written for them, a recipe, stands in `adafocus.recipe.own`.
+"""
 
 from __future__ import annotations
 
