@@ -28,11 +28,17 @@ from torch.utils._pytree import tree_leaves
 
 from adafocus.data.batches import Batch
 from adafocus.data.draws import Draws
-from adafocus.machine.device import name_of, peak_memory, pick_precision, tune_cudnn
-from adafocus.methods.adafocus import STAGES
+from adafocus.machine.device import (
+    channels_last,
+    name_of,
+    peak_memory,
+    pick_precision,
+    tune_cudnn,
+)
+from adafocus.methods import STAGES
 from adafocus.model import backbones
-from adafocus.model.adafocus import build
-from adafocus.recipe import Recipe, load_recipe, parse_recipe
+from adafocus.model.building import build
+from adafocus.recipe import SPECS, Recipe, load_recipe, parse_recipe
 from adafocus.training.optimizer import build_optimizer
 from adafocus.training.stage import Stage
 
@@ -50,6 +56,8 @@ MEASURED = (
     ("actnet", 192, "stage3"),
     ("sthv1", 144, "focuser"),
     ("sthv1", 144, "stage1"),
+    ("actnet-uni", 128, "joint"),
+    ("sthv1-uni-8", 96, "joint"),
 )
 
 
@@ -78,7 +86,7 @@ class OptimizerStep(NamedTuple):
         """The stage as `fit` begins it, with random weights."""
         with device:
             model = build(self.recipe, self.patch_size)
-        model.to(memory_format=torch.channels_last).set_precision(self.precision)
+        channels_last(model).set_precision(self.precision)
         training = self.recipe.stages[self.stage]
         stage = STAGES[self.stage](self.stage, model, training)
         stage.train_mode()
@@ -96,7 +104,7 @@ class OptimizerStep(NamedTuple):
             return torch.zeros(size, dtype=torch.uint8, device=device).permute(0, 1, 4, 2, 3)
 
         frames = videos(shape.frames)
-        glance = videos(shape.glance_frames) if shape.glance_frames else frames
+        glance = videos(shape.frames_apart) if shape.frames_apart else frames
         labels = torch.zeros((count, self.recipe.classes), dtype=torch.bool, device=device)
         index = torch.zeros(count, dtype=torch.int64, device=device)
         draws = Even(0, 1, 0, count, slice(0, count))
@@ -187,12 +195,12 @@ def fake(stage: Stage, device: torch.device) -> None:
 def as_on_a_gpu() -> Iterator[None]:
     """Fake tensors are on a CPU, since GRUs and autocast need a real kind of device; frozen
     backbones take as many frames at once as they do on a GPU."""
-    kept = backbones.MOST_PIXELS, backbones.CACHE
-    backbones.MOST_PIXELS, backbones.CACHE = 4 * kept[0], 2**62
+    kept = backbones.MOST_PIXELS, backbones.CACHE, backbones.ONEDNN
+    backbones.MOST_PIXELS, backbones.CACHE, backbones.ONEDNN = 4 * kept[0], 2**62, False
     try:
         yield
     finally:
-        backbones.MOST_PIXELS, backbones.CACHE = kept
+        backbones.MOST_PIXELS, backbones.CACHE, backbones.ONEDNN = kept
 
 
 def predicted(step: OptimizerStep) -> float:
@@ -237,9 +245,10 @@ def recipes() -> Iterator[tuple[str, Recipe]]:
     found: dict[str, Recipe] = {}
     for path in sorted((ROOT / "config" / "recipes").glob("*.yaml")):
         recipe = load_recipe(path)
-        sizes = {name: recipe.stages[name].batch_size for name in STAGES}
-        # The number of classes tells in megabytes.
-        key = json.dumps([recipe.to_dict()["model"], recipe.patch_sizes, sizes])
+        sizes = {spec.name: recipe.stages[spec.name].batch_size for spec in recipe.table}
+        # The number of classes tells in megabytes, dropout in none.
+        model = recipe.to_dict()["model"] | {"head_dropout": None}
+        key = json.dumps([recipe.method, model, recipe.patch_sizes, sizes])
         names.setdefault(key, []).append(recipe.name)
         found.setdefault(key, recipe)
     for key, recipe in found.items():
@@ -249,8 +258,9 @@ def recipes() -> Iterator[tuple[str, Recipe]]:
 def every_step(recipe: Recipe) -> Iterator[tuple[str, int]]:
     """Stages and patch sizes. Stage 0 has none, and stages 2 and 3 keep little that depends on it,
     so that the largest tells enough."""
-    for stage in STAGES:
-        yield from ((stage, size) for size in recipe.patch_sizes[0 if stage == "stage1" else -1 :])
+    for stage in (spec.name for spec in recipe.table):
+        first = 0 if stage in ("stage1", "joint") else -1
+        yield from ((stage, size) for size in recipe.patch_sizes[first:])
 
 
 def gibibytes(count: float) -> str:
@@ -274,7 +284,7 @@ def predict_all() -> str:
                 for precision in precisions.values()
                 for part in PARTS
             ]
-            size = patch_size if stage[0] == "s" else ""
+            size = patch_size if SPECS[stage].of_patch_size else ""
             lines.append(f"| {stage} | {size} | {count} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
         lines.append("")
@@ -289,7 +299,7 @@ def predict_all() -> str:
 def as_predicted(step: OptimizerStep) -> str:
     """What ``memory.md`` says of a whole batch; to predict it again takes a machine that is lent
     for minutes longer than to measure it."""
-    size = str(step.patch_size) if step.stage[0] == "s" else ""
+    size = str(step.patch_size) if SPECS[step.stage].of_patch_size else ""
     for section in (RESULTS / "memory.md").read_text(encoding="utf-8").split("\n**")[1:]:
         names, _, table = section.partition("**\n")
         lines = [line for line in table.splitlines() if line.startswith("|")]
@@ -329,6 +339,8 @@ def shrunk(recipe: Recipe) -> Recipe:
     values: dict[str, Any] = recipe.to_dict()
     values["model"]["frame_size"] = values["model"]["glance_size"] = 64
     values["patch_sizes"], values["published"], values["peers"] = [32], {}, []
+    if recipe.method == "uni-adafocus":
+        values["model"]["policy"] |= {"smallest": 24, "largest": 48}
     for stage in values["stages"].values():
         stage["batch_size"] = 2
     return parse_recipe(values, recipe.name)

@@ -156,6 +156,10 @@ CACHE = 16 * 2**20
 MOST_PIXELS = 64 * 224**2
 """Pixels of frames that a CPU takes through a frozen backbone at once, which bounds its memory; a
 GPU, which needs more to be busy, takes four times as many."""
+ONEDNN = torch.backends.mkldnn.is_available()
+"""Whether a CPU has oneDNN, Intel's library of convolutions."""
+Plan = list[tuple[nn.Sequential, int]]
+"""Parts of a trunk in turn, and how many frames to take through each at a time."""
 
 
 class FrozenBackbone(Backbone):
@@ -171,40 +175,50 @@ class FrozenBackbone(Backbone):
         copy = deepcopy(backbone).requires_grad_(False).eval()
         fold_batch_norms(copy.trunk)
         trunk = fuse(copy.trunk).to(memory_format=torch.channels_last)
-        low = backbone.precision != torch.float32
-        super().__init__(trunk.to(backbone.precision) if low else trunk, copy.head)
+        self.low = backbone.precision != torch.float32
+        super().__init__(trunk.to(backbone.precision) if self.low else trunk, copy.head)
         self.normalize, self.precision = copy.normalize, backbone.precision
         self.others = copy.others
         shifted = (module for module in copy.trunk.modules() if isinstance(module, ShiftedConv2d))
         # Temporal shift needs all frames of a video at once.
         self.together = next((module.segments for module in shifted), 1)
-        self.plans: dict[torch.Size, list[tuple[nn.Sequential, int]]] = {}
+        self.plans: dict[torch.Size, Plan] = {}
 
     def forward(self, frames: Tensor) -> Tensor:
         flat = frames.flatten(0, 1)
         pixels = MOST_PIXELS if flat.device.type == "cpu" else 4 * MOST_PIXELS
         most = pixels // frames.shape[-1] ** 2
-        parts = [self._maps(self.normalize(few)) for few in flat.split(self._videos(most))]
-        maps: Tensor = torch.cat(parts).unflatten(0, frames.shape[:2])
+        through = self._in_cache if flat.device.type == "cpu" else self._at_once
+        maps = _joined([through(few) for few in flat.split(self._videos(most))])
+        found: Tensor = (maps.float() if self.low else maps).unflatten(0, frames.shape[:2])
+        return found
+
+    def _at_once(self, frames: Tensor) -> Tensor:
+        maps: Tensor = self.trunk(self._as_seen(frames))
         return maps
 
-    def _maps(self, frames: Tensor) -> Tensor:
-        """Normalised frames (N, 3, H, W) -> maps (N, C, h, w) of their type."""
-        through = self._in_cache if frames.device.type == "cpu" else self.trunk
-        low = self.precision != torch.float32
-        maps: Tensor = through(frames.to(self.precision) if low else frames)
-        return maps.to(frames.dtype)
+    def _as_seen(self, frames: Tensor) -> Tensor:
+        """Bytes or normalised floats (N, 3, H, W), as the trunk takes them."""
+        seen: Tensor = self.normalize(frames)
+        return seen.to(self.precision) if self.low else seen
 
-    def _in_cache(self, maps: Tensor) -> Tensor:
-        if maps.shape[1:] not in self.plans:
-            self.plans[maps.shape[1:]] = self._plan(maps[: self.together])
-        for parts, size in self.plans[maps.shape[1:]]:
-            maps = torch.cat([parts(few) for few in maps.split(size)])
-        return maps
+    def _in_cache(self, frames: Tensor) -> Tensor:
+        if frames.shape[1:] not in self.plans:
+            self.plans[frames.shape[1:]] = self._plan(self._as_seen(frames[: self.together]))
+        return self._through(self.plans[frames.shape[1:]], frames)
 
-    def _plan(self, maps: Tensor) -> list[tuple[nn.Sequential, int]]:
-        """Parts of the trunk in turn, and how many frames to take through each at a time."""
-        plan: list[tuple[nn.Sequential, int]] = []
+    def _through(self, plan: Plan, frames: Tensor) -> Tensor:
+        """All parts of a plan, each right after those before it, so that what they have left is
+        still in the cache."""
+        if not plan:
+            return self._as_seen(frames)
+        *before, (part, size) = plan
+        most = max(size for _, size in plan)
+        left = (self._through(before, few) for few in frames.split(most))
+        return _joined([part(few) for maps in left for few in maps.split(size)])
+
+    def _plan(self, maps: Tensor) -> Plan:
+        plan: Plan = []
         sizes: list[int] = []
         hooks = [
             module.register_forward_hook(lambda *called: sizes.append(called[-1].numel()))
@@ -231,6 +245,10 @@ class FrozenBackbone(Backbone):
         return max(frames // self.together, 1) * self.together
 
 
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def fold_batch_norms(network: nn.Module) -> None:
     """Folds every batch norm into the convolution before it, which must be in eval mode."""
     for module in network.modules():
@@ -244,7 +262,8 @@ class FusedConv(nn.Module):
     """A convolution with its bias and what comes after it, without gradients.
 
     On a GPU, where maps of early layers are far larger than any cache, each pass over them counts:
-    a bias of its own takes as long as the convolution. Elsewhere it is what it is made of.
+    a bias of its own takes as long as the convolution. On a CPU all is one pass of oneDNN, which
+    gives the same results to the bit and takes an eighth less time in MobileNetV2.
 
     Args:
         conv: the convolution, with a bias.
@@ -254,6 +273,10 @@ class FusedConv(nn.Module):
     def __init__(self, conv: nn.Conv2d, activation: nn.Module | None) -> None:
         super().__init__()
         self.conv, self.activation = conv, activation
+        self.after = None if activation is None else "relu"
+        self.bounds: list[float] = []
+        if isinstance(activation, nn.ReLU6):
+            self.after, self.bounds = "hardtanh", [0.0, 6.0]
         dense = conv.groups == 1
         self.is_product = dense and conv.kernel_size == (1, 1) and conv.stride == (1, 1)
         self.with_relu = dense and isinstance(activation, nn.ReLU)
@@ -261,6 +284,8 @@ class FusedConv(nn.Module):
     def forward(self, maps: Tensor, added: Tensor | None = None) -> Tensor:
         """Maps (N, C, h, w) -> (N, C', h', w'), to which ``added`` comes before the activation."""
         conv = self.conv
+        if ONEDNN and maps.device.type == "cpu" and maps.dtype == torch.float32:
+            return self._by_onednn(maps, added)
         if maps.is_cuda and (self.with_relu or (self.is_product and added is None)):
             if isinstance(conv, ShiftedConv2d):
                 maps = temporal_shift(maps, conv.segments)
@@ -280,6 +305,22 @@ class FusedConv(nn.Module):
                 made += added
         if self.activation is not None:
             made = self.activation(made)
+        return made
+
+    def _by_onednn(self, maps: Tensor, added: Tensor | None) -> Tensor:
+        """The operators that `torch.compile` takes on a CPU."""
+        conv = self.conv
+        if isinstance(conv, ShiftedConv2d):
+            maps = temporal_shift(maps, conv.segments)
+        given = (conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups)
+        if added is not None:
+            made: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
+                maps, added, *given, "add", 1.0, self.after, self.bounds, ""
+            )
+        else:
+            made = torch.ops.mkldnn._convolution_pointwise(
+                maps, *given, self.after or "none", self.bounds, ""
+            )
         return made
 
 
