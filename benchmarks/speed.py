@@ -4,7 +4,7 @@
 
 Every figure is a ratio of two things that are timed alternately in one run, medians of five. Writes
 benchmarks/results/speed_cpu.json or speed_cuda.json and the same as a table beside it. Weights are
-random; the patch size is 128 for `actnet` and 144 for `sthv1`.
+random; the patch size is 128 for `actnet`, 144 for `sthv1` and 96 for `sthv1-uni-8`.
 
 The opponents get normalised floats, ours gets bytes, whose normalisation is part of its time.
 """
@@ -28,6 +28,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import stepwise
 import torch
 from machine import machine, take_turns
@@ -36,14 +37,22 @@ from torchvision.io import write_jpeg
 from whole_frames import WholeFrames, gflops
 
 from adafocus.data.batches import Batch, EpochSampler, loader
-from adafocus.data.clips import Clips
+from adafocus.data.clips import Clips, read_augmented
 from adafocus.data.draws import Draws
 from adafocus.evaluation import flops
-from adafocus.machine.device import keep_freed_memory, peak_memory, pick_precision, tune_cudnn
-from adafocus.methods.adafocus import STAGES, every_step
-from adafocus.model.adafocus import AdaFocus, build
+from adafocus.machine.device import (
+    channels_last,
+    keep_freed_memory,
+    peak_memory,
+    pick_precision,
+    tune_cudnn,
+)
+from adafocus.methods import STAGES
+from adafocus.methods.adafocus import every_step
 from adafocus.model.backbones import Backbone, FrozenBackbone, Normalize
+from adafocus.model.building import build
 from adafocus.model.looks import Looks
+from adafocus.model.video_model import VideoModel
 from adafocus.recipe import Recipe, load_recipe, parse_recipe
 from adafocus.training import ppo
 from adafocus.training.stage import Stage
@@ -51,6 +60,7 @@ from adafocus.training.stage import Stage
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 REPEATS = 5
+PATCH_SIZES = {"actnet": 128, "sthv1": 144, "actnet-uni": 128, "sthv1-uni-8": 96}
 GOALS = {
     "cpu": {
         "prediction": 2.5,
@@ -100,23 +110,24 @@ class Bench:
     def recipe(self, name: str) -> tuple[Recipe, int]:
         """A data set's recipe and the patch size in pixels that is measured."""
         recipe = load_recipe(ROOT / "config" / "recipes" / f"{name}.yaml")
-        patch_size = {"actnet": 128, "sthv1": 144}[name]
         if not self.small:
-            return recipe, patch_size
+            return recipe, PATCH_SIZES[name]
         values = recipe.to_dict()
         values["model"]["frame_size"] = values["model"]["glance_size"] = 64
         values["model"]["focuser"] |= {"depth": 10, "width": 0.125}
         values["patch_sizes"], values["published"], values["peers"] = [32], {}, []
+        if recipe.method == "uni-adafocus":
+            values["model"]["policy"] |= {"smallest": 24, "largest": 48}
         return parse_recipe(values, name), 32
 
-    def model(
-        self, recipe: Recipe, patch_size: int, precision: torch.dtype = torch.float32
-    ) -> AdaFocus:
+    def model(self, recipe: Recipe, patch_size: int, precision: torch.dtype = torch.float32) -> Any:
+        """A `VideoModel` with random weights."""
         torch.manual_seed(0)
-        model = build(recipe, patch_size).to(self.device)
+        model: VideoModel = build(recipe, patch_size).to(self.device)
         model.set_precision(precision)
-        settle(model.glancer, self.videos(recipe, 1, recipe.model.glance_frames or 1))
-        settle(model.focuser, self.videos(recipe, 1, recipe.model.frames))
+        shape = recipe.model
+        settle(model.glancer, self.videos(recipe, 1, shape.glance_frames or 1))
+        settle(model.focuser, self.videos(recipe, 1, getattr(shape, "focus_frames", shape.frames)))
         return model.eval()
 
     def videos(self, recipe: Recipe, count: int, frames: int) -> Tensor:
@@ -156,19 +167,9 @@ class Bench:
     # --- the rows -----------------------------------------------------------------------------
 
     def prediction(self) -> None:
+        self._step_by_step("actnet", "", lambda m, f: stepwise.walk(m, f, sample=False))
         recipe, patch_size = self.recipe("actnet")
         plain = self.model(recipe, patch_size)
-        model = plain.frozen()
-        for key, count in (("prediction", self.batch), ("latency", 1)):
-            frames = self.videos(recipe, count, recipe.model.frames)
-            floats = self.floats(frames)
-            with torch.inference_mode():
-                ours, theirs = self.seconds(
-                    lambda frames=frames: model(frames),
-                    lambda floats=floats: stepwise.walk(plain, floats, sample=False),
-                )
-            what = f"{key}, {count} videos, against step by step"
-            self.add(key, what, ours, theirs, theirs / ours)
         if self.low == torch.bfloat16:
             model = self.model(recipe, patch_size, self.low).frozen()
             frames = self.videos(recipe, self.batch, recipe.model.frames)
@@ -182,9 +183,24 @@ class Bench:
                 ours, theirs = self.seconds(lambda: model(frames), walk)
             what = f"prediction in bf16, {self.batch} videos, against step by step"
             self.add("prediction in bf16", what, ours, theirs, theirs / ours)
+        self._step_by_step("actnet-uni", "Uni-AdaFocus, ", stepwise.walk_uni)
+
+    def _step_by_step(self, name: str, whose: str, walk: Callable[[Any, Tensor], Any]) -> None:
+        recipe, patch_size = self.recipe(name)
+        plain = self.model(recipe, patch_size)
+        model = plain.frozen()
+        for key, count in (("prediction", self.batch), ("latency", 1)):
+            frames = self.videos(recipe, count, recipe.model.frames)
+            floats = self.floats(frames)
+            with torch.inference_mode():
+                ours, theirs = self.seconds(
+                    lambda frames=frames: model(frames), lambda floats=floats: walk(plain, floats)
+                )
+            what = f"{whose}{key}, {count} videos, against step by step"
+            self.add(f"{whose}{key}", what, ours, theirs, theirs / ours)
 
     def whole_frames(self) -> None:
-        for name in ("actnet", "sthv1"):
+        for name in PATCH_SIZES:
             recipe, patch_size = self.recipe(name)
             model = self.model(recipe, patch_size, self.low).frozen()
             whole = WholeFrames(recipe).to(self.device)
@@ -193,7 +209,8 @@ class Bench:
             whole.backbone = FrozenBackbone(whole.backbone)
             shape = recipe.model
             frames = self.videos(recipe, self.batch, shape.frames)
-            glance = self.videos(recipe, self.batch, shape.glance_frames or shape.frames)
+            # Only who glances at frames apart takes them.
+            glance = self.videos(recipe, self.batch, shape.frames_apart or shape.frames)
             seen = self.videos(recipe, self.batch, whole.frames)
             with torch.inference_mode():
                 ours, theirs = self.seconds(
@@ -279,10 +296,10 @@ class Bench:
         for number in (2, 1, 3):
             name = f"stage{number}"
             stages = []
-            for layout in (torch.channels_last, torch.contiguous_format):
-                model = self.model(recipe, patch_size).to(memory_format=layout)
-                if layout == torch.channels_last:
-                    model.set_precision(self.low)
+            for whose in ("ours", "theirs"):
+                model = self.model(recipe, patch_size)
+                if whose == "ours":
+                    channels_last(model).set_precision(self.low)
                 stage = STAGES[name](name, model, recipe.stages[name])
                 stage.train_mode()
                 stages.append((stage, optimizer(stage)))
@@ -308,7 +325,7 @@ class Bench:
         """The share of stage 1 in which the GPU computes, data from disk, once each of the loader's
         processes has made its first batch."""
         recipe, patch_size = self.recipe("actnet")
-        model = self.model(recipe, patch_size, self.low).to(memory_format=torch.channels_last)
+        model = channels_last(self.model(recipe, patch_size, self.low))
         stage = STAGES["stage1"]("stage1", model, recipe.stages.stage1)
         stage.train_mode()
         by = optimizer(stage)
@@ -351,6 +368,44 @@ class Bench:
         taken, computed = (statistics.mean(each) for each in zip(*times[-2:], strict=True))
         what = f"share of stage 1 in which the device computes, {workers} workers"
         self.add("computing", what, taken, computed, computed / taken)
+
+    def decoding(self) -> None:
+        """What Uni-AdaFocus' candidates cost that it does not use, beside an update on a video.
+
+        Of 48 it sees 16 and chooses 16, a third of which it has seen. If those alone were decoded
+        that it uses, the focuser would have to wait until its frames are there.
+        """
+        recipe, patch_size = self.recipe("actnet-uni")
+        shape, training = recipe.model, recipe.stages["joint"]
+        stage = STAGES["joint"]("joint", channels_last(self.model(recipe, patch_size)), training)
+        stage.model.set_precision(self.low)
+        stage.train_mode()
+        by, frames = optimizer(stage), self.videos(recipe, self.batch, shape.frames)
+        labels = torch.eye(recipe.classes, dtype=torch.bool, device=self.device)[: self.batch]
+        draws = Draws(0, 1, 0, self.batch, slice(0, self.batch))
+        batch = Batch(frames, frames, labels.float(), labels, labels[:, 0].long(), None, draws)
+        share = shape.glance_frames / shape.frames
+        used = round(shape.glance_frames + (1 - share) * shape.focus_frames)
+        with tempfile.TemporaryDirectory() as temporary:
+            write_videos(Path(temporary), videos=1, side=64 if self.small else 360, frames=48)
+
+            def decode(frames: int) -> None:
+                rng = np.random.default_rng(0)
+                size, augmentation = shape.frame_size, recipe.augmentation
+                read_augmented(Path(temporary, "0"), range(frames), size, augmentation, rng)
+
+            all_of_them, those, update = self.seconds(
+                lambda: decode(shape.frames),
+                lambda: decode(used),
+                lambda: step(stage.loss(stage.prepare(batch))[0], by),
+            )
+        what = f"decoding {shape.frames} candidates of a video on one core, against {used} of them"
+        self.add("decoding", what, all_of_them, those, those / all_of_them)
+        saved, taken = all_of_them - those, update / self.batch
+        # A GPU's loaders have cores of their own.
+        cores = 1 if self.device.type == "cuda" else torch.get_num_threads()
+        what = f"the difference, against an update on a video, times {cores} cores that it takes"
+        self.add("decoding, share", what, saved, taken, saved / (cores * taken))
 
     def memory(self) -> None:
         """Each in a process of its own."""
@@ -479,8 +534,8 @@ def stepwise_loss(number: int, stage: Stage, frames: Tensor, target: Tensor) -> 
     ).total
 
 
-def write_videos(folder: Path, videos: int, side: int) -> None:
-    """A data set of folders of JPEG frames, smooth as filmed ones are, 32 to a video."""
+def write_videos(folder: Path, videos: int, side: int, frames: int = 32) -> None:
+    """A data set of folders of JPEG frames, smooth as filmed ones are."""
     (folder / "splits").mkdir()
     with (folder / "splits" / "train.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -488,10 +543,10 @@ def write_videos(folder: Path, videos: int, side: int) -> None:
         for video in range(videos):
             place = folder / f"{video}"
             place.mkdir()
-            table.writerow([video, place.name, 32, 0])
+            table.writerow([video, place.name, frames, 0])
 
     def write(video: int) -> None:
-        for t in range(32):
+        for t in range(frames):
             coarse = torch.randint(256, (1, 3, side // 8, side // 6)).float()
             frame = torch.nn.functional.interpolate(coarse, (side, side * 4 // 3))[0].byte()
             write_jpeg(frame, str(folder / f"{video}" / f"{t:06d}.jpg"))
@@ -533,7 +588,7 @@ def main() -> None:
     measures = [bench.memory, bench.prediction, bench.whole_frames, bench.updates]
     if options.device == "cuda" or options.small:
         measures.append(bench.computing)
-    measures += [bench.parts, bench.skipping]
+    measures += [bench.parts, bench.skipping, bench.decoding]
     measures += [] if options.small else [bench.compiling]
     if find_spec("mlflow") and find_spec("ffmpeg"):
         measures += [bench.imports, bench.job]

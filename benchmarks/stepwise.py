@@ -1,9 +1,9 @@
-"""AdaFocus as a plain reading of the paper has it: one frame after another.
+"""AdaFocus and Uni-AdaFocus as a plain reading of the papers has them: one frame after another.
 
 The opponent of `benchmarks/speed.py`, with the modules of one of our models and hence its weights.
 As in the published code, every step also classifies a random patch, in prediction too, where nobody
-asks for it. Only the GRU family has steps: in the TSM family temporal shift ties all frames
-together.
+asks for it. Only the GRU family and long videos have steps: elsewhere temporal shift ties all
+frames together.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from adafocus.model.adafocus import AdaFocus
+from adafocus.model.boxes import over_time, resample
+from adafocus.model.uni import LongUniAdaFocus
+from adafocus.model.uni_policy import choose_frames
 from adafocus.training import ppo
 
 
@@ -48,7 +51,7 @@ def walk(model: AdaFocus, frames: Tensor, sample: bool) -> Steps:
     choosing = classifying = None
     steps = []
     for frame in frames.unbind(1):
-        maps = glance(model, frame)
+        maps = glance(model, frame, model.glance_size)
         seen, choosing = policy.gru(policy.encoder(maps).unsqueeze(1), choosing)
         seen = seen.squeeze(1)
         actions = torch.distributions.Categorical(logits=policy.actor(seen))
@@ -64,10 +67,36 @@ def walk(model: AdaFocus, frames: Tensor, sample: bool) -> Steps:
     return Steps(*(torch.stack(values, dim=1) for values in zip(*steps, strict=True)))
 
 
-def glance(model: AdaFocus, frame: Tensor) -> Tensor:
-    """The glancer's maps (B, C, h, w) of one frame (B, 3, H, W)."""
-    if model.glance_size != frame.shape[-1]:
-        frame = functional.interpolate(frame, (model.glance_size, model.glance_size))
+def walk_uni(model: LongUniAdaFocus, frames: Tensor) -> Tensor:
+    """Logits (B, T + F, K) of Uni-AdaFocus' steps, one frame after another; frames as of `walk`."""
+    shape, classifier = model.shape, model.classifier
+    glanced = model.glanced_frames(frames, None).unbind(1)
+    maps = [glance(model, frame, shape.glance_size) for frame in glanced]
+    pooled = [of_frame.mean((-2, -1)) for of_frame in maps]
+    actions = model.policy.where(torch.stack(maps, dim=1))
+    chosen = choose_frames(
+        model.policy.when(torch.stack(pooled, dim=1)), shape.candidates, shape.focused
+    )
+    boxes = shape.boxes.place(over_time(actions, shape.candidates))
+    videos = torch.arange(len(frames), device=frames.device)
+    seen = found = torch.zeros((), device=frames.device)  # as low as a ReLU goes
+    logits = []
+    for step, features in enumerate(pooled):
+        seen = torch.maximum(seen, classifier.global_mlp(features))
+        logits.append(classifier.global_heads.at(step, classifier.dropout(seen)))
+    for step, frame in enumerate(chosen.unbind(1)):
+        patch = resample(frames[videos, frame], boxes[videos, frame], shape.patch_size)
+        local = model.focuser.trunk(patch).mean((-2, -1))
+        found = torch.maximum(found, classifier.local_mlp(local))
+        both = classifier.dropout(torch.cat((found, seen), dim=-1))
+        logits.append(classifier.local_heads.at(step, both))
+    return torch.stack(logits, dim=1)
+
+
+def glance(model: AdaFocus | LongUniAdaFocus, frame: Tensor, size: int) -> Tensor:
+    """The glancer's maps (B, C, h, w) of one frame (B, 3, H, W), shrunk to its size."""
+    if size != frame.shape[-1]:
+        frame = functional.interpolate(frame, (size, size))
     return model.glancer.trunk(frame)
 
 
@@ -99,7 +128,7 @@ def stage1_logits(model: AdaFocus, frames: Tensor) -> Tensor:
     state, logits = None, []
     for frame in frames.unbind(1):
         with torch.no_grad():
-            maps = glance(model, frame)
+            maps = glance(model, frame, model.glance_size)
         corners = torch.randint(model.margin + 1, (len(frame), 2), device=frame.device)
         step, state = classify(model, maps, cut(frame, corners, model.patch_size), state)
         logits.append(step)
@@ -120,7 +149,7 @@ def stage3_logits(model: AdaFocus, frames: Tensor) -> Tensor:
     policy, choosing, state, logits = model.policy, None, None, []
     for frame in frames.unbind(1):
         with torch.no_grad():
-            maps = glance(model, frame)
+            maps = glance(model, frame, model.glance_size)
             seen, choosing = policy.gru(policy.encoder(maps).unsqueeze(1), choosing)
             corners = policy.corners(policy.actor(seen.squeeze(1)).argmax(-1), model.margin)
         step, state = classify(model, maps, cut(frame, corners, model.patch_size), state)

@@ -17,14 +17,15 @@ TSM_FRAMES = 8
 
 
 class WholeFrames(nn.Module):
-    """A backbone's logits averaged over frames: TSN (Wang et al., ECCV 2016) over the recipe's
-    frames in the GRU family, TSM (Lin et al., ICCV 2019) over 8 frames in the TSM family."""
+    """A backbone's logits averaged over frames: TSM (Lin et al., ICCV 2019) over 8 frames where the
+    recipe's backbones shift in time, else TSN (Wang et al., ECCV 2016) over as many frames as the
+    recipe's model glances at."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         shape = recipe.model
         shifted = shape.shift
-        self.frames = TSM_FRAMES if shifted else shape.frames
+        self.frames = TSM_FRAMES if shifted else shape.glance_frames or shape.frames
         self.backbone = backbone(shape.focuser, recipe.classes, self.frames if shifted else None)
 
     def forward(self, frames: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from noise import noise_batch, tiny_recipe
+from noise import noise_batch, tiny_recipe, uni_recipe
 
 from adafocus.data.clips import Clips
 from adafocus.methods.adafocus import STAGES
 from adafocus.model.adafocus import build
 from adafocus.model.backbones import Normalize
+from adafocus.model.building import build as build_any
 from adafocus.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,15 @@ def test_prediction(model, batch):
     assert torch.equal(model.policy.corners(steps.actions, model.margin), out.corners)
     assert torch.allclose(steps.logits, out.logits, atol=1e-4)
     assert torch.allclose(steps.maps, model.glance(batch.frames).maps, atol=1e-4)
+
+
+@torch.no_grad()
+def test_prediction_of_uni_adafocus():
+    torch.manual_seed(0)
+    recipe = uni_recipe("long")
+    model, frames = build_any(recipe, 32).eval(), noise_batch(recipe).frames
+    out = model.frozen()(frames)
+    assert torch.allclose(stepwise.walk_uni(model, frames), out.logits, atol=1e-4)
 
 
 @torch.no_grad()

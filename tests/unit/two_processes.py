@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from noise import tiny_recipe
+from noise import tiny_recipe, uni_recipe
 from test_engine import CPU, run
 from torch import nn
 
@@ -23,10 +23,10 @@ from adafocus.evaluation.places import places_of
 from adafocus.machine.distributed import all_gather_lists, is_first, joined, rank
 from adafocus.machine.signals import Stopped
 from adafocus.methods.adafocus import STAGES
-from adafocus.model.adafocus import build
+from adafocus.model.building import build
 from adafocus.model.checkpoint import Checkpoint, write
 from adafocus.model.exits import ConditionalExit
-from adafocus.recipe import Recipe
+from adafocus.recipe import Recipe, parse_recipe
 from adafocus.training.engine import TrainingError
 from adafocus.training.stage import Stage
 
@@ -53,6 +53,15 @@ def steady_recipe(family: str) -> Recipe:
             "model": recipe.model.model_copy(update={"classifier": classifier}),
         }
     )
+
+
+def steady_uni(kind: str) -> Recipe:
+    """A Uni-AdaFocus for ``long`` or ``short`` videos, likewise."""
+    values = uni_recipe(kind).to_dict()
+    values["model"]["head_dropout"] = values["model"]["classifier"]["dropout"] = 0.0
+    rates = values["stages"]["joint"]["learning_rates"]
+    rates |= {part: rate / 10 for part, rate in rates.items()}
+    return parse_recipe(values, "steady.yaml")
 
 
 FULL = "CUDA out of memory. Tried to allocate 20.00 GiB."
@@ -178,6 +187,13 @@ def everything(folder: Path, kept: Path) -> dict[str, Any]:
             if measured is not None:
                 scores = {"scores": measured.scores()}
                 done[f"{family} evaluation {how}"] = vars(measured) | scores
+
+    for kind in ("long", "short"):
+        # MobileNetV2 learns here too.
+        torch.set_default_dtype(torch.float64)
+        file = kept / f"{kind}_joint.pt"
+        done[f"{kind} joint"] = run(steady_uni(kind), "joint", folder, file, batch_size=4)
+        torch.set_default_dtype(torch.float32)
 
     # In bf16 sums of halves differ from sums of wholes; that it trains is enough.
     low = kept / "low.pt"
