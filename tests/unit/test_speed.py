@@ -32,7 +32,9 @@ def test_every_figure_is_measured(tmp_path):
     subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=True)
     assert "skipped" in (tmp_path / "tests_cpu.txt").read_text()
     measured = (tmp_path / "memory_cpu.md").read_text()
-    assert all(f"| {stage} |" in measured for stage in ("focuser", "stage1", "stage2", "stage3"))
+    assert all(
+        f"| {stage} |" in measured for stage in ("focuser", "stage1", "stage2", "stage3", "joint")
+    )
     report = json.loads((tmp_path / "speed_cpu.json").read_text())
     assert report["machine"]["torch"] == torch.__version__
     measured = " ".join(row["what"] for row in report["rows"])
@@ -44,6 +46,9 @@ def test_every_figure_is_measured(tmp_path):
         "stage-3",
         "device computes",
         "% of frames",
+        "Uni-AdaFocus, prediction",
+        "actnet-uni",
+        "decoding",
         "memory",
     ):
         assert figure in measured
