@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -268,15 +268,19 @@ def sync_tracking(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Option(help="Of stage 2 or 3.")],
+    checkpoint: Annotated[Path, typer.Option(help="Of stage 2 or 3, or of a Uni-AdaFocus.")],
     onnx: Annotated[Path, typer.Option(help="File to write, *.onnx.")],
+    input_: Annotated[
+        Literal["floats", "bytes"],
+        typer.Option("--input", help="What it takes: frames already normalised, or uint8 RGB."),
+    ] = "floats",
 ) -> None:
     """Write a model for other runtimes."""
     with one_line_errors():
         from adafocus.deploy.export import export_onnx
 
-        export_onnx(checkpoint, onnx)
-    print(f"{onnx}: takes batches of any size")
+        told = export_onnx(checkpoint, onnx, input_)
+    print(f"{onnx}: takes batches of any size, of {input_}; {told}")
 
 
 @app.command("import-checkpoint")

@@ -70,9 +70,7 @@ def resample(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     right = (widths / width, zero, (lefts + (lefts + widths)) / width - 1)
     affine = torch.stack((torch.stack(right, dim=-1), torch.stack(down, dim=-1)), dim=-2)
     flat = images.flatten(0, -4)
-    grid = functional.affine_grid(
-        affine, [len(flat), flat.shape[1], size, size], align_corners=False
-    )
+    grid = functional.affine_grid(affine, [*flat.shape[:2], size, size], align_corners=False)
     seen = functional.grid_sample(
         flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False
     )

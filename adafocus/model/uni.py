@@ -323,7 +323,7 @@ def look_at(chosen: Tensor, boxes: Tensor) -> Looks:
 
 def pick(frames: Tensor, places: Tensor) -> Tensor:
     """Some of each video's frames, (B, N, ...) at int64 (B, F) -> (B, F, ...)."""
-    videos = torch.arange(len(frames), device=frames.device).unsqueeze(1)
+    videos = torch.arange(frames.shape[0], device=frames.device).unsqueeze(1)
     return frames[videos, places]
 
 

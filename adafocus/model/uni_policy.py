@@ -102,7 +102,7 @@ def choose_frames(
     ends = weights.cumsum(-1).clamp(max=1)
     ends[:, -1] = 1
     # Weights that are not numbers must still give frames: the loss tells of them.
-    part = torch.searchsorted(ends, levels.expand(len(weights), -1).contiguous()).clamp(
+    part = torch.searchsorted(ends, levels.expand(weights.shape[0], -1).contiguous()).clamp(
         max=parts - 1
     )
     edges = functional.pad(ends, (1, 0))

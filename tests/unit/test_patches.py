@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from adafocus.model.patches import (
     centred_corners,
     crop,
+    cut_in_two,
+    cut_windows,
     grid_cells,
     grid_corners,
     random_corners,
@@ -79,6 +81,15 @@ def test_crop_equals_plain_indexing(batch, time, height, width, size, data):
             top, left = corners[b, t]
             expected = frames[b, t, :, top : top + size, left : left + size]
             assert torch.equal(patches[b, t], expected)
+
+
+@given(count=st.integers(1, 5), size=st.integers(1, 7), data=st.data())
+def test_patches_cut_for_an_exported_graph_are_the_same(count, size, data):
+    images = torch.arange(count * 3 * 7 * 8).view(count, 3, 7, 8)
+    place = st.lists(st.integers(0, 7 - size), min_size=count, max_size=count)
+    tops, lefts = torch.tensor([data.draw(place), data.draw(place)])
+    expected = cut_windows(images, tops, lefts, size)
+    assert torch.equal(cut_in_two(images, tops, lefts, size), expected)
 
 
 def test_one_corner_serves_all_frames():
