@@ -108,6 +108,12 @@ def temporal_shift(maps: Tensor, segments: int) -> Tensor:
     """
     maps = maps.unflatten(0, (-1, segments))
     fold = maps.shape[2] // 8
+    if torch.compiler.is_exporting():
+        # What is written in place becomes some twenty operations of a graph.
+        after, before, same = maps.split((fold, fold, maps.shape[2] - 2 * fold), 2)
+        none = torch.zeros_like(after[:, :1])
+        after, before = (after[:, 1:], none), (none, before[:, :-1])
+        return torch.cat((torch.cat(after, 1), torch.cat(before, 1), same), 2).flatten(0, 1)
     shifted = maps.clone()
     shifted[:, :-1, :fold] = maps[:, 1:, :fold]
     shifted[:, -1, :fold] = 0
