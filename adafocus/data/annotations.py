@@ -77,7 +77,7 @@ def read_annotations(recipe: Recipe, folder: Path) -> Annotated:
             raise DataError(f"{_files(recipe, folder)}: no video of {split} is listed")
     for where, _, _, labels, _ in listed:
         for label in labels:
-            _check_name(label, where)
+            check_class(label, where)
     classes = _classes(recipe, folder, listed)
     index = {name: number for number, name in enumerate(classes)}
     seen: dict[str, str] = {}
@@ -151,7 +151,7 @@ def _files(recipe: Recipe, folder: Path) -> str:
 # --- classes ----------------------------------------------------------------------------------
 
 
-def _check_name(name: str | int, where: str) -> None:
+def check_class(name: str | int, where: str) -> None:
     """Raises `DataError` where a class's name cannot stand on a line of its own, in UTF-8."""
     if isinstance(name, str) and (not name or re.search("[\0\r\n\ud800-\udfff]", name)):
         raise DataError(
@@ -182,7 +182,7 @@ def _classes(recipe: Recipe, folder: Path, listed: list[Entry]) -> list[str]:
     if recipe.annotations.format == "something_v1":
         names = sorted(names)  # see `ListedFiles`
     for label in names:
-        _check_name(label, source)
+        check_class(label, source)
     if len(names) != recipe.classes:
         raise DataError(
             f"{source}: lists {len(names)} classes, but the recipe has {recipe.classes}"

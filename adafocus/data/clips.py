@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from adafocus.data import DataError
+from adafocus.data.listing import BYTES
 from adafocus.data.store import Crop, read_frames
 from adafocus.machine.files import WriteError
 from adafocus.recipe import Augmentation, ModelRecipe, Recipe, Sampling
@@ -246,7 +247,7 @@ def digest_of_sizes(folder: Path, *splits: str) -> str | None:
     """SHA-256 of the sizes of the videos that split tables name, as ``videos.csv`` lists them:
     another video under the same name has another. None where it lists none."""
     try:
-        with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
+        with (folder / "videos.csv").open(newline="", encoding="utf-8", errors=BYTES) as file:
             sizes = {row["video"]: row["size"] for row in csv.DictReader(file)}
     except (OSError, KeyError):
         return None

@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from adafocus.data import DataError
-from adafocus.data.listing import done_with
+from adafocus.data.listing import done_with, has_videos
 from adafocus.recipe import ArchiveSource, ManualSource, Recipe, YoutubeSource
 
 BYTES_PER_PIXEL = 0.056
@@ -33,7 +33,7 @@ def _videos_to_come(recipe: Recipe, folder: Path) -> float:
     """
     source = recipe.source
     archived = isinstance(source, ArchiveSource | ManualSource)
-    if archived and (folder / "videos").exists():
+    if archived and has_videos(folder / "videos"):
         return 0
     whole, _ = estimate(recipe)
     if isinstance(source, ManualSource):

@@ -34,6 +34,10 @@ CONTAINERS = (
 """What a video may be. Playlists are not among them: they would have other files read."""
 
 
+AS_TEXT = {byte: 0x100000 + byte for byte in range(0xDC80, 0xDD00)}
+"""Letters, of none of the world's scripts, that stand in ffmpeg-python's graphs, which take text
+alone, for bytes of a file's name that are not UTF-8."""
+
 PIECE = 1 << 20
 """Most bytes that are taken out of a pipe at once."""
 
@@ -79,7 +83,10 @@ def open_video(video: Path, **options: Any) -> Any:
     It is an absolute ``file:`` address, so that no character of its name means anything to ffmpeg.
     """
     return ffmpeg.input(
-        f"file:{video.absolute()}", threads=1, format_whitelist=CONTAINERS, **options
+        f"file:{video.absolute()}".translate(AS_TEXT),
+        threads=1,
+        format_whitelist=CONTAINERS,
+        **options,
     )
 
 
@@ -187,8 +194,7 @@ def _started(graph: Any, errors: BinaryIO, **pipes: Any) -> Iterator[subprocess.
 
     Its complaints go to the file ``errors``, as a full pipe would stop it.
     """
-    command = ffmpeg.compile(graph.global_args(*GLOBAL), cmd=ffmpeg_path(), overwrite_output=True)
-    with subprocess.Popen(command, stderr=errors, **pipes) as process:
+    with subprocess.Popen(_command(graph), stderr=errors, **pipes) as process:
         try:
             yield process
         except BaseException:
@@ -200,14 +206,21 @@ def _started(graph: Any, errors: BinaryIO, **pipes: Any) -> Iterator[subprocess.
     _check(process.returncode, _first_line(errors))
 
 
+def _command(graph: Any) -> list[str]:
+    command: list[str] = ffmpeg.compile(
+        graph.global_args(*GLOBAL), cmd=ffmpeg_path(), overwrite_output=True
+    )
+    as_bytes = {text: byte for byte, text in AS_TEXT.items()}
+    return [argument.translate(as_bytes) for argument in command]
+
+
 def run_graph(graph: Any, folder: Path | str, piped: bytes | memoryview = b"") -> None:
     """Runs an ffmpeg-python graph in ``folder``, with ``piped`` on its standard input.
 
     Raises `DataError` with the first thing that ffmpeg complained about where it gave up.
     """
-    command = ffmpeg.compile(graph.global_args(*GLOBAL), cmd=ffmpeg_path(), overwrite_output=True)
     with TemporaryFile() as errors:
-        done = subprocess.run(command, cwd=folder, input=piped, stderr=errors)
+        done = subprocess.run(_command(graph), cwd=folder, input=piped, stderr=errors)
         _check(done.returncode, _first_line(errors))
 
 

@@ -25,8 +25,9 @@ from adafocus.data.ffmpeg import (
     write_timeline,
 )
 from adafocus.data.jpeg import Pictures
-from adafocus.data.listing import Stamp
+from adafocus.data.listing import BYTES, Stamp
 from adafocus.data.manifests import Extracted, read_manifests
+from adafocus.data.names import is_text
 from adafocus.data.store import (
     Writer,
     count_frames,
@@ -88,14 +89,15 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
     run at a time.
     """
     settings = recipe.frames
-    with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
+    with (folder / "videos.csv").open(newline="", encoding="utf-8", errors=BYTES) as file:
         listed = list(csv.DictReader(file))
     known = read_manifests(folder)
     pack = _packs(settings, listed, known)
     listed = listed[shard :: settings.shards]
     missing = [Extracted.failed(row["video"], "", row["error"]) for row in listed if row["error"]]
     videos = [
-        Video.of(row["video"], folder / row["path"], folder, pack)
+        # Where the names of files are not text they stay in the listing.
+        Video.of(row["video"], folder / row["path"], folder, pack or not is_text(row["path"]))
         for row in listed
         if not row["error"]
     ]
@@ -182,7 +184,7 @@ def extract_again(
     """
     if path.is_dir():
         raise DataError("it is a folder of JPEG files")
-    with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
+    with (folder / "videos.csv").open(newline="", encoding="utf-8", errors=BYTES) as file:
         sources = [row["path"] for row in csv.DictReader(file) if row["video"] == name]
     if not sources:
         raise DataError(f"{file.name} does not list its video")

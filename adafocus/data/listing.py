@@ -12,8 +12,18 @@ from typing import NamedTuple
 
 from adafocus.data import DataError
 from adafocus.data.annotations import annotation_files, read_cuts
+from adafocus.data.names import readable
 from adafocus.machine.files import atomic, kept
 from adafocus.recipe import Recipe, YoutubeSource
+
+BESIDE = (
+    *(".srt", ".vtt", ".ass", ".ssa", ".sub", ".idx", ".txt", ".md", ".csv", ".tsv", ".json"),
+    *(".xml", ".nfo", ".ini", ".db", ".url", ".lnk", ".html", ".htm", ".pdf", ".log", ".zip"),
+    *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".part", ".ytdl", ".crdownload", ".aria2"),
+)
+"""How files end that lie beside videos and are none."""
+BYTES = "surrogateescape"
+"""How the listing is read and written, whose paths may be any bytes."""
 
 
 class Stamp(NamedTuple):
@@ -45,10 +55,11 @@ def write_listing(
     stay listed as they were.
     """
     done = done or {}
-    videos = {} if done and _is_empty(folder / "videos") else name_videos(folder / "videos")
+    none = done and not has_videos(folder / "videos")
+    videos = {} if none else name_videos(folder / "videos")
     with (
         atomic(folder / "videos.csv") as unfinished,
-        unfinished.open("w", newline="", encoding="utf-8") as file,
+        unfinished.open("w", newline="", encoding="utf-8", errors=BYTES) as file,
     ):
         listing = csv.writer(file, lineterminator="\n")
         listing.writerow(("video", "path", "error", *Stamp._fields))
@@ -66,7 +77,7 @@ def done_with(folder: Path) -> dict[str, dict[str, str]]:
     for listing in (kept(folder / "videos.csv"), folder / "videos.csv"):
         with (
             suppress(OSError, ValueError, KeyError, csv.Error),
-            listing.open(newline="", encoding="utf-8") as file,
+            listing.open(newline="", encoding="utf-8", errors=BYTES) as file,
         ):
             return {
                 row["video"]: row
@@ -90,8 +101,10 @@ def video_changes(recipe: Recipe, folder: Path) -> str:
     """
     listing = folder / "videos.csv"
     try:
-        with listing.open(newline="", encoding="utf-8") as file:
-            _, *rows = csv.reader(file)
+        with listing.open(newline="", encoding="utf-8", errors=BYTES) as file:
+            columns, *rows = csv.reader(file)
+        if columns[:3] != ["video", "path", "error"]:
+            raise ValueError("it has other columns")
         unseen = {path: tuple(stamp) for _, path, _, *stamp in rows if path}
     except FileNotFoundError:
         return ""
@@ -110,8 +123,9 @@ def video_changes(recipe: Recipe, folder: Path) -> str:
         stamps = _stamps_in_manifests(folder)
         unseen = {path: stamps.get(name, ()) for name, path, _ in rows if path}
     listed = len(unseen)
-    for path, now in _scan(folder / "videos", "videos", unseen):
-        before = unseen.pop(path, None)
+    there = _walk(folder / "videos", {}, unseen, "videos/") if (folder / "videos").is_dir() else ()
+    for video, path in there:
+        now, before = Stamp.of(video), unseen.pop(path, None)
         if before is None:
             added.append(path)
         elif before and before != now:
@@ -139,7 +153,7 @@ def _stamps_in_manifests(folder: Path) -> dict[str, Stamp]:
 
 
 def _told(what: str, names: list[str]) -> list[str]:
-    return [f"{len(names)} {what} ({names[0]})"] if names else []
+    return [f"{len(names)} {what} ({readable(names[0])})"] if names else []
 
 
 def _wanted(recipe: Recipe, folder: Path) -> Collection[str]:
@@ -148,48 +162,33 @@ def _wanted(recipe: Recipe, folder: Path) -> Collection[str]:
     return read_cuts(recipe, folder) if there else ()
 
 
-def _scan(folder: Path, name: str, listed: Collection[str]) -> Iterator[tuple[str, Stamp]]:
-    """Every video under a folder as `find_videos` finds them, but by names that start with
-    ``name``: a folder that is listed as a video is not opened again."""
-    try:
-        entries = os.scandir(folder)
-    except OSError:
-        return
-    with entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            path = f"{name}/{entry.name}"
-            if path not in listed and entry.is_dir() and not holds_frames(Path(entry.path)):
-                yield from _scan(Path(entry.path), path, listed)
-            else:
-                yield path, Stamp.of(entry)
-
-
-def _is_empty(folder: Path) -> bool:
-    return not folder.is_dir() or next(find_videos(folder), None) is None
+def has_videos(folder: Path) -> bool:
+    """Whether there is such a folder and a video in it."""
+    return folder.is_dir() and next(find_videos(folder), None) is not None
 
 
 def name_videos(folder: Path) -> dict[str, Path]:
     """Every video under a folder by its name, sorted by name.
 
-    A name is the path from the folder, without a file's suffix. Raises `DataError` where there is
-    no video, or two have one name.
+    A name is the path from the folder, without a file's suffix, as `readable` has it. What else is
+    there is left out and told. Raises `DataError` where there is no video, or two have one name.
     """
     videos: dict[str, Path] = {}
-    for path in find_videos(folder):
+    left_out: dict[str, str] = {}
+    for entry, _ in _walk(folder, left_out):
+        path = Path(entry.path)
         named = path if path.is_dir() else path.with_suffix("")
-        other = videos.setdefault(named.relative_to(folder).as_posix(), path)
+        other = videos.setdefault(readable(named.relative_to(folder).as_posix()), path)
         if other != path:
-            raise DataError(f"{path}: has the same name as {other}; remove one of them")
+            raise DataError(
+                f"{readable(str(path))}: has the same name as {readable(str(other))}; remove one of"
+                " them"
+            )
+    for path_text, reason in sorted(left_out.items()):
+        print(f"left out: {readable(path_text)}: {reason}", flush=True)
     if not videos:
         raise DataError(f"{folder}: holds no video; put the videos there")
     return dict(sorted(videos.items()))
-
-
-def holds_frames(folder: Path) -> bool:
-    """Whether a folder is a video, that is, directly holds JPEG files."""
-    return any(is_frame(file.name) for file in _inside(folder))
 
 
 def is_frame(name: str) -> bool:
@@ -198,21 +197,87 @@ def is_frame(name: str) -> bool:
 
 
 def find_videos(folder: Path) -> Iterator[Path]:
-    """Every video under a folder: files that are not hidden, and folders of JPEG files."""
-    for path in _inside(folder):
-        if path.name.startswith("."):
+    """Every video under a folder: files that are not hidden nor of a kind that lies `BESIDE`, and
+    folders of JPEG files, of which a folder with a video in it is none.
+
+    A link is followed but into what is found anyhow.
+    """
+    return (Path(entry.path) for entry, _ in _walk(folder, {}))
+
+
+def _walk(
+    folder: Path,
+    left_out: dict[str, str],
+    listed: Collection[str] = (),
+    name: str = "",
+    trees: list[str] | None = None,
+) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """Every video as `find_videos` finds them, and its path from the first folder, after ``name``.
+
+    Args:
+        left_out: is told why something is no video.
+        listed: folders that are not opened, as they are known to be videos.
+        trees: what has been gone into by a link.
+    """
+    trees = [os.path.realpath(folder)] if trees is None else trees
+    for entry in _inside(folder):
+        if entry.name.startswith("."):
             continue
-        if path.is_dir() and not holds_frames(path):
-            yield from find_videos(path)
+        told = f"{name}{entry.name}"
+        try:
+            is_folder = entry.is_dir()
+            is_file = entry.is_file() or entry.is_symlink()
+        except OSError:  # a link that goes round in a circle
+            is_folder = is_file = False
+        if is_folder and told not in listed:
+            if entry.is_symlink() and _within(entry.path, trees):
+                left_out[entry.path] = "is a link to what is there anyhow"
+            elif holds_frames(Path(entry.path)):
+                yield entry, told
+            else:
+                yield from _walk(Path(entry.path), left_out, listed, f"{told}/", trees)
+        elif is_folder:
+            yield entry, told
+        elif not is_file:
+            left_out[entry.path] = "is neither file nor folder"
+        elif entry.name.lower().endswith(BESIDE):
+            left_out[entry.path] = "is no video, by its name"
         else:
-            yield path
+            yield entry, told
 
 
-def _inside(folder: Path) -> Iterator[Path]:
+def _within(link: str, trees: list[str]) -> bool:
+    """Whether a link leads to where others have been, or that lies there; else it is noted."""
+    real = os.path.realpath(link)
+    if any(os.path.commonpath((real, tree)) in (real, tree) for tree in trees):
+        return True
+    trees.append(real)
+    return False
+
+
+def holds_frames(folder: Path) -> bool:
+    """Whether a folder is a video: it holds JPEG files and no video."""
+    frames, others = False, []
+    for entry in _inside(folder):
+        if is_frame(entry.name):
+            frames = True
+        elif not entry.name.startswith(".") and not entry.name.lower().endswith(BESIDE):
+            others.append(entry)
+    # A link may lead back here.
+    return frames and not any(
+        next(find_videos(Path(entry.path)), None) if entry.is_dir() else True
+        for entry in others
+        if not entry.is_symlink()
+    )
+
+
+def _inside(folder: Path) -> list[os.DirEntry[str]]:
+    """By name, so that of two links to one place it is always the same that is followed."""
     try:
-        yield from folder.iterdir()
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be read ({error.strerror}); make it readable, or take it out of the"
-            " videos"
+            f"{readable(str(folder))}: cannot be read ({error.strerror}); make it readable, or take"
+            " it out of the videos"
         ) from None

@@ -17,6 +17,11 @@ def readable(name: str) -> str:
         return name.encode("utf-8", "backslashreplace").decode()
 
 
+def is_text(name: str) -> bool:
+    """Whether a file's name is in UTF-8 as it is."""
+    return readable(name) == name
+
+
 class Names:
     """Names of the videos that there are, to be found by what annotations call them.
 

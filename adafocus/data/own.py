@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -14,14 +15,27 @@ from typing import NamedTuple
 import yaml
 
 from adafocus.data import DataError
-from adafocus.data.annotations import SPLITS, read_table
+from adafocus.data.annotations import SPLITS, check_class, join_labels, read_table, split_labels
 from adafocus.data.ffmpeg import timeline
 from adafocus.data.listing import name_videos
+from adafocus.data.names import Names, readable
 from adafocus.data.store import count_frames
 from adafocus.machine.files import atomic
-from adafocus.recipe import Recipe
+from adafocus.recipe import SPECS, Recipe
 from adafocus.recipe.own import OwnVideos, comment, own_recipe
 
+RULES = {
+    *("all", "download", "frames", "splits", "pretrained", "evaluate", "points", "curve", "seeds"),
+    *("summary", "sweep"),
+    *(spec.rule for spec in SPECS.values()),
+}
+"""Names of the workflow's rules, which are targets as data sets are."""
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+"""What folders and tables call splits, in any case."""
 VAL_SHARE = 0.2
 """Videos of each class that become validation videos where no split is given."""
 PROBED = 8
@@ -56,6 +70,8 @@ def new_dataset(
     Raises:
         DataError: naming file and line, or the video or class, that is wrong.
     """
+    if name in RULES:
+        raise DataError(f"{name} is a rule of the workflow; choose another name")
     path = recipes / f"{name}.yaml"
     if path.exists():
         raise DataError(f"{path}: exists; choose another name or remove it")
@@ -66,10 +82,10 @@ def new_dataset(
     listed = _with_splits(listed, seed)
     table_file = recipes / f"{name}.csv"
     recipe = own_recipe(name, method, _known(videos, table_file, listed, files), str(path))
-    with atomic(table_file) as aside, aside.open("w", newline="") as file:
+    with atomic(table_file) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("video", "split", "labels"))
-        table.writerows((video, split, ";".join(names)) for video, split, names in listed)
+        table.writerows((video, split, join_labels(names)) for video, split, names in listed)
     with atomic(path) as aside:
         written = recipe.model_dump(mode="json", exclude_unset=True)
         aside.write_text(
@@ -82,43 +98,72 @@ def new_dataset(
 
 
 def _from_folders(files: dict[str, Path], videos: Path) -> list[Labelled]:
+    splits = _splits_of({video.split("/")[0] for video in files if "/" in video}, videos)
     listed = []
     for video in files:
-        *folders, _ = video.split("/")
-        split = folders.pop(0) if folders and folders[0] in SPLITS else None
+        first, *others = video.split("/")
+        folders = others[:-1] if first in splits else [first][: len(others)]
         if not folders:
             raise DataError(
                 f"{files[video]}: lies in no class's folder; videos lie in {videos}/CLASS or"
                 f" {videos}/train/CLASS and {videos}/val/CLASS, or a CSV of labels is given"
             )
-        if ";" in folders[0]:
-            raise DataError(
-                f"{files[video]}: the class's name holds a semicolon; rename its folder"
-            )
-        listed.append(Labelled(video, split, (folders[0],)))
-    if len({video.split is None for video in listed}) > 1:
-        odd = next(video for video in listed if video.split is None)
-        raise DataError(
-            f"{files[odd.video]}: lies beside train/ and val/; move it into one of them"
-        )
+        check_class(folders[0], str(files[video].parent))
+        if (split := splits.get(first)) != "":
+            listed.append(Labelled(video, split, (folders[0],)))
     return listed
+
+
+def _splits_of(folders: set[str], videos: Path) -> dict[str, str | None]:
+    """The splits that folders stand for, by their names; empty for one that is left out."""
+    named = {folder: SPLIT_NAMES.get(folder.casefold()) for folder in sorted(folders)}
+    if not any(named.values()):
+        return {}
+    known = f"folders of splits are called {', '.join(SPLIT_NAMES)}"
+    if odd := [folder for folder, split in named.items() if split is None]:
+        raise DataError(
+            f"{videos / odd[0]}: lies beside {_joined(f for f in named if named[f])}; move it into"
+            f" one of them ({known}, and no class is)"
+        )
+    found = list(named.values())
+    if twice := [split for split in found if found.count(split) > 1]:
+        same = _joined(folder for folder, split in named.items() if split == twice[0])
+        raise DataError(f"{videos}: {same} are one split; put them together ({known})")
+    if "train" not in found:
+        raise DataError(f"{videos}: no folder is that of the videos to train on ({known})")
+    if "val" in found and "test" in found:
+        test = next(folder for folder, split in named.items() if split == "test")
+        print(f"left out: {videos / test}: validation has a folder of its own", flush=True)
+        return named | {test: ""}
+    return {folder: "val" if split == "test" else split for folder, split in named.items()}
+
+
+def _joined(folders: Iterable[str]) -> str:
+    return " and ".join(f"{folder}/" for folder in folders)
 
 
 def _from_table(table: Path, files: dict[str, Path], videos: Path) -> list[Labelled]:
     result: dict[str, Labelled] = {}
-    by_file = {file.relative_to(videos).as_posix(): name for name, file in files.items()}
-    for where, row in read_table(table, ("video", "labels"), optional=("split",)):
-        video = by_file.get(row["video"], row["video"])
-        labels = tuple(label.strip() for label in row["labels"].split(";"))
-        split = row["split"] or None
-        if video not in files:
-            raise DataError(f"{where}: there is no video {row['video']!r} in {videos}")
+    by_file = {readable(file.relative_to(videos).as_posix()): name for name, file in files.items()}
+    rows = list(read_table(table, ("video", "labels"), optional=("split",)))
+    told = [by_file.get(readable(row["video"]), readable(row["video"])) for _, row in rows]
+    found, reasons = Names(files).find(told)
+    for (where, row), name in zip(rows, told, strict=True):
+        if name not in found:
+            raise DataError(
+                f"{where}: there is no video {row['video']!r} in {videos}; it {reasons[name]}"
+            )
+        video = found[name]
+        labels = tuple(split_labels(row["labels"]))
+        split = SPLIT_NAMES.get(row["split"].casefold()) if row["split"] else None
         if video in result:
             raise DataError(f"{where}: video {row['video']!r} is listed before")
         if "" in labels:
             raise DataError(f"{where}: has no label, or an empty one")
-        if split not in (*SPLITS, None):
-            raise DataError(f"{where}: split is {split!r}; it must be train, val or empty")
+        if split not in SPLITS and row["split"]:
+            raise DataError(f"{where}: split is {row['split']!r}; it must be train, val or empty")
+        for label in labels:
+            check_class(label, where)
         result[video] = Labelled(video, split, labels)
     if len({video.split is None for video in result.values()}) > 1:
         raise DataError(f"{table}: gives a split to some videos only; give it to all or to none")

@@ -14,7 +14,7 @@ from adafocus.data import DataError
 from adafocus.data.annotations import read_cuts
 from adafocus.data.digits import write_videos
 from adafocus.data.download import download, unpack
-from adafocus.data.listing import Stamp, done_with, write_listing
+from adafocus.data.listing import Stamp, done_with, has_videos, write_listing
 from adafocus.data.youtube import fetch_videos
 from adafocus.machine.files import publish, remove_abandoned, sha256
 from adafocus.recipe import (
@@ -72,12 +72,16 @@ def _link(source: FolderSource, folder: Path) -> None:
 
 def _given_archives(source: ManualSource, folder: Path) -> dict[str, list[Path]]:
     """The parts of each archive that a person has put there, by the name in the recipe."""
-    return {name: sorted((folder / "archives").glob(name)) for name in source.archives}
+    archives = folder / "archives"
+    return {
+        name: sorted({*archives.glob(name), *archives.glob(f"{name}.zip")})
+        for name in source.archives
+    }
 
 
 def _no_videos(archives: dict[str, list[Path]], folder: Path) -> list[str]:
     """What is to be put there for want of videos."""
-    if (folder / "videos").exists():
+    if has_videos(folder / "videos"):
         return []  # perhaps unpacked before
     return [f"archives/{name}" for name, parts in archives.items() if not parts] or (
         [] if archives else ["videos"]
@@ -99,7 +103,7 @@ def _download(source: ArchiveSource, folder: Path) -> None:
     the disk never holds more than one beside the videos."""
     for name, file in source.annotations.items():
         download(file.url, folder / "annotations" / name, file.sha256)
-    if (folder / "videos").exists():
+    if has_videos(folder / "videos"):
         return
     archives, state = folder / "archives", source.model_dump_json(include={"archives", "strip"})
     _remove_others(source, archives, begun=folder / "unpacked" / "archives", state=state)
@@ -146,7 +150,7 @@ def _remove_others(source: ArchiveSource, archives: Path, begun: Path, state: st
 
 def _unpack(archives: dict[str, list[Path]], strip: int, folder: Path) -> None:
     """Unpacks archives, which stay, to ``videos/``, unless that was done before."""
-    if (folder / "videos").exists():
+    if has_videos(folder / "videos"):
         return
     given = [f"{path.name} {Stamp.of(path)}" for parts in archives.values() for path in parts]
     with _unpacking(folder, "\n".join([f"strip {strip}", *given])) as unpack_one:

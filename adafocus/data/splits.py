@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from adafocus.data.annotations import (
     digest_annotations,
     read_annotations,
 )
+from adafocus.data.listing import BYTES
+from adafocus.data.names import Names
 from adafocus.machine.files import atomic, kept, remove_abandoned
 from adafocus.recipe import Recipe
 
@@ -33,8 +36,11 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
     """
     report: dict[str, Any] = {"annotations": digest_annotations(recipe, folder)}
     annotated, classes = read_annotations(recipe, folder)
-    table = annotated.merge(_manifest_table(recipe, folder), on="video", how="left")
-    table["error"] = table["error"].fillna("is not among the videos")
+    made = _manifest_table(recipe, folder)
+    found, reasons = Names(made["video"]).find(annotated["video"])
+    annotated = annotated.assign(video=[found.get(video, video) for video in annotated["video"]])
+    table = annotated.merge(made, on="video", how="left")
+    table["error"] = table["error"].fillna(table["video"].map(reasons))
 
     remove_abandoned(folder)
     with atomic(folder / "splits") as splits:
@@ -70,6 +76,25 @@ def write_splits(recipe: Recipe, folder: Path) -> None:
         (splits / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     for path in (folder / "manifests").glob(kept(Path("[0-9]*.csv")).name):
         path.unlink(missing_ok=True)  # all shards have taken from it what they needed
+
+
+def check_names(recipe: Recipe, folder: Path) -> None:
+    """Raises `DataError` where more of the annotated videos are not among those listed than the
+    recipe allows, so that nothing is extracted in vain."""
+    with (folder / "videos.csv").open(newline="", encoding="utf-8", errors=BYTES) as file:
+        names = [row["video"] for row in csv.DictReader(file)]
+    annotated, _ = read_annotations(recipe, folder)
+    _, reasons = Names(names).find(annotated["video"])
+    for split in SPLITS:
+        listed = annotated["video"][annotated["split"] == split]
+        missing = [video for video in listed if video in reasons]
+        if len(missing) > recipe.videos.missing * len(listed):
+            raise DataError(
+                f"{folder}: {len(missing)} of {len(listed)} videos of {split} are not there, more"
+                f" than the recipe's videos.missing allows ({recipe.videos.missing:.0%}); the first"
+                f" is {missing[0]}: {reasons[missing[0]]}, where one is called {names[0]}: name"
+                " files as the annotations do, in any folders"
+            )
 
 
 def annotation_changes(recipe: Recipe, folder: Path) -> str:

@@ -18,6 +18,8 @@ from tqdm import tqdm
 from adafocus.data import DataError
 from adafocus.data.annotations import Cut
 from adafocus.data.ffmpeg import ffmpeg_path
+from adafocus.data.listing import find_videos
+from adafocus.data.names import Names, readable
 from adafocus.machine.files import publish
 from adafocus.recipe import Recipe, YoutubeSource
 
@@ -50,7 +52,8 @@ def fetch_videos(
     """
     videos = folder / "videos"
     videos.mkdir(parents=True, exist_ok=True)
-    there = {path.stem for path in videos.iterdir()}.union(done)
+    brought = (path.relative_to(videos).with_suffix("").as_posix() for path in find_videos(videos))
+    there, _ = Names([*map(readable, brought), *done]).find(cuts)
     wanted = {name: cut for name, cut in cuts.items() if name not in there}
     allowed = recipe.videos.missing * len(cuts)
     reasons: dict[str, str] = {}

@@ -74,17 +74,36 @@ def aside(parent: Path, name: str) -> Iterator[Path]:
 
 
 def publish(unfinished: Path, path: Path) -> None:
-    """Gives what lies whole at ``unfinished``, on the same disk, its name."""
+    """Gives what lies whole at ``unfinished``, on the same disk, its name.
+
+    Where that is a link to a folder, perhaps on another disk, the folder gets what is in it.
+    """
     for folder, _, names in os.walk(unfinished):
         for name in names:
             _flush(Path(folder, name))
         _flush(Path(folder))
     if unfinished.is_file():
         _flush(unfinished)
+    if path.is_symlink() and unfinished.is_dir():
+        _fill(path.resolve(), unfinished)
+        return
     if path.is_dir():
         shutil.rmtree(path)
     unfinished.replace(path)
     _flush(path.parent)
+
+
+def _fill(folder: Path, unfinished: Path) -> None:
+    """Puts what lies at ``unfinished`` into a folder that others link to, in place of what has the
+    same names there; a person's other files stay."""
+    folder.mkdir(exist_ok=True)
+    near = folder / f".incoming{ASIDE}"
+    shutil.rmtree(near, ignore_errors=True)  # of one that was killed
+    shutil.move(unfinished, near)
+    for new in near.iterdir():
+        publish(new, folder / new.name)
+    near.rmdir()
+    _flush(folder)
 
 
 def check_writable(folder: Path) -> None:

@@ -175,3 +175,22 @@ def test_a_disk_that_is_read_only_is_one_line(mount):
             atomic(path) as aside,
         ):
             aside.write_text("all")
+
+
+def test_a_folder_that_is_a_link_keeps_being_one(tmp_path):
+    """A person has put it on a larger disk."""
+    disk, link = tmp_path / "disk", tmp_path / "splits"
+    disk.mkdir()
+    (disk / "theirs").touch()
+    (disk / "inner").mkdir()
+    (disk / "inner" / "old").touch()
+    link.symlink_to(disk)
+    for word in ("one", "two"):
+        with atomic(link) as aside:
+            (aside / "inner").mkdir(parents=True)
+            (aside / "inner" / "file").write_text(word)
+        assert link.is_symlink() and (disk / "theirs").exists()
+        assert [path.name for path in (disk / "inner").iterdir()] == ["file"]
+        assert (link / "inner" / "file").read_text() == word
+    assert sorted(path.name for path in disk.iterdir()) == ["inner", "theirs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "splits"]

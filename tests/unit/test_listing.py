@@ -9,11 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from miniature import make_recipe
+from miniature import make_recipe, make_video
+from PIL import Image
 
 from adafocus.data import DataError, splits
 from adafocus.data.annotations import digest_annotations
-from adafocus.data.listing import Stamp, video_changes, write_listing
+from adafocus.data.frames import extract
+from adafocus.data.listing import Stamp, name_videos, video_changes, write_listing
+from adafocus.data.manifests import read_manifests
 
 NAMES = ("a.mp4", "class one/b.webm", "10/00001.jpg", "10/00002.jpg")
 MANUAL = make_recipe(source={"kind": "manual", "homepage": "http://example.org"})
@@ -129,6 +132,73 @@ def test_videos_that_youtube_is_to_be_asked_for(folder):
     assert told(folder, recipe) == "1 to download (v_new)"
 
 
+# --- what people leave in a folder ------------------------------------------------------------
+
+
+def test_pictures_and_titles_beside_videos_are_none(tmp_path, capsys):
+    videos = tmp_path / "videos"
+    for name in ("cat/a.mp4", "cat/a.srt", "cat/cover.jpg", "cat/Thumbs.db", "1/1.jpg", "1/x.txt"):
+        (videos / name).parent.mkdir(parents=True, exist_ok=True)
+        (videos / name).touch()
+    (videos / "2" / "more").mkdir(parents=True)
+    (videos / "2" / "1.jpg").touch()
+    os.mkfifo(videos / "cat" / "pipe.mp4")
+    assert [*name_videos(videos)] == ["1", "2", "cat/a"]
+    said = capsys.readouterr().out
+    for name in ("a.srt: is no video", "cover.jpg: is no video", "pipe.mp4: is neither file nor"):
+        assert f"left out: {videos}/cat/{name}" in said
+    (videos / "2" / "more" / "b.webm").touch()
+    assert [*name_videos(videos)] == ["1", "2/more/b", "cat/a"]
+    write_listing(tmp_path, {})
+    assert told(tmp_path) == ""
+
+
+def test_links_that_lead_back_are_not_followed(tmp_path, capsys):
+    videos = tmp_path / "disk" / "videos"
+    for name in ("train/cat/a.mp4", "val/cat/b.mp4"):
+        (videos / name).parent.mkdir(parents=True)
+        (videos / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "c.mp4").touch()
+    (videos / "train" / "dog").symlink_to(tmp_path / "elsewhere")
+    there = {"train/cat/a", "train/dog/c", "val/cat/b"}
+    assert name_videos(videos).keys() == there
+    (videos / "again").symlink_to(videos)
+    (videos / "val" / "up").symlink_to("../..")
+    (videos / "val" / "more").symlink_to("../train")
+    (videos / "val" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path)
+    (videos / "self").symlink_to("self")
+    assert name_videos(videos).keys() == there
+    assert "val/up: is a link to what is there anyhow" in capsys.readouterr().out
+    (tmp_path / "videos").symlink_to(videos)
+    write_listing(tmp_path, {})
+    assert told(tmp_path) == ""
+
+
+def test_names_of_any_bytes_are_listed_and_extracted(tmp_path):
+    odd = os.fsdecode(b"caf\xe9")
+    make_video(tmp_path / "ok.mp4", 3)
+    (tmp_path / "videos" / odd).mkdir(parents=True)
+    shutil.copy(tmp_path / "ok.mp4", tmp_path / "videos" / f"{odd}.mp4")
+    shutil.copy(tmp_path / "ok.mp4", tmp_path / "videos" / "a\nb, c\r.mp4")
+    store = tmp_path / "videos" / odd / "1.jpg"
+    Image.new("RGB", (32, 16)).save(store)
+    (tmp_path / "videos" / odd).rename(tmp_path / "videos" / f"{odd}2")
+    write_listing(tmp_path, {})
+    assert told(tmp_path) == ""
+    recipe = make_recipe(source=MANUAL.source.model_dump(), frames={"shards": 1})
+    extract(recipe, tmp_path, 0, threads=1)
+    made = read_manifests(tmp_path)
+    frames = {name: row.frames for name, row in made.items()}
+    assert frames == {r"caf\xe9": 3, r"caf\xe92": 1, "a\nb, c\r": 3}
+    assert all((tmp_path / row.path).exists() for row in made.values())
+    (tmp_path / "manifests" / "._0.csv").write_bytes(b"\0\xb0")
+    assert read_manifests(tmp_path) == made
+    (tmp_path / "videos" / f"{odd}.mp4").unlink()
+    assert told(tmp_path) == r"1 taken out (videos/caf\xe9.mp4)"
+
+
 def test_nothing_is_listed_yet(tmp_path):
     assert video_changes(MANUAL, tmp_path) == ""
 
@@ -145,14 +215,14 @@ def test_a_broken_listing_is_one_line(folder, content):
 def test_a_folder_that_is_kept_from_us_is_named(folder, monkeypatch):
     kept = folder / "videos" / "class two"
     kept.mkdir()
-    iterdir = Path.iterdir
+    scandir = os.scandir
 
     def refuse(path):
-        if path == kept:
+        if Path(path) == kept:
             raise PermissionError(errno.EACCES, "Permission denied")
-        return iterdir(path)
+        return scandir(path)
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     for look in (told, lambda folder: write_listing(folder, {})):
         with pytest.raises(
             DataError, match=r"class two: cannot be read \(Permission denied\); make"

@@ -1,15 +1,18 @@
 """Recipes for one's own videos."""
 
 import csv
+import os
+import re
+from pathlib import Path
 
 import pytest
 from miniature import make_video
 
 from adafocus.data import DataError
 from adafocus.data.annotations import read_annotations
-from adafocus.data.own import new_dataset
+from adafocus.data.own import RULES, new_dataset
 from adafocus.data.sources import fetch
-from adafocus.recipe import load_recipe
+from adafocus.recipe import SPECS, load_recipe
 
 
 @pytest.fixture
@@ -124,7 +127,7 @@ def test_a_table_with_several_labels(make, tmp_path, videos):
         ("video,split,labels\na,train,cat\nb,train,dog\n", "no video is in val"),
         ("video,labels\na,cat\nb,cat\nc,dog\n", "class 'dog' has one video; two are needed"),
         ("video,labels\n", "no video has a label"),
-        ('video,labels\n"a\nb",cat\nb,cat,dog\n', r"line 3: there is no video 'a\\nb'"),
+        ('video,labels\n"a\nb",cat\nb,cat\n', r"line 3: there is no video 'a\\nb'"),
     ],
 )
 def test_tables_gone_wrong(make, tmp_path, videos, text, complaint):
@@ -142,15 +145,68 @@ def test_tables_gone_wrong(make, tmp_path, videos, text, complaint):
         ([], "is not a folder"),
         (["a.mp4"], "a.mp4: lies in no class's folder"),
         (["train/a.mp4"], "a.mp4: lies in no class's folder"),
-        (["train/cat/a.mp4", "dog/b.mp4"], "b.mp4: lies beside train/ and val/"),
+        (["train/cat/a.mp4", "dog/b.mp4"], "dog: lies beside train/; move it"),
         (["cat/a.mp4", "cat/a.avi"], "a.mp4: has the same name as .*a.avi"),
-        (["a;b/a.mp4"], "class's name holds a semicolon"),
+        (["training/cat/a.mp4", "Train/cat/b.mp4"], "Train/ and training/ are one split; put"),
+        (["val/cat/a.mp4", "test/cat/b.mp4"], "no folder is that of the videos to train on"),
+        (["a\nb/a.mp4"], "is no line of text in UTF-8"),
     ],
 )
 def test_folders_gone_wrong(make, videos, names, complaint):
     touch(videos, *names)
     with pytest.raises(DataError, match=complaint):
         make()
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits", "said"),
+    [
+        (("training", "Validation", "test"), ("train", "val", None), "test: validation has a fol"),
+        (("Train", "Val"), ("train", "val"), ""),
+        (("train", "valid"), ("train", "val"), ""),
+        (("TRAIN", "testing"), ("train", "val"), ""),
+    ],
+)
+def test_folders_of_splits_by_other_names(make, tmp_path, videos, capsys, folders, splits, said):
+    probe(videos, *(f"{name}/{kind}/a.mp4" for name in folders for kind in ("cat", "d;g")))
+    recipe, _ = make()
+    assert recipe.classes == 2
+    assert rows(tmp_path) == {
+        f"{name}/{kind}/a": (split, kind.replace(";", r"\;"))
+        for name, split in zip(folders, splits, strict=True)
+        for kind in ("cat", "d;g")
+        if split
+    }
+    assert said in capsys.readouterr().out
+    assert read_annotations(recipe, tmp_path / "data").classes == ["cat", "d;g"]
+
+
+def test_names_of_rules_are_refused(tmp_path, videos):
+    workflow = Path(__file__).parents[2] / "workflow" / "rules"
+    written = re.findall(
+        r"^ *rule (\w+):", "".join(file.read_text() for file in workflow.glob("*.smk")), re.M
+    )
+    assert len(written) > 8 and {"all", *written, *(s.rule for s in SPECS.values())} == RULES
+    for name in ("frames", "all", "sweep", "stage1"):
+        with pytest.raises(DataError, match=f"{name} is a rule of the workflow; choose another"):
+            new_dataset(name, videos, None, tmp_path / "recipes", 0, "uni")
+
+
+def test_a_table_from_another_machine(make, tmp_path, videos):
+    """With paths as they were there, in other case, and names in letters put together otherwise."""
+    probe(videos, "cat/A.mp4", "dog/B.mp4", "dog/caf\u00e9.mp4", os.fsdecode(b"dog/\xe9t\xe9.mp4"))
+    table = tmp_path / "labels.csv"
+    table.write_text(
+        "\ufeffVideo;Split;Labels\r\nC:\\Users\\me\\clips\\cat\\A.mp4;Train;cat\r\n"
+        f"{videos}/dog/B.mp4;train;dog\r\nDOG/cafe\u0301.MP4;validation;dog\r\n\u00e9t\u00e9;val;dog\r\n"
+    )
+    make(table)
+    assert rows(tmp_path) == {
+        "cat/A": ("train", "cat"),
+        "dog/B": ("train", "dog"),
+        "dog/caf\u00e9": ("val", "dog"),
+        r"dog/\xe9t\xe9": ("val", "dog"),
+    }
 
 
 def test_nothing_is_overwritten(make, videos):

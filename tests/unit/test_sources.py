@@ -321,7 +321,7 @@ def test_two_videos_of_one_name(manual, folder):
 def test_no_video_at_all(manual, folder, tmp_path_factory):
     (folder / "videos").rename(tmp_path_factory.mktemp("away") / "videos")
     (folder / "videos").mkdir()
-    with pytest.raises(DataError, match="holds no video"):
+    with pytest.raises(DataError, match="videos not found; .* put its files there"):
         fetch(manual, folder, workers=1)
 
 
