@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -294,12 +294,19 @@ def _mean(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return points[0] | {key: float(np.mean([row[key] for row in points])) for key in numbers}
 
 
-def write_curve(points: Sequence[Path], recipe: Recipe, stem: Path) -> None:
-    """Writes ``stem`` plus ``.csv`` and ``.svg``: the points of all models of a data set.
+def write_curve(
+    points: Sequence[Path],
+    recipe: Recipe,
+    stem: Path,
+    beside: Mapping[str, Sequence[Path]] | None = None,
+) -> None:
+    """Writes ``stem`` plus ``.csv`` and ``.svg``: the points of all models of an experiment.
 
     Args:
         points: what `write_points` wrote.
-        recipe: the data set's, for the published figures that are drawn beside.
+        recipe: the experiment's, for the published figures that are drawn beside.
+        beside: points of other experiments on the same data set, by their names, which are drawn
+            too.
     """
     remove_abandoned(stem.parent)
     table = pd.concat([pd.read_csv(path) for path in points], ignore_index=True)
@@ -307,4 +314,15 @@ def write_curve(points: Sequence[Path], recipe: Recipe, stem: Path) -> None:
         table.to_csv(aside, index=False)
     figure = stem.with_name(f"{stem.name}.svg")
     published = published_figures(recipe)
-    ways_to_spend_less(table, published, recipe.metric, figure, recipe.title, recipe.model_name)
+    ways_to_spend_less(
+        table,
+        published,
+        recipe.metric,
+        figure,
+        recipe.title,
+        recipe.model_name,
+        {
+            name: pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+            for name, paths in (beside or {}).items()
+        },
+    )

@@ -156,6 +156,7 @@ def _row(path: Path, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
             "dataset": result.dataset,
             "experiment": experiment,
             "title": recipe.title,
+            "model": recipe.model_name,
             "patch_size": int(result.patch_size),
             "skip_cost": result.skip_cost,
             "budget": result.budget,

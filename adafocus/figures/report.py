@@ -52,8 +52,7 @@ def accuracy_against_gflops(
 
     Args:
         rows: those of the summary; of each model the latest stage is drawn, without a budget.
-        figures: published figures by experiment, of which the data set's own are drawn: ``model``,
-            ``published`` and ``published_gflops``.
+        figures: published figures by experiment: ``model``, ``published``, ``published_gflops``.
     """
     latest: dict[tuple[str, str], dict[tuple[Any, ...], Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["stage"] or 0):
@@ -68,7 +67,12 @@ def accuracy_against_gflops(
         for place, ((dataset, _), models) in enumerate(sorted(latest.items()), start=1):
             axes = figure.add_subplot(lines, columns, place)
             drawn = sorted(models.values(), key=lambda row: row["patch_size"])
-            _draw_data_set(axes, dataset, drawn, figures.get(dataset, ()))
+            # Peers stand in the recipes of all experiments on a data set.
+            names = dict.fromkeys((dataset, *(row["experiment"] for row in drawn)))
+            beside: list[Mapping[str, Any]] = []
+            for name in names:
+                beside += [one for one in figures.get(name, ()) if one not in beside]
+            _draw_data_set(axes, dataset, drawn, beside)
         save(figure, path)
 
 
@@ -97,7 +101,7 @@ def _draw_data_set(
     gflops = [row["gflops"] for row in rows]
     measured = [row["adafocus"] for row in rows]
     if rows:
-        axes.plot(gflops, measured, **SERIES[0], label="AdaFocus, measured")
+        axes.plot(gflops, measured, **SERIES[0], label=f"{rows[0]['model']}, measured")
     for number, (experiment, drawn) in enumerate(sorted(variants.items())):
         places = ([row[axis] for row in drawn] for axis in ("gflops", "adafocus"))
         look = VARIANTS[number % len(VARIANTS)]
@@ -123,7 +127,7 @@ def _draw_data_set(
 
 def _draw_published(axes: Axes, figures: Sequence[Mapping[str, Any]]) -> list[float]:
     """Published figures, peers by their names; returns their GFLOPs."""
-    families = {"AdaFocus": "*", "AdaFocus+": "P"}
+    families = {"AdaFocus": "*", "AdaFocus+": "P", "Uni-AdaFocus": "p"}
     for figure in figures:
         place = (figure["published_gflops"], figure["published"])
         if figure["model"] not in families:
@@ -172,6 +176,7 @@ def ways_to_spend_less(
     path: Path,
     title: str,
     model: str = "AdaFocus",
+    beside: Mapping[str, pd.DataFrame] | None = None,
 ) -> None:
     """Accuracy against GFLOPs of all ways to spend less, one panel for each patch size.
 
@@ -180,6 +185,8 @@ def ways_to_spend_less(
         figures: published ones: ``model``, ``patch_size``, ``published``, ``published_gflops``.
         metric: of both.
         model: what it is called.
+        beside: points of other experiments, by their names, of which those models are drawn that
+            skip no frames, whole and with the conditional exit.
     """
     sizes = sorted(points["patch_size"].unique())
     with matplotlib.rc_context(STYLE):
@@ -214,6 +221,8 @@ def ways_to_spend_less(
                         offset = (4, 6 if number % 2 else -12)
                         text = f"{row.skip_cost:g}"
                         axes.annotate(text, place, offset, textcoords="offset points", bbox=BLANK)
+            for number, (name, others) in enumerate((beside or {}).items()):
+                _draw_beside(axes, name, others[others["patch_size"] == size], number)
             of_others = [row for row in figures if row["patch_size"] in (None, size)]
             _draw_published(axes, of_others)
             found, labels = axes.get_legend_handles_labels()
@@ -222,6 +231,20 @@ def ways_to_spend_less(
         columns = min(2 * len(sizes), 4)
         figure.legend([*handles.values()], [*handles], loc="outside lower center", ncols=columns)
         save(figure, path)
+
+
+def _draw_beside(axes: Axes, name: str, points: pd.DataFrame, number: int) -> None:
+    """The plain model of another experiment and its conditional exit."""
+    look = VARIANTS[number % len(VARIANTS)]
+    plain = points[points["skip_cost"].isna()]
+    whole, early = (plain[plain["way"] == way] for way in ("all frames", "conditional exit"))
+    marker = look | {"linestyle": "none", "markersize": 7}
+    if len(whole):
+        axes.plot(whole["gflops"], whole["accuracy"], **marker, label=name)
+    if len(early):
+        line = early.sort_values("gflops")
+        look = look | {"marker": ""}
+        axes.plot(line["gflops"], line["accuracy"], **look, label=f"{name}, conditional exit")
 
 
 def run_times(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -1,6 +1,7 @@
 import xml.etree.ElementTree as ET
 
 import numpy as np
+import pandas as pd
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
@@ -35,6 +36,7 @@ SCORES = {"top1": 50.0, "top5": 90.0, "mAP": 60.0}
 ROW = {
     "dataset": "demo",
     "experiment": "demo",
+    "model": "AdaFocus",
     "patch_size": 40,
     "skip_cost": None,
     "budget": None,
@@ -132,6 +134,42 @@ def test_experiments_on_one_data_set_share_its_panel(tmp_path, texts):
     figures.accuracy_against_gflops([variant, variant | {"metric": "mAP"}], {}, path)
     assert texts(path).count("GFLOPs per video") == 2, "of another metric is another axis"
     assert "AdaFocus, measured" not in texts(path)
+
+
+def test_both_methods_stand_beside_each_other_by_their_names(tmp_path, texts):
+    uni = ROW | {"experiment": "demo-uni", "model": "Uni-AdaFocus", "stage": None}
+    of_old = {"model": "AdaFocus", "published": 75.0, "published_gflops": 26.6}
+    of_new = {"model": "Uni-AdaFocus", "published": 80.7, "published_gflops": 27.2}
+    peer = {"model": "AR-Net", "published": 73.8, "published_gflops": 33.5}
+    path = tmp_path / "summary.svg"
+    published = {"demo": [of_old, peer], "demo-uni": [of_new, peer]}
+    figures.accuracy_against_gflops([ROW, uni], published, path)
+    said = texts(path)
+    for line in ("AdaFocus, measured", "demo-uni, measured", "AR-Net"):
+        assert said.count(line) == 1, line
+    assert said.count("AdaFocus, published") == said.count("Uni-AdaFocus, published") == 1
+    # A data set that has the newer method's recipe alone.
+    figures.accuracy_against_gflops([uni | {"experiment": "demo"}], {}, path)
+    assert texts(path).count("Uni-AdaFocus, measured") == 1
+
+
+def test_curves_of_other_experiments_are_drawn_beside(tmp_path, texts):
+    def points(accuracy, *more):
+        rows = [("all frames", 0.05), ("conditional exit", 0.02), ("conditional exit", 0.05)]
+        table = pd.DataFrame([*rows, *more], columns=["way", "gflops"])
+        return table.assign(patch_size=28, skip_cost=None, accuracy=accuracy)
+
+    path = tmp_path / "curve.svg"
+    others = {"demo-uni": points(97.0), "demo-96": points(50.0).assign(patch_size=96)}
+    given = (points(90.0, ("fewer frames", 0.03)), [], "top1", path, "Demo", "AdaFocus")
+    figures.ways_to_spend_less(*given, others)
+    said = texts(path)
+    named = ("AdaFocus", "conditional exit", "demo-uni", "demo-uni, conditional exit")
+    for line in (*named, "fewer frames"):
+        assert said.count(line) == 1, line
+    assert not any("demo-96" in line for line in said), "of patch sizes that are not drawn"
+    figures.ways_to_spend_less(*given)
+    assert not any("demo-uni" in line for line in texts(path))
 
 
 def predictions_of(classes, videos=60):

@@ -262,6 +262,17 @@ def points_of(wildcards):
     return [f"{folder}/{size}{suffix}.csv" for size in sizes for suffix in recipe.suffixes]
 
 
+def points_beside(wildcards):
+    """For `params`: what other experiments on the same data set and in the same metric have
+    measured for their curves, as far as it is on disk, by their names."""
+    recipe, found = recipe_of(wildcards), {}
+    for name, other in sorted(recipes.items()):
+        if name != recipe.name and (other.dataset, other.metric) == (recipe.dataset, recipe.metric):
+            paths = sorted(Path("results/curves", name).glob("[!.]*.csv"))
+            found |= {name: [str(path) for path in paths]} if paths else {}
+    return found
+
+
 def sweeps_up_to(spec):
     """Function of the wildcards for `input`: sweeps whose best rates a stage and those before it
     train at, its own last; none unless the configuration says so. A policy learns to skip frames at

@@ -143,6 +143,7 @@ rule curve:
         gpu=0,
     params:
         recipe=recipe_entries("title", "metric", "published", "peers"),
+        beside=points_beside,
     message:
         "{wildcards.experiment}: drawing accuracy against GFLOPs"
     script:

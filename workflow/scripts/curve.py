@@ -6,4 +6,8 @@ with job(snakemake):
     from adafocus.evaluation.curves import write_curve
 
     points = [Path(path) for path in snakemake.input]
-    write_curve(points, recipe_of(snakemake), Path(snakemake.output.csv).with_suffix(""))
+    beside = {
+        name: [Path(path) for path in paths] for name, paths in snakemake.params.beside.items()
+    }
+    stem = Path(snakemake.output.csv).with_suffix("")
+    write_curve(points, recipe_of(snakemake), stem, beside)
