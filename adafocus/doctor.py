@@ -18,12 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import ffmpeg
 import requests
 import torch
 
 from adafocus.data.disk import check_space
-from adafocus.data.ffmpeg import ffmpeg_path, run_graph
+from adafocus.data.ffmpeg import OLDEST, every_frame, ffmpeg_path, raw_frames, run_graph
 from adafocus.machine import shared_memory
 from adafocus.machine.device import why_not_cuda
 from adafocus.machine.files import check_writable
@@ -96,12 +95,13 @@ def _ffmpeg(folder: Path, project: Project) -> Iterator[Finding]:
         return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
 
     version = said("-version").partition("\n")[0].partition(" Copyright")[0]
-    grey = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="gray", video_size="16x16")
-    frame = grey.output("-", format="null", vcodec="mjpeg", fps_mode="passthrough")
+    grey = raw_frames(16, 16, 25, "gray")
+    frame = grey.output("-", format="null", vcodec="mjpeg", **every_frame())
     try:
         run_graph(frame, folder, piped=bytes(16 * 16))
     except ValueError as error:
-        advice = "install ffmpeg 5.1 or later with its MJPEG encoder"
+        oldest = ".".join(map(str, OLDEST))
+        advice = f"install ffmpeg {oldest} or later with its MJPEG encoder"
         yield Finding("fails", f"ffmpeg: {path} ({version}) writes no frame ({error}): {advice}")
         return
     decoders = set(re.findall(r"^ V\S+ +(\S+)", said("-decoders"), re.MULTILINE))

@@ -17,12 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import ffmpeg
 import numpy as np
 from tqdm import tqdm
 
 from adafocus.data.annotations import SPLITS
-from adafocus.data.ffmpeg import run_graph
+from adafocus.data.ffmpeg import raw_frames, run_graph
 from adafocus.machine.files import atomic
 from adafocus.recipe import GenerateSource
 
@@ -97,10 +96,7 @@ def _annotate(truths: list[Truth], folder: Path) -> None:
 def _encode(videos: Sequence[np.ndarray], pattern: Path, start: int) -> None:
     """Encodes videos of one shape to files numbered from ``start``, in one stream cut apart."""
     length, height, width = videos[0].shape[:3]
-    raw = ffmpeg.input(
-        "pipe:", format="rawvideo", pix_fmt="rgb24", video_size=(width, height), framerate=RATE
-    )
-    encoded = raw.output(
+    encoded = raw_frames(height, width, RATE).output(
         pattern.name,
         **H264,
         g=length,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +19,13 @@ from tqdm import tqdm
 from adafocus.data import DataError
 from adafocus.data.ffmpeg import (
     Sink,
-    Timeline,
-    open_video,
+    as_it_is,
+    open_film,
     pour,
-    read_timeline,
+    write_pictures,
     write_timeline,
 )
+from adafocus.data.film import AS_MOST, Reading, ReadOtherwise, Timeline, read_timeline
 from adafocus.data.jpeg import Pictures
 from adafocus.data.listing import BYTES, Stamp
 from adafocus.data.manifests import Extracted, read_manifests
@@ -46,6 +48,9 @@ MADE_WITH = re.compile(r"height (\d+) quality (\d+) rate (None|[\d.e+-]+)")
 """What the store of a video file is made with, see `Video.made_with`."""
 PACKED = "packed"
 """What the store of a folder of JPEG files is made with."""
+
+
+TOO_LONG = "its name is too long for a file with its frames; give it one of at most 200 bytes"
 
 
 class Video(NamedTuple):
@@ -277,6 +282,11 @@ def _fill_each(
     except DataError as error:
         if len(videos) == 1:
             return {videos[0].name: str(error)}
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        if len(videos) == 1:
+            return {videos[0].name: TOO_LONG}
     singly = (_fill_each(settings, [video], known) for video in videos)
     return {name: why for errors in singly for name, why in errors.items()}
 
@@ -286,10 +296,21 @@ def _fill_stores(
 ) -> list[Timeline]:
     """Makes the videos' stores, all or none; returns the timelines of those that are files.
 
+    One that has to be read otherwise than most is not made among several.
+
     A store's comment tells the settings, the video's duration, what ffmpeg complained about and the
     video's `Stamp`, a line each; a fifth its digest where other frames of another video were there
     before, so that what was learnt from those is known to be so.
     """
+    if len(videos) == 1:
+        return as_it_is(lambda reading: _fill_by(reading, settings, videos, known))
+    return _fill_by(AS_MOST, settings, videos, known)
+
+
+def _fill_by(
+    reading: Reading, settings: Frames, videos: list[Video], known: Mapping[str, Extracted]
+) -> list[Timeline]:
+    """`_fill_stores`; raises `ReadOtherwise` where a file is not to be read so."""
     decoding = {"hwaccel": settings.hardware} if settings.hardware else {}
     outputs: list[Sink] = []
 
@@ -312,24 +333,25 @@ def _fill_stores(
                 continue
             pictures, timeline = Pictures(store.append), bytearray()
             begun.append((video, store, pictures, timeline, stamp))
-            source = open_video(video.source, **decoding)
-            sampled = source.filter("fps", settings.rate) if settings.rate else source
-            scaled = sampled.filter("scale", -1, f"min({settings.height},ih)")
-            coded = {"format": "image2pipe", "vcodec": "mjpeg", "q:v": settings.quality}
+            film = open_film(video.source, reading, **decoding)
+            wanted = reading, settings.height, settings.quality, settings.rate
             outputs += (
-                (partial(scaled.output, fps_mode="passthrough", threads=1, **coded), pictures.feed),
-                (partial(write_timeline, source), timeline.extend),
+                (partial(write_pictures, film, *wanted), pictures.feed),
+                (partial(write_timeline, film), timeline.extend),
             )
         if not begun:
             return []
-        complaint = pour(outputs, settings.time_limit * len(begun))
-        if complaint and len(begun) > 1:
-            raise DataError(f"of which video is not known: {complaint}")
+        said = pour(outputs, reading, settings.time_limit * len(begun))
+        if said.complaint and len(begun) > 1:
+            raise DataError(f"of which video is not known: {said.complaint}")
         timelines = []
         for video, store, pictures, timeline, stamp in begun:
+            timelines.append(read_timeline(timeline, reading, said))
+            if not store.count and settings.rate and not reading.brief:
+                raise ReadOtherwise(reading._replace(brief=True))
+            said.check()
             pictures.close()
-            timelines.append(read_timeline(timeline, video.source))
-            end(store, video, stamp, f"{timelines[-1].end:.3f}", complaint)
+            end(store, video, stamp, f"{timelines[-1].end:.3f}", said.complaint)
         return timelines
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from adafocus.data import DataError
 from adafocus.data.clips import Centred, read_centred
-from adafocus.data.ffmpeg import Timeline, decode, encode
+from adafocus.data.ffmpeg import decode, encode
+from adafocus.data.film import Timeline
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import count_frames, read_frames
 from adafocus.evaluation.exits import Calibration
@@ -250,7 +251,7 @@ def overlay(prediction: Prediction, path: Path) -> None:
     nearest = np.abs(times.times[:, None] - looks).argmin(1)
 
     def drawn() -> Iterator[bytes]:
-        frames = decode(Path(prediction.video), times.height, times.width)
+        frames = decode(Path(prediction.video), times)
         for frame, look in zip(frames, nearest, strict=True):
             image = Image.fromarray(frame)
             _draw(image, steps[look], prediction.guesses[0])

@@ -116,7 +116,7 @@ def test_an_ffmpeg_that_knows_no_option_of_ours(tmp_path, monkeypatch):
 exec $real "$@" """,
     )
     (line,) = found(doctor._ffmpeg, tmp_path)
-    assert re.match(r"fails ffmpeg: .*Unrecognized option 'fps_mode'.*install ffmpeg 5.1", line)
+    assert re.match(r"fails ffmpeg: .*Unrecognized option 'fps_mode'.*install ffmpeg 4.2", line)
 
 
 # --- GPUs and memory ----------------------------------------------------------------------------

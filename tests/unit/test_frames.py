@@ -42,7 +42,7 @@ def write_listing(folder):
         rows = csv.writer(file)
         rows.writerow(("video", "path", "error"))
         for path in sorted(videos.rglob("*")):
-            if path.suffix in (".mp4", ".webm", ".mkv", ".mov") or holds_pictures(path):
+            if path.suffix in (".mp4", ".webm", ".mkv", ".mov", ".ts") or holds_pictures(path):
                 name = path.relative_to(videos).with_suffix("")
                 rows.writerow((name, path.relative_to(folder), ""))
 
@@ -180,6 +180,16 @@ def test_the_manifest_tells_rate_duration_and_bytes(tmp_path, listing):
     assert int(row["bytes"]) == (tmp_path / row["path"]).stat().st_size
     row = listing(rate=5)["a"]
     assert (row["frames"], float(row["rate"]), float(row["duration"])) == ("6", 5, 1.2)
+
+
+def test_a_name_that_is_too_long_fails_alone(tmp_path, listing):
+    make_video(tmp_path / "videos" / "a.mp4", frames=3)
+    long = tmp_path / "videos" / ("x" * 252 + ".ts")
+    (tmp_path / "videos" / "b.mkv").write_bytes((tmp_path / "videos" / "a.mp4").read_bytes())
+    shutil.copy(tmp_path / "videos" / "a.mp4", long)
+    rows = listing()
+    assert (rows["a"]["status"], rows["b"]["status"]) == ("ok", "ok")
+    assert rows["x" * 252]["error"].startswith("its name is too long")
 
 
 def test_a_video_that_takes_too_long_fails(tmp_path, listing):

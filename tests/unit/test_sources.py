@@ -336,17 +336,42 @@ def test_generated_videos_replace_older_ones(folder):
 
 def test_failed_generation_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_, stderr, **__):
-        stderr.write(b"[libx264 @ 0x1f] no memory\nmore words\n")
+        stderr.write(b"[libx264 @ 0x1f] [error] no memory\n[error] more words\n")
         return subprocess.CompletedProcess([], 1)
 
+    ffmpeg.ffmpeg_path()
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(DataError, match="^no memory$"):
         fetch(make_recipe(), tmp_path, workers=2)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ffmpeg_is_looked_for_on_the_path_first(monkeypatch):
-    monkeypatch.setattr(ffmpeg.shutil, "which", lambda name: f"/somewhere/{name}")
-    assert ffmpeg.ffmpeg_path.__wrapped__() == "/somewhere/ffmpeg"
-    monkeypatch.setattr(ffmpeg.shutil, "which", lambda name: None)
-    assert "ffmpeg" in ffmpeg.ffmpeg_path.__wrapped__()
+@pytest.mark.parametrize(
+    ("version", "used"), [("5.1.9-0+deb12u1", True), ("N-1-gab", True), ("3.4.8", False)]
+)
+def test_ffmpeg_is_looked_for_on_the_path_first(tmp_path, monkeypatch, version, used):
+    program = tmp_path / "ffmpeg"
+    program.write_text(f"#!/bin/sh\necho ffmpeg version {version} Copyright\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}")
+    found = ffmpeg.ffmpeg_path.__wrapped__()
+    assert (found == str(program)) is used
+    assert "ffmpeg" in found
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    if not used:
+        with pytest.raises(DataError, match=r"of version 3\.4, .*; install ffmpeg 4\.2 or later"):
+            ffmpeg.ffmpeg_path.__wrapped__()
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(DataError, match=r"not on the PATH, .*; install ffmpeg 4\.2 or later"):
+        ffmpeg.ffmpeg_path.__wrapped__()
+
+
+def test_earlier_versions_get_the_option_that_they_know(tmp_path, monkeypatch):
+    names = []
+    for version in ("4.4.2", "5.1.0"):
+        program = tmp_path / version
+        program.write_text(f"#!/bin/sh\necho ffmpeg version {version} Copyright\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(ffmpeg, "ffmpeg_path", lambda path=str(program): path)
+        names.append(next(iter(ffmpeg.every_frame())))
+    assert names == ["vsync", "fps_mode"]
