@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from adafocus.data.clips import Clip, Clips
 from adafocus.data.draws import Draws, Purpose
 from adafocus.machine.distributed import gather_to_first, is_mine, local_shard, size
-from adafocus.machine.shared_memory import processes_that_fit
+from adafocus.machine.shared_memory import end_if_not_sent, processes_that_fit
 from adafocus.machine.signals import leave_to_parent
 
 if TYPE_CHECKING:
@@ -131,6 +131,11 @@ def collate(clips: list[Clip]) -> dict[str, Tensor]:
     return batch | {key: batch[key].permute(0, 1, 4, 2, 3) for key in images}
 
 
+def _begin_worker(_: int) -> None:
+    leave_to_parent()
+    end_if_not_sent()
+
+
 class Loader(DataLoader[Clip]):
     """Collated clips of a split, from `loader`."""
 
@@ -167,7 +172,7 @@ def loader(
         sampler=sampler,
         collate_fn=collate,
         num_workers=workers,
-        worker_init_fn=leave_to_parent,
+        worker_init_fn=_begin_worker,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
     )

@@ -12,7 +12,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing.connection import Listener
+from multiprocessing.queues import Queue
 from pathlib import Path
+from tempfile import gettempdir
 
 from tqdm import tqdm
 
@@ -42,6 +45,13 @@ def processes_that_fit(wanted: int, batch: int) -> int:
         wanted: how many there are to be.
         batch: bytes that a batch of one of them takes.
     """
+    if wanted and (reason := _no_socket()):
+        _say_once(
+            f"temporary files: the processes that load clips cannot make a socket in {reason}: none"
+            " but the one that computes load them, which is slower; name a folder that can be"
+            " written, of a short path, in TMPDIR"
+        )
+        return 0
     if not SHM_FOLDER.is_dir():  # macOS, where it has no end of its own
         return wanted
     room = free() / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -54,6 +64,33 @@ def processes_that_fit(wanted: int, batch: int) -> int:
             f" load them, which is slower; {ADVICE}"
         )
     return fit
+
+
+def _no_socket() -> str | None:
+    """Where a process cannot make the socket by which it hands over batches, and why; None where it
+    can."""
+    try:
+        folder = gettempdir()
+    except OSError as error:  # none can be written
+        return str(error)
+    try:
+        Listener(family="AF_UNIX").close()
+    except OSError as error:
+        return f"{folder} ({error.strerror or error})"
+    return None
+
+
+def end_if_not_sent() -> None:
+    """Lets this process, which loads clips, end where it cannot hand over what it has loaded. The
+    one that computes would wait for it for ever: all that is done for it otherwise is to print a
+    traceback."""
+
+    def end(error: BaseException, _: object) -> None:
+        print(f"a process that loads clips cannot hand them over ({error})", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)
+
+    Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -71,6 +108,11 @@ def named() -> Iterator[None]:
             reason = (
                 "a process that loads clips was killed, as it happens where memory is full: give"
                 " the job more, or let it have fewer `threads`"
+            )
+        elif "DataLoader worker" in text and "exited unexpectedly" in text:
+            reason = (
+                "a process that loads clips has ended, as it could not hand them over: see what it"
+                f" said above, and look at what is left in {SHM_FOLDER} and in TMPDIR"
             )
         else:
             raise

@@ -1,5 +1,6 @@
 """Shared memory as containers have it, as a disk of its own in a namespace of its own."""
 
+import os
 import re
 import subprocess
 import sys
@@ -96,3 +97,30 @@ def test_what_ends_the_processes_that_load_is_named(error, expected):
     raised = pytest.raises(ValueError if expected else RuntimeError, match=expected or error)
     with raised, shared_memory.named():
         raise RuntimeError(error)
+
+
+@pytest.mark.parametrize("seen", ["before", "too late"])
+def test_a_process_that_cannot_make_a_socket_keeps_nobody_waiting(tmp_path, seen):
+    folder = write_noise(tmp_path / "noise", {"train": 24})
+    deep = tmp_path / ("x" * 110)  # a socket's path has at most 107 bytes
+    deep.mkdir()
+    load = LOAD
+    if seen == "too late":
+        load = (
+            "from adafocus.machine import shared_memory as s\ns._no_socket = lambda: None\n" + LOAD
+        )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", load, folder, "what fits"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        env=os.environ | {"TMPDIR": str(deep)},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    if seen == "before":
+        assert done.stdout.strip() == "0 6"
+        assert "cannot make a socket in" in done.stderr and "TMPDIR" in done.stderr
+    else:
+        assert "could not hand them over" in done.stdout
+        assert "AF_UNIX path too long" in done.stderr and "Traceback" not in done.stderr
