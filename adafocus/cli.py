@@ -216,7 +216,7 @@ def predict(
         from adafocus.data import DataError
         from adafocus.data.listing import find_videos, holds_frames
         from adafocus.deploy import predict
-        from adafocus.machine.files import atomic
+        from adafocus.machine.files import WriteError, atomic
 
         files = []
         for path in videos:
@@ -227,6 +227,9 @@ def predict(
         if len(files) > 1 and (overlay or sheet):
             raise ValueError(f"--overlay and --sheet are for one video, not {len(files)}")
         predictor = predict.Predictor(checkpoint, device.value, budget, precision)
+        for output in filter(None, (json_, overlay, sheet)):
+            if output.is_dir():
+                raise ValueError(f"{output}: is a folder; name a file in it")
         failed = 0
         with ExitStack() as stack:
             lines = None
@@ -239,7 +242,7 @@ def predict(
                         predict.overlay(prediction, overlay)
                     if sheet:
                         predictor.sheet(prediction, sheet)
-                except DataError as error:
+                except (DataError, WriteError) as error:
                     failed += 1
                     tqdm.write(f"Error: {path}: {error}", file=sys.stderr)
                     continue
@@ -247,8 +250,11 @@ def predict(
                 tqdm.write(f"{path}: {', '.join(guesses)}", file=sys.stdout)
                 if lines:
                     lines.write(json.dumps(prediction.to_dict()) + "\n")
+            unread = f"{failed} of {len(files)} videos could not be read"
+            if failed == len(files):
+                raise ValueError(unread)  # and no file is left that tells of none
         if failed:
-            raise ValueError(f"{failed} of {len(files)} videos could not be read")
+            raise ValueError(unread)
 
 
 @app.command("sync-tracking")

@@ -165,7 +165,7 @@ def unpack(
             f"{names}: cannot be unpacked ({error}); unpack it yourself, to the folder videos of"
             " the data set"
         ) from None
-    except (*BROKEN, EOFError, OSError) as error:
+    except (*BROKEN, EOFError, OSError, KeyError) as error:
         if is_full(error):
             raise DataError(
                 f"{folder}: the disk is full; what is unpacked stays: make room, and the same"
@@ -203,6 +203,8 @@ def _read_tar(parts: Sequence[Path], folder: Path, strip: int) -> Iterator[_Memb
         for member in archive:
             if name := _stripped(member.name, strip):
                 member.name = name
+                if member.islnk():  # to another member, by its name
+                    member.linkname = _stripped(member.linkname, strip)
                 safe = tarfile.data_filter(member, str(folder))
                 if safe.isfile():
                     content = partial(archive.extractfile, member)

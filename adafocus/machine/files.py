@@ -32,15 +32,34 @@ class WriteError(ValueError):
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a path to write a file or folder to; it replaces ``path`` unless the block raises.
 
-    It is on the disk, not only on its way there, before it has its name.
+    It is on the disk, not only on its way there, before it has its name. Into a device or a pipe,
+    which nothing may replace, it is written when it is whole.
 
     Raises:
         WriteError: where the disk is full or cannot be written to.
     """
+    if is_outlet(path):
+        with TemporaryDirectory() as folder_name:
+            unfinished = Path(folder_name, path.name)
+            yield unfinished
+            try:
+                with unfinished.open("rb") as whole, path.open("wb") as outlet:
+                    shutil.copyfileobj(whole, outlet)
+            except OSError as error:
+                raise write_error(path, error) from error
+        return
     with aside(path.parent, path.name) as folder:
         unfinished = folder / path.name
         yield unfinished
         publish(unfinished, path)
+
+
+def is_outlet(path: Path) -> bool:
+    """Whether a path is that of a device or a pipe, or leads to what a process has open, as
+    ``/dev/stdout`` does."""
+    opened = path.is_symlink() and path.absolute().is_relative_to("/dev")
+    opened = opened or path.absolute().is_relative_to("/proc")
+    return opened or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 @contextmanager

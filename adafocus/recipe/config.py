@@ -106,6 +106,11 @@ def load_config(folder: Path) -> tuple[Config, dict[str, Recipe]]:
 def parse_config(values: Any, recipes: dict[str, Recipe], source: str) -> Config:
     """Checks a configuration and that its data sets and patch sizes have recipes."""
     config = parse_section(Config, values, source)
+    if set("{}") & set(config.data):
+        raise RecipeError(
+            f"{source}: data: {config.data!r} holds a brace, by which Snakemake takes it for a"
+            " pattern; name another folder, or a link to this one"
+        )
     for dataset, patch_sizes in config.datasets.items():
         try:
             for patch_size in patch_sizes:

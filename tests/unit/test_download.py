@@ -117,6 +117,15 @@ def test_it_gives_up_in_the_end(url, tmp_path):
         get("http://127.0.0.1:9/nobody", tmp_path)
 
 
+def test_a_hard_link_below_a_folder_that_is_taken_off(tmp_path):
+    link = ("top/2.mp4", {"type": tarfile.LNKTYPE, "linkname": "top/1.mp4"})
+    archive = tar(tmp_path / "a.tar", ("top/1.mp4", b"1"), link)
+    assert {"1.mp4": b"1", "2.mp4": b"1"}.items() <= unpacked([archive], tmp_path / "o", 1).items()
+    lost = ("top/2.mp4", {"type": tarfile.LNKTYPE, "linkname": "top/gone.mp4"})
+    with pytest.raises(DataError, match=r"^b\.tar: cannot be unpacked .*gone\.mp4"):
+        unpacked([tar(tmp_path / "b.tar", lost)], tmp_path / "p", 1)
+
+
 def test_a_wrong_digest_leaves_nothing(url, tmp_path):
     with pytest.raises(DataError, match=f"its SHA-256 is {DIGEST}, not 00"):
         get(f"{url}/whole", tmp_path, sha256="00")

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,3 +195,18 @@ def test_a_folder_that_is_a_link_keeps_being_one(tmp_path):
         assert (link / "inner" / "file").read_text() == word
     assert sorted(path.name for path in disk.iterdir()) == ["inner", "theirs"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "splits"]
+
+
+def test_into_a_device_or_a_pipe_it_is_written(tmp_path):
+    before = os.stat("/dev/null")
+    with atomic(Path("/dev/null")) as aside:
+        aside.write_text("whole")
+    assert os.stat("/dev/null").st_ino == before.st_ino
+    writes = "from pathlib import Path; from adafocus.machine.files import atomic\n"
+    writes += "with atomic(Path('/dev/stdout')) as aside: aside.write_text('whole')"
+    told = subprocess.run([sys.executable, "-c", writes], capture_output=True, text=True)
+    assert told.stdout == "whole"
+    with (tmp_path / "out").open("w") as out:
+        subprocess.run([sys.executable, "-c", writes], stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == "whole"
+    assert Path("/dev/stdout").is_symlink()

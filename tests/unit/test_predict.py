@@ -1,7 +1,10 @@
 """Predictions of real video files."""
 
 import json
+import os
 import subprocess
+import tempfile
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +17,8 @@ from typer.testing import CliRunner
 from adafocus.cli import app
 from adafocus.data import DataError
 from adafocus.data.clips import crop_centre, sample_val
-from adafocus.data.ffmpeg import Timeline, decode, timeline
+from adafocus.data.ffmpeg import decode, timeline
+from adafocus.data.film import Timeline
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import read_frames
 from adafocus.deploy.predict import Predictor, boxes_on_video, overlay
@@ -166,7 +170,7 @@ def test_the_overlay_is_the_video_with_boxes_and_words(weights, tmp_path):
     before, after = timeline(video), timeline(tmp_path / "overlay.mp4")
     assert np.allclose(after.times, before.times, atol=1e-3)
     assert (after.height, after.width) == (74, 146)  # even, as H.264 has it
-    bright = next(decode(tmp_path / "overlay.mp4", 74, 146)).max(-1) > 100
+    bright = next(decode(tmp_path / "overlay.mp4", after)).max(-1) > 100
     left, top, right, bottom = (round(edge) for edge in prediction.steps[0].box)
     assert bright[bottom - 1, left:right].all()
     assert bright[20:bottom, [left, right - 1]].all()
@@ -223,3 +227,34 @@ def test_pictures_are_of_one_video(weights, video, tmp_path):
     done = predict(video, video, "--checkpoint", weights, "--sheet", sheet)
     assert done.exit_code == 1
     assert "--overlay and --sheet are for one video, not 2" in done.stderr
+
+
+def test_what_is_no_plain_file_is_written_into(weights, video, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    done = predict(video, "--checkpoint", weights, "--json", pipe)
+    reader.join(timeout=30)
+    assert done.exit_code == 0, done.output
+    assert json.loads(read[0])["video"] == str(video)
+    assert pipe.is_fifo()
+    done = predict(video, "--checkpoint", weights, "--json", tmp_path)
+    assert done.exit_code == 1 and f"{tmp_path}: is a folder" in done.stderr
+    assert video.exists()
+    unread = tmp_path / "unread.jsonl"
+    done = predict(tmp_path / "gone.mp4", "--checkpoint", weights, "--json", unread)
+    assert done.exit_code == 1 and not unread.exists()
+
+
+def test_a_video_that_the_disk_has_no_room_for_holds_up_no_other(
+    weights, tmp_path, mount, monkeypatch
+):
+    small = make_video(tmp_path / "b.mp4", 5)
+    large = make_video(tmp_path / "a.mp4", 400, "640x480", "-vf", "noise=alls=60:allf=t")
+    monkeypatch.setattr(tempfile, "tempdir", str(mount("size=2m")))
+    done = predict(large, small, "--checkpoint", weights)
+    assert done.exit_code == 1
+    assert f"Error: {large}: " in done.stderr and "the disk is full" in done.stderr
+    assert f"{small}: class " in done.stdout

@@ -310,6 +310,7 @@ def test_names_tell_no_seed_of_one_alone_and_each_of_several_but_0(recipes):
         ({"seed": 0, "seeds": [0, 1]}, ["seed and seeds are both given: leave one out"]),
         ({"seeds": [1, 1]}, ["seeds: each must be another"]),
         ({"seeds": []}, ["seeds", "at least 1"]),
+        ({"data": "/disk/a{b}/data"}, ["data: '/disk/a{b}/data'", "another folder, or a link"]),
         ({"seeds": [-1]}, ["seeds.0", "greater than or equal to 0"]),
     ],
 )
