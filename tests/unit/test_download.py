@@ -120,7 +120,8 @@ def test_it_gives_up_in_the_end(url, tmp_path):
 def test_a_hard_link_below_a_folder_that_is_taken_off(tmp_path):
     link = ("top/2.mp4", {"type": tarfile.LNKTYPE, "linkname": "top/1.mp4"})
     archive = tar(tmp_path / "a.tar", ("top/1.mp4", b"1"), link)
-    assert {"1.mp4": b"1", "2.mp4": b"1"}.items() <= unpacked([archive], tmp_path / "o", 1).items()
+    unpack([archive], tmp_path / "o", lambda name: None, strip=1)
+    assert [(tmp_path / "o" / name).read_bytes() for name in ("1.mp4", "2.mp4")] == [b"1", b"1"]
     lost = ("top/2.mp4", {"type": tarfile.LNKTYPE, "linkname": "top/gone.mp4"})
     with pytest.raises(DataError, match=r"^b\.tar: cannot be unpacked .*gone\.mp4"):
         unpacked([tar(tmp_path / "b.tar", lost)], tmp_path / "p", 1)

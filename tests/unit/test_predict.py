@@ -252,8 +252,8 @@ def test_a_video_that_the_disk_has_no_room_for_holds_up_no_other(
     weights, tmp_path, mount, monkeypatch
 ):
     small = make_video(tmp_path / "b.mp4", 5)
-    large = make_video(tmp_path / "a.mp4", 400, "640x480", "-vf", "noise=alls=60:allf=t")
-    monkeypatch.setattr(tempfile, "tempdir", str(mount("size=2m")))
+    large = make_video(tmp_path / "a.mp4", 200, "64x48", "-vf", "noise=alls=60:allf=t")
+    monkeypatch.setattr(tempfile, "tempdir", str(mount("size=300k")))
     done = predict(large, small, "--checkpoint", weights)
     assert done.exit_code == 1
     assert f"Error: {large}: " in done.stderr and "the disk is full" in done.stderr

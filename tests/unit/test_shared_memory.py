@@ -101,7 +101,7 @@ def test_what_ends_the_processes_that_load_is_named(error, expected):
 
 @pytest.mark.parametrize("seen", ["before", "too late"])
 def test_a_process_that_cannot_make_a_socket_keeps_nobody_waiting(tmp_path, seen):
-    folder = write_noise(tmp_path / "noise", {"train": 24})
+    folder = write_noise(tmp_path, {"train": 24})
     deep = tmp_path / ("x" * 110)  # a socket's path has at most 107 bytes
     deep.mkdir()
     load = LOAD
