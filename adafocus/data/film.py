@@ -123,8 +123,13 @@ class Said(NamedTuple):
             for by, level, line in lines
             if level in ("error", "fatal", "panic")
         )
+        complaint = next(complaints, "")
+        if status and not complaint:
+            # What comes before ffmpeg itself, such as a library that is missing, has no level.
+            plain = (line.strip() for line in text.splitlines() if not LINE.match(line))
+            complaint = next(filter(None, plain), "")
         told = [line for _, level, line in lines if level == "info"]
-        return cls(status, next(complaints, ""), _headers(told))
+        return cls(status, complaint, _headers(told))
 
     def check(self) -> None:
         """Raises `DataError` where ffmpeg gave up."""
