@@ -1,4 +1,4 @@
-# make demo    install, train AdaFocus on generated videos, print the table
+# make demo    install, train both methods on generated videos, print the table
 # make test    install, check style, types and rules, run all tests
 # make bench   measure speed and memory against other ways, a table in benchmarks/results
 # make chaos   kill a small chain at 30 random moments, and see that it ends the same (KILLS=100)
@@ -24,14 +24,13 @@ export MADE := from pathlib import Path; from adafocus.recipe import results_in;
 	print(*results_in(Path("results")), *results_in(Path("results/sweeps")))
 
 demo: $(BIN)/installed
-	$(BIN)/snakemake --cores all results/demo_28_stage3.json results/summary.md
+	$(BIN)/snakemake --cores all results/demo-uni_28.json results/demo_28_stage3.json results/summary.md
 	@echo
 	@cat results/summary.md
 	@echo
-	@echo "Where it looked:        results/plots/demo_28_stage3_sheet.png"
-	@echo "How the policy learned: results/plots/demo_28_stage2_curves.svg"
-	@echo "How all stages learned: results/plots/*_curves.svg"
-	@echo "Accuracy after a step:  results/plots/demo_28_stage3_steps.svg"
+	@echo "Where they looked:      results/plots/demo-uni_28_sheet.png, results/plots/demo_28_stage3_sheet.png"
+	@echo "How they learned:       results/plots/*_curves.svg"
+	@echo "Accuracy after a step:  results/plots/*_steps.svg"
 	@echo "Accuracy against cost:  results/summary.svg"
 	@echo "All of this on a page:  make report"
 	@echo "All runs in MLflow:     make ui"

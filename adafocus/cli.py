@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -43,6 +44,7 @@ DataFolder = Annotated[Path, typer.Option("--data", help="The data set's folder;
 SeedOption = Annotated[int, typer.Option(help="Fixes the run; on a CPU bit for bit.")]
 DeviceName = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
+THREADS = min(os.cpu_count() or 1, 8)
 PrecisionOption = Annotated[
     Precision,
     typer.Option(help="In which backbones compute; auto is bf16 on GPUs that are made for it."),
@@ -92,7 +94,7 @@ def train(
     ] = None,
     seed: SeedOption = 0,
     device: DeviceName = Device.auto,
-    threads: Threads = 8,
+    threads: Threads = THREADS,
     tracking_uri: TrackingUri = DEFAULT_STORE,
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0, help="Save the state after so many, and after every epoch.")
@@ -161,7 +163,7 @@ def evaluate(
     budget: Budget = None,
     seed: SeedOption = 0,
     device: DeviceName = Device.auto,
-    threads: Threads = 8,
+    threads: Threads = THREADS,
     tracking_uri: TrackingUri = DEFAULT_STORE,
     precision: PrecisionOption = "fp32",
     anew: Anew = None,

@@ -95,7 +95,8 @@ def differences(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, str]]:
 
     Returns:
         For each entry its value by the recipe's name, as text; empty where a recipe lacks it. Names
-        and published figures are left out, and which models there are.
+        and published figures are left out, and which models there are. So are, where methods
+        differ, entries that one of them does not have.
     """
     left_out = {*OWN, *OF_DATA, "extends", "patch_sizes", "skip_costs", "swept"}
     flat = {
@@ -103,6 +104,8 @@ def differences(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, str]]:
         for name, recipe in recipes.items()
     }
     entries = dict.fromkeys(entry for values in flat.values() for entry in values)
+    if len({recipe.method for recipe in recipes.values()}) > 1:
+        entries = {entry: None for entry in entries if all(entry in one for one in flat.values())}
     found = {e: {name: values.get(e, "") for name, values in flat.items()} for e in entries}
     return {entry: values for entry, values in found.items() if len(set(values.values())) > 1}
 

@@ -61,6 +61,17 @@ ON_REQUEST = "snakemake --cores all results/actnet_128_stage3.json"
 
 
 PATCH_SIZES = (20, 28)
+UNI = {
+    "model": {
+        "frames": 8,
+        "glance_frames": 4,
+        "focus_frames": 3,
+        "policy": {"smallest": 16, "largest": 32, "channels": 4, "frame_channels": 4},
+        "classifier": {"hidden": 16},
+    },
+    "joint": {"epochs": 1, "batch_size": 4},
+}
+"""What makes the recipe of the demo's Uni-AdaFocus small."""
 WAIT = 60
 """Seconds for a page to show something."""
 
@@ -73,6 +84,11 @@ def demo(tiny_project, tmp_path_factory):
     recipe["stages"] = DIGITS["stages"] | {"stage2": DIGITS["stages"]["stage2"] | {"epochs": 3}}
     recipe_file = tiny_project.folder / "config" / "recipes" / "demo.yaml"
     recipe_file.write_text(yaml.safe_dump(recipe))
+    tiny_project.edit("recipes/demo-uni.yaml", "patch_sizes", value=list(PATCH_SIZES))
+    for entry, value in UNI["model"].items():
+        tiny_project.edit("recipes/demo-uni.yaml", "model", entry, value=value)
+    for entry, value in UNI["joint"].items():
+        tiny_project.edit("recipes/demo-uni.yaml", "stages", "joint", entry, value=value)
     # So that what is said of the data does not wait for weights from the network.
     tiny_project.edit("recipes/actnet.yaml", "model", "glancer", "pretrained", value=None)
     tiny_project.edit("recipes/actnet.yaml", "model", "focuser", "pretrained", value=None)
@@ -123,6 +139,7 @@ def run_all_commands(folder: Path, programs: Path) -> None:
         "again.json",
         "early.json",
         "results/demo_28_skip0.02_stage3.json",
+        "results/demo-uni_28.json",
         "mine.safetensors",
         "look.jsonl",
         "look.png",
