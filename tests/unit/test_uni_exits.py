@@ -129,7 +129,7 @@ def test_confidence_is_the_largest_logit(model):
 
 def test_a_stream_cannot_choose_among_frames_to_come(model):
     for begin in (model.stream, lambda: FrameByFrame(model)):
-        with pytest.raises(ValueError, match="among frames to come.* window .*Predictor"):
+        with pytest.raises(ValueError, match="among frames to come.*model.window.*Predictor"):
             begin()
 
 
