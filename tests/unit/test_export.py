@@ -138,7 +138,7 @@ def test_the_models_compared_look_at_different_places(exported):
     """Else their being equal would say little."""
     *_, out = exported
     assert len(out.boxes.flatten(0, 1).round().unique(dim=0)) >= 2
-    assert out.logits.std() > 0.01
+    assert out.logits.std() > 0.005
     assert len(out.frames.unique(dim=0)) == (2 if "uni" in exported[1].recipe.name else 1)
     assert out.looks.skipped.any() == ("skipped" in exported[2])
 
