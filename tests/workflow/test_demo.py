@@ -34,10 +34,6 @@ def demo(tiny_project):
     tiny_project.edit("config.yaml", "threads", value=1)
     tiny_project.edit("config.yaml", "datasets", "demo", value=[28])
     tiny_project.edit("recipes/demo.yaml", "skip_costs", value=[SKIP_COST])
-    # Less of it does for what is tested here; for all of it see benchmarks/demo_seeds.py.
-    tiny_project.edit("recipes/demo.yaml", "stages", "focuser", "epochs", value=3)
-    tiny_project.edit("recipes/demo.yaml", "stages", "stage1", "epochs", value=4)
-    tiny_project.edit("recipes/demo.yaml", "stages", "stage3", "epochs", value=2)
     plan = subprocess.run(
         ["make", "--dry-run", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -122,6 +118,7 @@ def test_a_sweep_from_a_bad_rate_finds_a_better_one(demo):
     folder, bad = project.folder, {"classifier": 1e-6}
     assert result_of(project, name)["swept"] is None
     project.edit("recipes/demo.yaml", "stages", "stage3", "learning_rates", value=bad)
+    project.edit("recipes/demo.yaml", "stages", "stage3", "epochs", value=2)
     before = name.replace("stage3", "stage2")
     # Elsewhere, so that only stage 3 is swept.
     shutil.copy(folder / "results" / "checkpoints" / f"{before}.safetensors", folder)
