@@ -16,13 +16,18 @@ from adafocus.figures import accuracy_against_gflops
 from adafocus.machine.files import atomic, remove_abandoned
 from adafocus.recipe import Recipe, differences, parse_recipe
 
-HEADINGS = {
+MODEL_HEADINGS = {
     "dataset": "data set",
     "experiment": "experiment",
     "patch_size": "patch",
     "skip_cost": "skip cost",
     "budget": "budget",
     "stage": "stage",
+}
+"""Columns that say which model a row is of."""
+
+
+HEADINGS = MODEL_HEADINGS | {
     "seeds": "seeds",
     "metric": "metric",
     "adafocus": "accuracy",
@@ -52,13 +57,7 @@ PUBLISHED_HEADINGS = {
 """Columns of the table of published figures."""
 
 
-CHOICES_HEADINGS = {
-    "dataset": "data set",
-    "experiment": "experiment",
-    "patch_size": "patch",
-    "skip_cost": "skip cost",
-    "budget": "budget",
-    "stage": "stage",
+CHOICES_HEADINGS = MODEL_HEADINGS | {
     "seed": "seed",
     "places": "places",
     "commonest_place": "at the commonest",
