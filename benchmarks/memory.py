@@ -36,7 +36,7 @@ from adafocus.machine.device import (
     tune_cudnn,
 )
 from adafocus.methods import STAGES
-from adafocus.model import backbones
+from adafocus.model import frozen
 from adafocus.model.building import build
 from adafocus.recipe import SPECS, Recipe, load_recipe, parse_recipe
 from adafocus.training.optimizer import build_optimizer
@@ -195,12 +195,12 @@ def fake(stage: Stage, device: torch.device) -> None:
 def as_on_a_gpu() -> Iterator[None]:
     """Fake tensors are on a CPU, since GRUs and autocast need a real kind of device; frozen
     backbones take as many frames at once as they do on a GPU."""
-    kept = backbones.MOST_PIXELS, backbones.CACHE, backbones.ONEDNN
-    backbones.MOST_PIXELS, backbones.CACHE, backbones.ONEDNN = 4 * kept[0], 2**62, False
+    kept = frozen.MOST_PIXELS, frozen.CACHE, frozen.ONEDNN
+    frozen.MOST_PIXELS, frozen.CACHE, frozen.ONEDNN = 4 * kept[0], 2**62, False
     try:
         yield
     finally:
-        backbones.MOST_PIXELS, backbones.CACHE, backbones.ONEDNN = kept
+        frozen.MOST_PIXELS, frozen.CACHE, frozen.ONEDNN = kept
 
 
 def predicted(step: OptimizerStep) -> float:

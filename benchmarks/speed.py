@@ -49,8 +49,9 @@ from adafocus.machine.device import (
 )
 from adafocus.methods import STAGES
 from adafocus.methods.adafocus import every_step
-from adafocus.model.backbones import Backbone, FrozenBackbone, Normalize
+from adafocus.model.backbones import Backbone, Normalize
 from adafocus.model.building import build
+from adafocus.model.frozen import FrozenBackbone
 from adafocus.model.looks import Looks
 from adafocus.model.video_model import VideoModel
 from adafocus.recipe import Recipe, load_recipe, parse_recipe

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adafocus.model.backbones import Backbone, FrozenBackbone, backbone, pool
+from adafocus.model.backbones import Backbone, backbone, pool
 from adafocus.model.classifier import (
     AverageClassifier,
     Classifier,
@@ -16,6 +16,7 @@ from adafocus.model.classifier import (
     RecurrentClassifier,
     recurrent,
 )
+from adafocus.model.frozen import FrozenBackbone
 from adafocus.model.looks import Looks
 from adafocus.model.patches import SKIPPED, crop, random_corners, squares
 from adafocus.model.policy import GaussianPolicy, GridPolicy, Policy

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adafocus.model.backbones import Backbone, FrozenBackbone, backbone, pool
+from adafocus.model.backbones import Backbone, backbone, pool
 from adafocus.model.boxes import BoxRange, over_time, resample
 from adafocus.model.classifier import GlobalFeatures
+from adafocus.model.frozen import FrozenBackbone
 from adafocus.model.looks import Looks
 from adafocus.model.uni_classifier import MaximaClassifier
 from adafocus.model.uni_policy import LookPolicy, SpatialPolicy, TemporalPolicy, choose_frames

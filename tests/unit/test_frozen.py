@@ -5,9 +5,9 @@ import torch
 from noise import noise_batch, tiny_recipe
 from torch import nn
 
-from adafocus.model import backbones
 from adafocus.model.adafocus import build
-from adafocus.model.backbones import FrozenBackbone, backbone
+from adafocus.model.backbones import backbone
+from adafocus.model.frozen import FrozenBackbone
 from adafocus.recipe import BackboneRecipe
 
 
@@ -31,8 +31,8 @@ def settle(model: nn.Module) -> nn.Module:
 def test_a_frozen_backbone_is_the_same_function(name, segments, kind, monkeypatch):
     # At most seven frames at once, of one video where the shift ties its frames together; some
     # parts take one at a time and others all.
-    monkeypatch.setattr(backbones, "MOST_PIXELS", 7 * 64**2)
-    monkeypatch.setattr(backbones, "CACHE", 2**19)
+    monkeypatch.setattr("adafocus.model.frozen.MOST_PIXELS", 7 * 64**2)
+    monkeypatch.setattr("adafocus.model.frozen.CACHE", 2**19)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     recipe = BackboneRecipe(name=name, depth=50 if name == "resnet" else None)
     plain = settle(backbone(recipe, classes=2, segments=segments))
