@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from adafocus.model.classifier import (
     RecurrentClassifier,
     recurrent,
 )
-from adafocus.model.frozen import FrozenBackbone
 from adafocus.model.looks import Looks
 from adafocus.model.patches import SKIPPED, crop, random_corners, squares
 from adafocus.model.policy import GaussianPolicy, GridPolicy, Policy
@@ -137,21 +136,6 @@ class AdaFocus(VideoModel):
         """`focus` where no frame is skipped; boxes (B, P, 4) are whole and of the patch's size."""
         corners = boxes[..., :2].round().long()
         return pool(self.focuser(crop(frames, corners, self.patch_size)))
-
-    def frozen(self, *backbones: str) -> Self:
-        networks = {name: getattr(self, name) for name in ("glancer", "focuser")}
-        for name in backbones or networks:
-            networks[name] = FrozenBackbone(networks[name])
-        model = type(self)(
-            **networks,
-            policy=self.policy,
-            classifier=self.classifier,
-            frame_size=self.frame_size,
-            glance_size=self.glance_size,
-            patch_size=self.patch_size,
-        )
-        model.class_names = self.class_names
-        return model
 
     def stream(self) -> Stream:
         """A new video of which the frames come one by one, see `FrameByFrame`."""

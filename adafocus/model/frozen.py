@@ -47,6 +47,7 @@ class FrozenBackbone(Backbone):
         # Temporal shift needs all frames of a video at once.
         self.together = next((module.segments for module in shifted), 1)
         self.plans: dict[torch.Size, Plan] = {}
+        self.eval()
 
     def forward(self, frames: Tensor) -> Tensor:
         flat = frames.flatten(0, 1)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,6 @@ from torch.nn import functional
 from adafocus.model.backbones import Backbone, backbone, pool
 from adafocus.model.boxes import BoxRange, over_time, resample
 from adafocus.model.classifier import GlobalFeatures
-from adafocus.model.frozen import FrozenBackbone
 from adafocus.model.looks import Looks
 from adafocus.model.uni_classifier import MaximaClassifier
 from adafocus.model.uni_policy import LookPolicy, SpatialPolicy, TemporalPolicy, choose_frames
@@ -198,13 +196,6 @@ class UniAdaFocus(VideoModel):
         sides = shape.boxes.place(actions)[..., 2:] * size / shape.patch_size
         boxes = torch.cat((actions[..., :2] * (cells - sides), sides), dim=-1)
         return resample(maps, boxes, size).mean((1, 3, 4))
-
-    def frozen(self, *backbones: str) -> Self:
-        model = copy(self)
-        model._modules = dict(self._modules)
-        for name in backbones or ("glancer", "focuser"):
-            setattr(model, name, FrozenBackbone(getattr(self, name)))
-        return model
 
     def window(self, every: int | None = None) -> Window:
         """Of new videos whose frames come one by one, see `Window`."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable
+from copy import copy
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from adafocus.model.backbones import Backbone
+from adafocus.model.frozen import FrozenBackbone
 from adafocus.model.looks import Looks
 
 NO_STREAM = (
@@ -66,15 +68,38 @@ class VideoModel(nn.Module, ABC):
         return self.focuser.precision
 
     def set_precision(self, precision: torch.dtype) -> None:
-        """Lets the backbones compute in bfloat16 or float32; of a model that is not `frozen`."""
+        """Lets the backbones compute in bfloat16 or float32. Raises `ValueError` where one is
+        frozen."""
+        self._check_learns("keeps the precision in which it was frozen")
         self.glancer.precision = self.focuser.precision = precision
 
-    @abstractmethod
     def frozen(self, *backbones: str) -> Self:
         """The same model on faster backbones, which are copies and learn no more.
 
-        All else is not copied but shared, so that it may go on learning.
+        All else is not copied but shared, so that it may go on learning. What is frozen already
+        stays as it is.
 
         Args:
             backbones: ``glancer``, ``focuser`` or, where none is named, both.
         """
+        left = set(backbones or ("glancer", "focuser")) - self._frozen()
+        if not left:
+            return self
+        model = copy(self)
+        model._modules = dict(self._modules)
+        for name in left:
+            setattr(model, name, FrozenBackbone(getattr(self, name)))
+        return model
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module. Raises `ValueError` where a backbone is frozen, which cannot learn."""
+        if mode:
+            self._check_learns("learns no more")
+        return super().train(mode)
+
+    def _frozen(self) -> set[str]:
+        return {name for name, part in self.named_children() if isinstance(part, FrozenBackbone)}
+
+    def _check_learns(self, but: str) -> None:
+        if self._frozen():
+            raise ValueError(f"a frozen model {but}: take adafocus.load(path, train=True)")

@@ -3,7 +3,7 @@ import random
 
 import pytest
 import torch
-from noise import tiny_recipe, write_checkpoint
+from noise import tiny_recipe, uni_recipe, write_checkpoint
 from safetensors.torch import save_file
 from torchvision.models import resnet18
 
@@ -11,7 +11,9 @@ import adafocus
 from adafocus.model import checkpoint
 from adafocus.model.adafocus import build
 from adafocus.model.backbones import backbone
+from adafocus.model.building import build as build_any
 from adafocus.model.checkpoint import Checkpoint, CheckpointError
+from adafocus.model.frozen import FrozenBackbone
 from adafocus.recipe import SPECS, BackboneRecipe, parse_recipe
 
 NAMES = ("a", "b, c", 'd "e"', "ü", "f")
@@ -29,12 +31,44 @@ def write(path, model, recipe, stage="stage3", patch_size=32, **changes):
 def test_a_loaded_model_predicts_the_same(recipe, batch, tmp_path):
     model = build(recipe, 48).eval()
     write(tmp_path / "c.safetensors", model, recipe, patch_size=48)
-    loaded = adafocus.load(tmp_path / "c.safetensors")
-    assert not loaded.training
-    expected = model(batch.frames, glance=batch.glance)
-    out = loaded(batch.frames, glance=batch.glance)
+    loaded = adafocus.load(tmp_path / "c.safetensors", train=True)
+    fast = adafocus.load(tmp_path / "c.safetensors")
+    assert not (loaded.training or fast.training)
+    with torch.inference_mode():
+        expected, out, faster = (
+            each(batch.frames, glance=batch.glance) for each in (model, loaded, fast)
+        )
     assert torch.equal(out.logits, expected.logits)
     assert torch.equal(out.corners, expected.corners)
+    assert torch.allclose(faster.logits, expected.logits, atol=1e-4 * expected.logits.std().item())
+    assert torch.equal(faster.corners, expected.corners)
+
+
+@pytest.mark.parametrize("kind", ["gru", "long"])
+def test_what_is_loaded_is_fast_and_what_learns_on_says_so(kind, tmp_path):
+    recipe = tiny_recipe(kind) if kind == "gru" else uni_recipe(kind)
+    path = tmp_path / "c.safetensors"
+    tensors = build_any(recipe, 32).state_dict()
+    checkpoint.write(path, Checkpoint(tensors, recipe, recipe.last.name, 32, NAMES))
+    fast = adafocus.load(path)
+    for part in (fast.glancer, fast.focuser):
+        assert isinstance(part, FrozenBackbone)
+    assert fast.frozen() is fast and fast.frozen("glancer") is fast
+    half = adafocus.load(path, train=True).frozen("glancer")
+    assert half.frozen().glancer is half.glancer
+    for frozen in (fast, half):
+        with pytest.raises(ValueError, match="learns no more: take adafocus.load.*train=True"):
+            frozen.train()
+        assert not any(module.training for module in frozen.modules()), "half of it was changed"
+    with pytest.raises(ValueError, match="in which it was frozen: .*train=True"):
+        fast.set_precision(torch.bfloat16)
+
+    model = adafocus.load(path, train=True).train()
+    shape = recipe.model
+    frames = torch.randn(2, shape.frames, 3, shape.frame_size, shape.frame_size)
+    model(frames).logits.sum().backward()
+    assert model.focuser.trunk.conv1.weight.grad is not None
+    assert model.state_dict().keys() == tensors.keys()
 
 
 def test_everything_comes_back(recipe, tmp_path):

@@ -106,7 +106,7 @@ def test_a_skipped_frame_has_no_box_and_costs_less(video, tmp_path):
     weights = write_weights(skipping_recipe(), tmp_path, "stage3")
     clip = Predictor(weights, "cpu")(video).clip
     source = checkpoint.read(weights)
-    model = skip_half(checkpoint.load(weights), clip[None])
+    model = skip_half(checkpoint.load(weights, train=True), clip[None])
     checkpoint.write(weights, replace(source, tensors=model.state_dict()))
     prediction = Predictor(weights, "cpu")(video)
     skipped = [step.box is None for step in prediction.steps]

@@ -100,7 +100,7 @@ def test_less_is_spent_for_little(demo):
 def top1_in_bf16(folder, name):
     """What the backbones compute in where a GPU trains, here on the CPU."""
     file = folder / "results" / "checkpoints" / f"{name}.safetensors"
-    model, recipe = checkpoint.load(file), checkpoint.read(file).recipe
+    model, recipe = checkpoint.load(file, train=True), checkpoint.read(file).recipe
     model.set_precision(torch.bfloat16)
     model = model.frozen()
     clips = Clips(folder / "data" / "demo", "val", recipe, augment=False, seed=0)
