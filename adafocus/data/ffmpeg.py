@@ -40,6 +40,7 @@ from adafocus.data.film import (
     read_timeline,
     scaled,
 )
+from adafocus.data.names import readable
 
 T = TypeVar("T")
 
@@ -56,6 +57,8 @@ AS_TEXT = {byte: 0x100000 + byte for byte in range(0xDC80, 0xDD00)}
 """Letters, of none of the world's scripts, that stand in ffmpeg-python's graphs, which take text
 alone, for bytes of a file's name that are not UTF-8."""
 AS_BYTES = {text: byte for byte, text in AS_TEXT.items()}
+TOGETHER = 32
+"""Files whose headers one ffmpeg reads."""
 PIECE = 1 << 20
 """Most bytes that are taken out of a pipe at once."""
 
@@ -122,19 +125,33 @@ def timeline(video: Path) -> Timeline:
         raise DataError(f"{video}: {error}") from None
 
 
-def read_header(video: Path) -> Header:
-    """What a video tells before a frame is decoded, which takes as long for a film of hours.
+def read_headers(videos: Sequence[Path]) -> Iterator[Header | DataError]:
+    """What each video tells before a frame is decoded, which takes as long for a film of hours; or,
+    as an error that names it, why it holds no film."""
+    left = list(videos)
+    while left:
+        said = _headers_of(left[:TOGETHER])
+        if not said.headers:  # alone, as before it ffmpeg may have complained of others
+            said = _headers_of(left[:1])
+        headers: Sequence[Header | None] = said.headers or [None]
+        for header in headers:
+            video = readable(str(left.pop(0)))
+            if header is None or header.film is None:
+                yield DataError(f"{video}: {NO_FILM if header else said.complaint}")
+            else:
+                yield header
 
-    Raises `DataError` that names it where it holds no film.
-    """
-    source = ["-format_whitelist", CONTAINERS, "-i", _address(video).translate(AS_BYTES)]
+
+def _headers_of(videos: Sequence[Path]) -> Said:
+    inputs = [
+        argument
+        for video in videos
+        for argument in ("-format_whitelist", CONTAINERS, "-i", _address(video).translate(AS_BYTES))
+    ]
     with TemporaryFile() as errors:
         # It ends with an error, for want of an output.
-        done = subprocess.run([ffmpeg_path(), *GLOBAL, *source], stderr=errors)
-        said = Said.of(errors, done.returncode)
-    if said.headers and said.headers[0].film is not None:
-        return said.headers[0]
-    raise DataError(f"{video}: {NO_FILM if said.headers else said.complaint}")
+        done = subprocess.run([ffmpeg_path(), *GLOBAL, *inputs], stderr=errors)
+        return Said.of(errors, done.returncode)
 
 
 def as_it_is(read: Callable[[Reading], T], reading: Reading = AS_MOST) -> T:

@@ -6,22 +6,27 @@ What is written for them, a recipe, stands in `adafocus.recipe.own`.
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import yaml
+from tqdm import tqdm
 
 from adafocus.data import DataError
 from adafocus.data.annotations import SPLITS, check_class, join_labels, read_table, split_labels
-from adafocus.data.ffmpeg import timeline
+from adafocus.data.ffmpeg import TOGETHER, read_headers, timeline
+from adafocus.data.film import Header
 from adafocus.data.listing import name_videos
 from adafocus.data.names import Names, readable
 from adafocus.data.store import count_frames
 from adafocus.machine.files import atomic
 from adafocus.recipe import SPECS, Recipe
+from adafocus.recipe.data import Videos
 from adafocus.recipe.own import OwnVideos, comment, own_recipe
 
 RULES = {
@@ -39,7 +44,9 @@ SPLIT_NAMES = {
 VAL_SHARE = 0.2
 """Videos of each class that become validation videos where no split is given."""
 PROBED = 8
-"""Videos whose length is looked at, evenly spread."""
+"""Videos that are decoded where their headers do not tell how long they are, evenly spread."""
+MOST_FRAMES = 240
+"""Frames per second above which a header is not believed: some give the clock's rate instead."""
 
 
 class Labelled(NamedTuple):
@@ -56,7 +63,8 @@ def new_dataset(
 
     Without ``labels`` the folders tell them: ``videos/{train,val}/{class}/*``, or
     ``videos/{class}/*``, of which a fifth of each class is drawn for validation. The recipe is
-    fitted to the number of videos, their length and their classes.
+    fitted to the number of videos, their length and their classes. What is no video, by its header,
+    and what the CSV names and is not there is left out and told.
 
     Args:
         labels: CSV with the columns ``video,labels`` and perhaps ``split``; videos are paths under
@@ -68,7 +76,8 @@ def new_dataset(
         The recipe and its file.
 
     Raises:
-        DataError: naming file and line, or the video or class, that is wrong.
+        DataError: naming file and line, or the video or class, that is wrong; where more videos are
+            left out than extraction allows.
     """
     if name in RULES:
         raise DataError(f"{name} is a rule of the workflow; choose another name")
@@ -78,10 +87,20 @@ def new_dataset(
     if not videos.is_dir():
         raise DataError(f"{videos}: is not a folder")
     files = name_videos(videos)
-    listed = _from_table(labels, files, videos) if labels else _from_folders(files, videos)
+    if labels:
+        listed, left_out = _from_table(labels, files, videos)
+        total = len(listed) + len(left_out)
+        headers, bad = _read_headers({video.video: files[video.video] for video in listed})
+        listed = [video for video in listed if video.video not in bad]
+        _tell([*left_out, *bad.values()], total)
+    else:
+        headers, bad = _read_headers(files)
+        _tell(list(bad.values()), len(files))
+        listed = _from_folders({name: files[name] for name in files if name not in bad}, videos)
     listed = _with_splits(listed, seed)
     table_file = recipes / f"{name}.csv"
-    recipe = own_recipe(name, method, _known(videos, table_file, listed, files), str(path))
+    known = _known(videos, table_file, listed, files, headers)
+    recipe = own_recipe(name, method, known, str(path))
     with atomic(table_file) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("video", "split", "labels"))
@@ -142,17 +161,22 @@ def _joined(folders: Iterable[str]) -> str:
     return " and ".join(f"{folder}/" for folder in folders)
 
 
-def _from_table(table: Path, files: dict[str, Path], videos: Path) -> list[Labelled]:
+def _from_table(
+    table: Path, files: dict[str, Path], videos: Path
+) -> tuple[list[Labelled], list[str]]:
+    """The videos that it lists, and lines on those that are not there."""
     result: dict[str, Labelled] = {}
+    absent = []
     by_file = {readable(file.relative_to(videos).as_posix()): name for name, file in files.items()}
     rows = list(read_table(table, ("video", "labels"), optional=("split",)))
     told = [by_file.get(readable(row["video"]), readable(row["video"])) for _, row in rows]
     found, reasons = Names(files).find(told)
     for (where, row), name in zip(rows, told, strict=True):
         if name not in found:
-            raise DataError(
+            absent.append(
                 f"{where}: there is no video {row['video']!r} in {videos}; it {reasons[name]}"
             )
+            continue
         video = found[name]
         labels = tuple(split_labels(row["labels"]))
         split = SPLIT_NAMES.get(row["split"].casefold()) if row["split"] else None
@@ -167,7 +191,7 @@ def _from_table(table: Path, files: dict[str, Path], videos: Path) -> list[Label
         result[video] = Labelled(video, split, labels)
     if len({video.split is None for video in result.values()}) > 1:
         raise DataError(f"{table}: gives a split to some videos only; give it to all or to none")
-    return list(result.values())
+    return list(result.values()), absent
 
 
 def _with_splits(listed: list[Labelled], seed: int) -> list[Labelled]:
@@ -202,21 +226,68 @@ def _with_splits(listed: list[Labelled], seed: int) -> list[Labelled]:
     return listed
 
 
-# --- what the recipe is fitted to -------------------------------------------------------------
+# --- what the videos tell ---------------------------------------------------------------------
 
 
-def _known(videos: Path, table: Path, listed: list[Labelled], files: dict[str, Path]) -> OwnVideos:
-    """What is to be known of the videos, of which some are looked into."""
+def _read_headers(files: Mapping[str, Path]) -> tuple[dict[str, Header], dict[str, str]]:
+    """What the files among the videos tell, by name, and lines on those that are no film."""
+    names = [name for name, file in files.items() if not file.is_dir()]
+    pieces = [names[start : start + TOGETHER] for start in range(0, len(names), TOGETHER)]
+    headers: dict[str, Header] = {}
+    bad: dict[str, str] = {}
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(desc="headers", total=len(names), unit="video") as progress,
+    ):
+        read = pool.map(lambda piece: list(read_headers([files[n] for n in piece])), pieces)
+        for piece, found in zip(pieces, read, strict=True):
+            for name, header in zip(piece, found, strict=True):
+                if isinstance(header, DataError):
+                    bad[name] = str(header)
+                else:
+                    headers[name] = header
+            progress.update(len(piece))
+    return headers, bad
+
+
+def _tell(left_out: list[str], total: int) -> None:
+    """Raises `DataError` where too many are left out, of all; one may be in any case."""
+    for line in left_out:
+        print(f"left out: {line}", flush=True)
+    share = Videos.model_fields["missing"].default
+    if left_out and (len(left_out) == total or len(left_out) > max(1, share * total)):
+        raise DataError(
+            f"{len(left_out)} of {total} videos cannot be used, more than {share:.0%}; mend them or"
+            f" take them out; the first: {left_out[0]}"
+        )
+
+
+def _known(
+    videos: Path,
+    table: Path,
+    listed: list[Labelled],
+    files: dict[str, Path],
+    headers: Mapping[str, Header],
+) -> OwnVideos:
+    """What is to be known of the videos, by their headers."""
     counts = Counter(video.split for video in listed)
-    probed = [files[video.video] for video in listed[:: max(1, len(listed) // PROBED)]]
-    timelines = [timeline(file) for file in probed if not file.is_dir()]
-    lengths = [count_frames(file) for file in probed if file.is_dir()]
-    lengths += [len(times.times) for times in timelines]
-    seconds = sum(times.end for times in timelines)
+    folders, films, untold = [], [], []
+    for name in (video.video for video in listed):
+        header = headers.get(name)
+        if header is None:
+            folders.append(count_frames(files[name]))
+        elif header.seconds and header.rate and header.rate <= MOST_FRAMES:
+            films.append((max(1, round(header.seconds * header.rate)), header.seconds))
+        else:
+            untold.append(files[name])
+    for file in untold[:: max(1, len(untold) // PROBED)]:
+        times = timeline(file)
+        films.append((len(times.times), times.end))
+    lengths = [*folders, *(frames for frames, _ in films)]
     known = {}
-    if seconds:
-        rate = sum(len(times.times) for times in timelines) / seconds
-        known = {"seconds": round(seconds / len(probed), 3), "rate": round(rate, 3)}
+    if seconds := sum(seconds for _, seconds in films):
+        rate = sum(frames for frames, _ in films) / seconds
+        known = {"seconds": round(seconds / len(lengths), 3), "rate": round(rate, 3)}
     return OwnVideos(
         counts={split: counts[split] for split in SPLITS} | known,
         classes=len({label for video in listed for label in video.labels}),

@@ -9,7 +9,7 @@ import torch
 from noise import CLASSES, tiny_recipe
 
 from adafocus.data import DataError
-from adafocus.data.ffmpeg import decode, ffmpeg_path, read_header, timeline
+from adafocus.data.ffmpeg import decode, ffmpeg_path, read_headers, timeline
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import count_frames, read_comment, read_frames
 from adafocus.deploy.predict import Predictor, overlay
@@ -91,19 +91,24 @@ def test_of_each_file_the_film_is_taken(films, tmp_path, name, rate):
 def test_what_is_no_film_is_named_with_the_reason(films, tmp_path, name):
     (films / "text.mp4").write_text("no film\n" * 20)
     (films / "empty.mp4").write_bytes(b"")
-    for read in (timeline, read_header):
-        with pytest.raises(DataError, match=f"{name}: ") as error:
-            read(films / name)
-        assert "\n" not in str(error.value) and len(str(error.value)) < 250
+    with pytest.raises(DataError) as error:
+        timeline(films / name)
+    good = films / "p.mp4"
+    first, found, last = read_headers([good, films / name, good])
+    assert first == last and last.film == 0
+    for told in (str(error.value), str(found)):
+        assert isinstance(found, DataError) and f"{name}: " in told
+        assert "\n" not in told and len(told) < 250
     with pytest.raises(DataError):
         extract_alone(FRAMES, films / name, tmp_path)
 
 
 def test_a_header_tells_without_decoding(films):
-    header = read_header(films / "two.mkv")
-    assert (header.film, header.seconds, header.rate) == (1, 1, 10)
-    assert read_header(films / "before.mkv").film == 1
-    assert read_header(films / "cover.mp4").film == 0
+    names = ("two.mkv", "before.mkv", "cover.mp4")
+    two, before, cover = read_headers([films / name for name in names])
+    assert (two.film, two.seconds, two.rate) == (1, 1, 10)
+    assert (before.film, cover.film) == (1, 0)
+    assert len(list(read_headers([films / "p.mp4"] * 70))) == 70
 
 
 # --- shape --------------------------------------------------------------------------------------

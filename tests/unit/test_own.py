@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,16 +29,21 @@ def make(tmp_path, videos):
     return make
 
 
-def touch(folder, *names):
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    return make_video(tmp_path_factory.mktemp("film") / "film.mp4", 5)
 
 
-def probe(folder, *names):
-    """Real videos, which are looked into; those that are only named may be empty."""
-    for name in names:
-        make_video(folder / name, 5)
+@pytest.fixture
+def probe(film):
+    """Puts real videos there."""
+
+    def probe(folder, *names):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(film, folder / name)
+
+    return probe
 
 
 def rows(tmp_path):
@@ -45,7 +51,7 @@ def rows(tmp_path):
         return {row["video"]: (row["split"], row["labels"]) for row in csv.DictReader(file)}
 
 
-def test_folders_with_splits(make, tmp_path, videos):
+def test_folders_with_splits(make, probe, tmp_path, videos):
     probe(videos, "train/cat/a b.mp4", "train/dog/b.mkv", "val/cat/c.mp4")
     recipe, path = make()
     assert rows(tmp_path) == {
@@ -73,7 +79,7 @@ def test_folders_with_splits(make, tmp_path, videos):
     fetch(recipe, tmp_path / "data", workers=1)  # as it is
 
 
-def test_the_older_method(make, videos):
+def test_the_older_method(make, probe, videos):
     probe(videos, "train/cat/a.mp4", "train/dog/b.mp4", "val/cat/c.mp4")
     recipe, path = make(method="adafocus")
     assert load_recipe(path) == recipe
@@ -82,7 +88,7 @@ def test_the_older_method(make, videos):
     assert recipe.patch_sizes == (96, 128, 160, 192)
 
 
-def test_a_split_is_drawn_from_every_class(make, tmp_path, videos):
+def test_a_split_is_drawn_from_every_class(make, probe, tmp_path, videos):
     probe(videos, *(f"{name}/{i}.mp4" for name in ("cat", "dog") for i in range(5)))
     make()
     drawn = rows(tmp_path)
@@ -99,7 +105,7 @@ def test_a_split_is_drawn_from_every_class(make, tmp_path, videos):
     assert rows(tmp_path) != drawn
 
 
-def test_a_table_with_several_labels(make, tmp_path, videos):
+def test_a_table_with_several_labels(make, probe, tmp_path, videos):
     probe(videos, "x/a.mp4", "x/b.mp4", "c.mp4")
     table = tmp_path / "labels.csv"
     table.write_text(
@@ -127,11 +133,11 @@ def test_a_table_with_several_labels(make, tmp_path, videos):
         ("video,split,labels\na,train,cat\nb,train,dog\n", "no video is in val"),
         ("video,labels\na,cat\nb,cat\nc,dog\n", "class 'dog' has one video; two are needed"),
         ("video,labels\n", "no video has a label"),
-        ('video,labels\n"a\nb",cat\nb,cat\n', r"line 3: there is no video 'a\\nb'"),
+        ("video,labels\na,cat\nx,cat\ny,dog\n", "2 of 3 videos cannot be used, .* no video 'x'"),
     ],
 )
-def test_tables_gone_wrong(make, tmp_path, videos, text, complaint):
-    touch(videos, "a.mp4", "b.mp4", "c.mp4")
+def test_tables_gone_wrong(make, probe, tmp_path, videos, text, complaint):
+    probe(videos, "a.mp4", "b.mp4", "c.mp4")
     table = tmp_path / "labels.csv"
     table.write_text(text)
     with pytest.raises(DataError, match=complaint):
@@ -152,8 +158,8 @@ def test_tables_gone_wrong(make, tmp_path, videos, text, complaint):
         (["a\nb/a.mp4"], "is no line of text in UTF-8"),
     ],
 )
-def test_folders_gone_wrong(make, videos, names, complaint):
-    touch(videos, *names)
+def test_folders_gone_wrong(make, probe, videos, names, complaint):
+    probe(videos, *names)
     with pytest.raises(DataError, match=complaint):
         make()
 
@@ -167,7 +173,9 @@ def test_folders_gone_wrong(make, videos, names, complaint):
         (("TRAIN", "testing"), ("train", "val"), ""),
     ],
 )
-def test_folders_of_splits_by_other_names(make, tmp_path, videos, capsys, folders, splits, said):
+def test_folders_of_splits_by_other_names(
+    make, probe, tmp_path, videos, capsys, folders, splits, said
+):
     probe(videos, *(f"{name}/{kind}/a.mp4" for name in folders for kind in ("cat", "d;g")))
     recipe, _ = make()
     assert recipe.classes == 2
@@ -192,7 +200,7 @@ def test_names_of_rules_are_refused(tmp_path, videos):
             new_dataset(name, videos, None, tmp_path / "recipes", 0, "uni")
 
 
-def test_a_table_from_another_machine(make, tmp_path, videos):
+def test_a_table_from_another_machine(make, probe, tmp_path, videos):
     """With paths as they were there, in other case, and names in letters put together otherwise."""
     probe(videos, "cat/A.mp4", "dog/B.mp4", "dog/caf\u00e9.mp4", os.fsdecode(b"dog/\xe9t\xe9.mp4"))
     table = tmp_path / "labels.csv"
@@ -209,16 +217,65 @@ def test_a_table_from_another_machine(make, tmp_path, videos):
     }
 
 
-def test_nothing_is_overwritten(make, videos):
+def test_nothing_is_overwritten(make, probe, videos):
     probe(videos, "train/cat/a.mp4", "train/dog/b.mp4", "val/cat/c.mp4")
     make()
     with pytest.raises(DataError, match="mine.yaml: exists"):
         make()
 
 
-def test_a_folder_that_is_gone(make, tmp_path, videos):
+def test_a_folder_that_is_gone(make, probe, tmp_path, videos):
     probe(videos, "train/cat/a.mp4", "train/dog/b.mp4", "val/cat/c.mp4")
     recipe, _ = make()
     videos.rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="my videos: not found; the recipe names it"):
         fetch(recipe, tmp_path / "data", workers=1)
+
+
+# --- what cannot be used ----------------------------------------------------------------------
+
+
+def test_files_that_are_no_film_are_left_out_and_named(make, probe, tmp_path, videos, capsys):
+    probe(videos, *(f"{kind}/{number}.mp4" for kind in ("cat", "dog") for number in range(10)))
+    (videos / "cat" / "empty.mp4").write_bytes(b"")
+    (videos / "notes").write_text("in no class's folder\n")
+    (videos / "cat" / "0.srt").write_text("1")
+    recipe, _ = make()
+    assert len(rows(tmp_path)) == 20 == recipe.videos.train + recipe.videos.val
+    said = capsys.readouterr().out.splitlines()
+    for name in ("cat/empty.mp4", "notes", "cat/0.srt"):
+        assert [line for line in said if line.startswith(f"left out: {videos}/{name}: ")]
+
+
+def test_lines_of_a_table_on_absent_videos_are_left_out(make, probe, tmp_path, videos, capsys):
+    probe(videos, "a.mp4", "b.mp4", "c.mp4")
+    table = tmp_path / "labels.csv"
+    table.write_text('video,split,labels\na,train,x\n"q\nr",train,x\nb,train,y\nc,val,x\n')
+    make(table)
+    assert rows(tmp_path).keys() == {"a", "b", "c"}
+    told = r"left out: .*labels.csv, line 4: there is no video 'q\\nr' in .*; it is not among the"
+    assert re.search(told, capsys.readouterr().out)
+
+
+def test_one_of_few_may_be_bad_and_too_many_are_refused(make, probe, tmp_path, videos, capsys):
+    probe(videos, *(f"{kind}/{number}.mp4" for kind in ("cat", "dog") for number in range(2)))
+    (videos / "cat" / "text.mp4").write_text("text\n" * 9)
+    make()
+    assert len(rows(tmp_path)) == 4
+    shutil.rmtree(tmp_path / "recipes")
+    (videos / "dog" / "text.avi").write_text("text\n" * 9)
+    with pytest.raises(
+        DataError, match=r"^2 of 6 videos cannot be used, more than 10%.*text.mp4: "
+    ):
+        make()
+    assert not (tmp_path / "recipes").exists()
+    assert f"left out: {videos}/dog/text.avi: " in capsys.readouterr().out
+
+
+def test_how_long_videos_are_is_told_by_headers_or_by_decoding(make, videos):
+    """A stream without a container tells no length."""
+    make_video(videos / "train/cat/a.h264", 7)
+    make_video(videos / "train/dog/b.h264", 7)
+    make_video(videos / "val/cat/c.mp4", 20, rate=10)
+    recipe, _ = make()
+    assert (recipe.videos.seconds, recipe.model.frames) == (pytest.approx(2.56 / 3, 0.01), 6)
