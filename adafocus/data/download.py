@@ -11,7 +11,7 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, NamedTuple, Self
@@ -132,10 +132,10 @@ def unpack(
     strip: int = 0,
     journal: Path | None = None,
 ) -> None:
-    """Unpacks a ZIP, or a TAR of any compression in one or several parts, into ``folder``.
+    """Unpacks ZIPs, or a TAR of any compression in one or several parts, into ``folder``.
 
-    Parts are read one after the other as one stream, so that they need not be joined on disk. A
-    file appears under its name when it is whole.
+    Parts are read one after the other as one stream, so that they need not be joined on disk. Each
+    may lie in a ZIP of its own. A file appears under its name when it is whole.
 
     Args:
         on_member: is told the name of each file.
@@ -148,10 +148,9 @@ def unpack(
             disk is full; where a ZIP is encrypted, or packed in a way that is not known here.
     """
     names = ", ".join(path.name for path in parts)
-    read = _read_zip if len(parts) == 1 and zipfile.is_zipfile(parts[0]) else _read_tar
     try:
         with _Journal(journal) as done:
-            for number, member in enumerate(read(parts, folder, strip)):
+            for number, member in enumerate(_read(parts, folder, strip)):
                 target = folder / member.name
                 # The journal may be on the disk and a file not yet, where the power failed.
                 if number >= done.members or not _is_whole(target, member.size):
@@ -194,12 +193,38 @@ def _write(member: _Member, target: Path, unfinished: Path) -> None:
     unfinished.replace(target)
 
 
-def _read_tar(parts: Sequence[Path], folder: Path, strip: int) -> Iterator[_Member]:
+def _read(parts: Sequence[Path], folder: Path, strip: int) -> Iterator[_Member]:
+    """Yields the files of an archive."""
+    if not all(map(zipfile.is_zipfile, parts)) or _begins_tar(_unwrapped(parts[0])):
+        with io.BufferedReader(_Joined(map(_unwrapped, parts)), CHUNK) as stream:
+            yield from _read_tar(stream, folder, strip)
+    else:
+        for part in parts:
+            yield from _read_zip(part, strip)
+
+
+def _unwrapped(part: Path) -> Callable[[], IO[bytes]]:
+    """What opens a part of an archive, in the ZIP that it alone lies in if there is one."""
+    if zipfile.is_zipfile(part):
+        with zipfile.ZipFile(part) as archive:
+            files = [member for member in archive.infolist() if not member.is_dir()]
+        if len(files) == 1:
+            return lambda: zipfile.ZipFile(part).open(files[0])
+    return lambda: part.open("rb")
+
+
+def _begins_tar(opening: Callable[[], IO[bytes]]) -> bool:
+    with opening() as stream:
+        try:
+            tarfile.open(fileobj=stream, mode="r|*").close()
+        except (*BROKEN, EOFError):
+            return False
+    return True
+
+
+def _read_tar(stream: IO[bytes], folder: Path, strip: int) -> Iterator[_Member]:
     """Yields the files of a TAR, and makes its folders and links."""
-    with (
-        io.BufferedReader(_Joined(parts), CHUNK) as stream,
-        tarfile.open(fileobj=stream, mode="r|*") as archive,
-    ):
+    with tarfile.open(fileobj=stream, mode="r|*") as archive:
         for member in archive:
             if name := _stripped(member.name, strip):
                 member.name = name
@@ -222,15 +247,15 @@ def _stripped(name: str, strip: int) -> str:
     return "/".join([part for part in name.split("/") if part not in ("", ".")][strip:])
 
 
-def _read_zip(parts: Sequence[Path], folder: Path, strip: int) -> Iterator[_Member]:
+def _read_zip(part: Path, strip: int) -> Iterator[_Member]:
     """Yields the files of a ZIP, links as files too."""
-    with zipfile.ZipFile(parts[0]) as archive:
+    with zipfile.ZipFile(part) as archive:
         for member in archive.infolist():
             name = _stripped(member.filename, strip)
             inside = PurePosixPath(name.replace("\\", "/"))
             if inside.is_absolute() or ".." in inside.parts:
                 raise DataError(
-                    f"{parts[0].name}: {name!r} would be outside the destination; the"
+                    f"{part.name}: {name!r} would be outside the destination; the"
                     " archive is not to be trusted"
                 )
             if name and not member.is_dir():
@@ -265,18 +290,22 @@ class _Journal:
 class _Joined(io.RawIOBase):
     """Several files read as one, each opened when the one before has ended."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
-        self.file: io.BufferedReader | None = None
+    def __init__(self, openings: Iterable[Callable[[], IO[bytes]]]) -> None:
+        self.openings = iter(openings)
+        self.file: IO[bytes] | None = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        while self.file or self.paths:
-            self.file = self.file or self.paths.pop(0).open("rb")
-            if count := self.file.readinto(buffer):
-                return count
+        view = memoryview(buffer)
+        while True:
+            if self.file is None:
+                if (opening := next(self.openings, None)) is None:
+                    return 0
+                self.file = opening()
+            if piece := self.file.read(len(view)):
+                view[: len(piece)] = piece
+                return len(piece)
             self.file.close()
             self.file = None
-        return 0

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from adafocus.data import DataError
 from adafocus.data.annotations import annotation_files, read_cuts
 from adafocus.data.names import readable
-from adafocus.machine.files import atomic, kept
+from adafocus.machine.files import FILLING, atomic, kept
 from adafocus.recipe import Recipe, YoutubeSource
 
 BESIDE = (
@@ -163,8 +163,9 @@ def _wanted(recipe: Recipe, folder: Path) -> Collection[str]:
 
 
 def has_videos(folder: Path) -> bool:
-    """Whether there is such a folder and a video in it."""
-    return folder.is_dir() and next(find_videos(folder), None) is not None
+    """Whether there is such a folder and a video in it, and none is still on its way there."""
+    there = folder.is_dir() and not (folder / FILLING).exists()
+    return there and next(find_videos(folder), None) is not None
 
 
 def name_videos(folder: Path) -> dict[str, Path]:

@@ -16,7 +16,7 @@ from adafocus.data.digits import write_videos
 from adafocus.data.download import download, unpack
 from adafocus.data.listing import Stamp, done_with, has_videos, write_listing
 from adafocus.data.youtube import fetch_videos
-from adafocus.machine.files import publish, remove_abandoned, sha256
+from adafocus.machine.files import fill, publish, remove_abandoned, sha256
 from adafocus.recipe import (
     ArchiveSource,
     FolderSource,
@@ -73,10 +73,13 @@ def _link(source: FolderSource, folder: Path) -> None:
 def _given_archives(source: ManualSource, folder: Path) -> dict[str, list[Path]]:
     """The parts of each archive that a person has put there, by the name in the recipe."""
     archives = folder / "archives"
-    return {
-        name: sorted({*archives.glob(name), *archives.glob(f"{name}.zip")})
-        for name in source.archives
-    }
+
+    def parts(name: str) -> list[Path]:
+        found = {path.stem: path for path in archives.glob(f"{name}.zip")}
+        # One that was taken out of its ZIP stands for both.
+        return sorted((found | {path.name: path for path in archives.glob(name)}).values())
+
+    return {name: parts(name) for name in source.archives}
 
 
 def _no_videos(archives: dict[str, list[Path]], folder: Path) -> list[str]:
@@ -184,5 +187,9 @@ def _unpacking(folder: Path, archives: str) -> Iterator[Callable[[list[Path], in
             unpack(parts, incoming, lambda name: progress.update(), strip, journal)
 
     yield unpack_one
-    publish(incoming, folder / "videos")
+    videos = folder / "videos"
+    if videos.is_dir():  # with other files of a person in it, perhaps
+        fill(videos.resolve(), incoming)
+    else:
+        publish(incoming, videos)
     shutil.rmtree(state)

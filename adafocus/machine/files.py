@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from adafocus.machine.processes import Process
 ASIDE = ".aside"
 """How the names of folders end in which something is being made. Before it they say of what, and
 by which process."""
+FILLING = f".incoming{ASIDE}"
+"""What of a folder that is being filled has not its place yet."""
 ABANDONED = 2 * 24 * 3600
 """Seconds after which what another machine's process left untouched is taken to be abandoned."""
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -95,34 +98,50 @@ def aside(parent: Path, name: str) -> Iterator[Path]:
 def publish(unfinished: Path, path: Path) -> None:
     """Gives what lies whole at ``unfinished``, on the same disk, its name.
 
-    Where that is a link to a folder, perhaps on another disk, the folder gets what is in it.
+    Where that is a link to a folder, or a disk is mounted there, the folder gets what is in it.
     """
-    for folder, _, names in os.walk(unfinished):
-        for name in names:
-            _flush(Path(folder, name))
-        _flush(Path(folder))
-    if unfinished.is_file():
-        _flush(unfinished)
-    if path.is_symlink() and unfinished.is_dir():
-        _fill(path.resolve(), unfinished)
+    if unfinished.is_dir() and (path.is_symlink() or is_mount(path)):
+        fill(path.resolve(), unfinished)
         return
-    if path.is_dir():
+    _flush_all(unfinished)
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     unfinished.replace(path)
     _flush(path.parent)
 
 
-def _fill(folder: Path, unfinished: Path) -> None:
-    """Puts what lies at ``unfinished`` into a folder that others link to, in place of what has the
-    same names there; a person's other files stay."""
+def fill(folder: Path, unfinished: Path) -> None:
+    """Puts what lies whole at ``unfinished`` into a folder, perhaps on another disk, in place of
+    what has the same names there; a person's other files stay.
+
+    While `FILLING` is there, not all of it is.
+    """
     folder.mkdir(exist_ok=True)
-    near = folder / f".incoming{ASIDE}"
+    near = folder / FILLING
     shutil.rmtree(near, ignore_errors=True)  # of one that was killed
     shutil.move(unfinished, near)
+    _flush_all(near)
     for new in near.iterdir():
-        publish(new, folder / new.name)
+        path = folder / new.name
+        if path.is_dir():
+            publish(new, path)
+        else:
+            new.replace(path)
     near.rmdir()
     _flush(folder)
+
+
+def is_mount(path: Path) -> bool:
+    """Whether a disk, or a folder from elsewhere, is mounted at a path."""
+    if os.path.ismount(path):
+        return True
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return False
+    # Blanks and the like stand there as numbers to the base of eight.
+    told = (re.sub(rb"\\(\d{3})", lambda n: bytes([int(n[1], 8)]), m.split()[4]) for m in mounts)
+    return os.fsencode(path.resolve()) in told
 
 
 def check_writable(folder: Path) -> None:
@@ -234,6 +253,16 @@ def _unwritable(path: Path, error: OSError) -> str:
         f"{path}: cannot be written ({error.strerror}): make its folder writable, or work in"
         " another"
     )
+
+
+def _flush_all(path: Path) -> None:
+    """`_flush` of a file, or of a folder and all that is in it."""
+    if path.is_file():
+        _flush(path)
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _flush(Path(folder, name))
+        _flush(Path(folder))
 
 
 def _flush(path: Path) -> None:

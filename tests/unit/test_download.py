@@ -177,6 +177,32 @@ def test_a_tar_in_one_or_several_parts(tmp_path, mode):
         unpacked(parts[:3], tmp_path / "truncated")
 
 
+def test_a_tar_each_part_of_which_lies_in_a_zip_of_its_own(tmp_path):
+    """As Something-Something V2 is given; one part may be taken out of its ZIP already."""
+    whole = tar(tmp_path / "a.tar", ("x/1.webm", CONTENT), ("x/2.webm", b"2")).read_bytes()
+    parts = [tmp_path / f"a-{number:02}.zip" for number in range(3)]
+    third = -(-len(whole) // 3)
+    for number, part in enumerate(parts):
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(part.stem, whole[number * third : (number + 1) * third])
+    expected = {"x/1.webm": CONTENT, "x/2.webm": b"2"}
+    assert unpacked(parts, tmp_path / "joined") == expected
+    with zipfile.ZipFile(parts[1]) as archive:
+        archive.extractall(tmp_path)
+    mixed = [parts[0], tmp_path / "a-01", parts[2]]
+    assert unpacked(mixed, tmp_path / "mixed") == expected
+    with pytest.raises(DataError, match=r"a-00\.zip, a-01\.zip: cannot be unpacked"):
+        unpacked(parts[:2], tmp_path / "truncated")
+
+
+def test_several_zips_and_one_with_a_single_video(tmp_path):
+    for number in range(2):
+        with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
+            archive.writestr(f"x/{number}.webm", CONTENT)
+    parts = [tmp_path / f"{number}.zip" for number in range(2)]
+    assert unpacked(parts, tmp_path / "both", 1) == {"0.webm": CONTENT, "1.webm": CONTENT}
+
+
 def test_a_zip(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("x/1.mp4", b"1")

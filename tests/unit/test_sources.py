@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -242,6 +243,40 @@ def test_archives_that_a_person_puts_there(site, tmp_path):
     for part in (data / "archives").iterdir():
         part.unlink()
     fetch(recipe, data, workers=1)  # unpacked before
+
+
+@pytest.mark.parametrize("place", ["folder", "link", "mount"])
+def test_archives_are_unpacked_into_a_folder_of_videos_that_is_there(tmp_path, request, place):
+    """Empty but for a person's other files, on a larger disk or not."""
+    data = tmp_path / "data"
+    for name in ANNOTATIONS:
+        (data / "annotations").mkdir(parents=True, exist_ok=True)
+        (data / "annotations" / name).touch()
+    (data / "archives").mkdir()
+    pack(tmp_path / "a-00", range(3))
+    with zipfile.ZipFile(data / "archives" / "a-00.zip", "w") as archive:
+        archive.write(tmp_path / "a-00", "a-00")
+    shutil.copy(tmp_path / "a-00", data / "archives" / "a-00")
+    videos = data / "videos"
+    if place == "folder":
+        videos.mkdir()
+    elif place == "link":
+        (tmp_path / "disk").mkdir()
+        videos.symlink_to(tmp_path / "disk")
+    else:
+        disk = request.getfixturevalue("mount")("size=2m")
+        videos.mkdir()
+        subprocess.run(["mount", "--bind", disk, videos], check=True)
+        request.addfinalizer(lambda: subprocess.run(["umount", videos], check=True))
+    (videos / "notes.txt").write_text("mine")
+    (videos / ".incoming.aside").mkdir()  # one that was killed while it put them there
+    (videos / "0.webm").touch()
+    source = {"kind": "manual", "homepage": "http://example.org", "archives": ["a-??"]}
+    fetch(make_recipe(source=source), data, workers=1)
+    assert listed(data).keys() == {"0", "1", "2"}
+    names = [path.name for path in videos.iterdir()]
+    assert sorted(names) == ["0.webm", "1.webm", "2.webm", "notes.txt"]
+    assert (videos / "0.webm").stat().st_size == 5000
 
 
 def test_unpacking_that_is_killed_goes_on(tmp_path):
