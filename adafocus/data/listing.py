@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,16 +13,13 @@ from typing import NamedTuple
 
 from adafocus.data import DataError
 from adafocus.data.annotations import annotation_files, read_cuts
+from adafocus.data.beside import is_no_video, is_service, previews
 from adafocus.data.names import readable
 from adafocus.machine.files import FILLING, atomic, kept
 from adafocus.recipe import Recipe, YoutubeSource
 
-BESIDE = (
-    *(".srt", ".vtt", ".ass", ".ssa", ".sub", ".idx", ".txt", ".md", ".csv", ".tsv", ".json"),
-    *(".xml", ".nfo", ".ini", ".db", ".url", ".lnk", ".html", ".htm", ".pdf", ".log", ".zip"),
-    *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".part", ".ytdl", ".crdownload", ".aria2"),
-)
-"""How files end that lie beside videos and are none."""
+TOLD = 10
+"""Files of one folder that are left out for one reason, up to which each is told."""
 BYTES = "surrogateescape"
 """How the listing is read and written, whose paths may be any bytes."""
 
@@ -185,11 +183,21 @@ def name_videos(folder: Path) -> dict[str, Path]:
                 f"{readable(str(path))}: has the same name as {readable(str(other))}; remove one of"
                 " them"
             )
-    for path_text, reason in sorted(left_out.items()):
-        print(f"left out: {readable(path_text)}: {reason}", flush=True)
+    _tell(left_out)
     if not videos:
         raise DataError(f"{folder}: holds no video; put the videos there")
     return dict(sorted(videos.items()))
+
+
+def _tell(left_out: dict[str, str]) -> None:
+    alike = defaultdict(list)
+    for path, reason in sorted(left_out.items()):
+        alike[os.path.dirname(path), reason].append(readable(path))
+    for (_, reason), (*paths, last) in alike.items():
+        if len(paths) >= TOLD:
+            paths, last = [], f"{last} and {len(paths)} more there"
+        for told in (*paths, last):
+            print(f"left out: {told}: {reason}", flush=True)
 
 
 def is_frame(name: str) -> bool:
@@ -198,8 +206,8 @@ def is_frame(name: str) -> bool:
 
 
 def find_videos(folder: Path) -> Iterator[Path]:
-    """Every video under a folder: files that are not hidden nor of a kind that lies `BESIDE`, and
-    folders of JPEG files, of which a folder with a video in it is none.
+    """Every video under a folder: files that are not hidden nor of a kind that lies beside videos,
+    and folders of JPEG files, of which a folder with a video in it is none.
 
     A link is followed but into what is found anyhow.
     """
@@ -221,9 +229,9 @@ def _walk(
         trees: what has been gone into by a link.
     """
     trees = [os.path.realpath(folder)] if trees is None else trees
-    for entry in _inside(folder):
-        if entry.name.startswith("."):
-            continue
+    entries = _inside(folder)
+    shown = previews(entry.name for entry in entries)
+    for entry in entries:
         told = f"{name}{entry.name}"
         try:
             is_folder = entry.is_dir()
@@ -241,8 +249,10 @@ def _walk(
             yield entry, told
         elif not is_file:
             left_out[entry.path] = "is neither file nor folder"
-        elif entry.name.lower().endswith(BESIDE):
+        elif is_no_video(entry.name):
             left_out[entry.path] = "is no video, by its name"
+        elif entry.name in shown:
+            left_out[entry.path] = "is a picture of the film beside it, by its name"
         else:
             yield entry, told
 
@@ -262,7 +272,7 @@ def holds_frames(folder: Path) -> bool:
     for entry in _inside(folder):
         if is_frame(entry.name):
             frames = True
-        elif not entry.name.startswith(".") and not entry.name.lower().endswith(BESIDE):
+        elif not is_no_video(entry.name):
             others.append(entry)
     # A link may lead back here.
     return frames and not any(
@@ -273,10 +283,12 @@ def holds_frames(folder: Path) -> bool:
 
 
 def _inside(folder: Path) -> list[os.DirEntry[str]]:
-    """By name, so that of two links to one place it is always the same that is followed."""
+    """What a person put there, by name, so that of two links to one place it is always the same
+    that is followed."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+            found = (entry for entry in entries if not is_service(entry.name))
+            return sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(
             f"{readable(str(folder))}: cannot be read ({error.strerror}); make it readable, or take"

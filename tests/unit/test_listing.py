@@ -153,6 +153,25 @@ def test_pictures_and_titles_beside_videos_are_none(tmp_path, capsys):
     assert told(tmp_path) == ""
 
 
+def test_what_cameras_file_servers_and_programs_leave_is_none(tmp_path, capsys):
+    """A file of the same name as a film does not stop all, nor does a folder that is kept from us,
+    and a preview in a service folder is no video of one picture."""
+    videos = tmp_path / "videos"
+    beside = ("a.webp", "a.HEIC", "a.THM", "a.lrv", "a.wav", "a.gif", "labels.xlsx")
+    service = ("@eaDir/a.mp4/SHOT.jpg", "lost+found/x.mp4", "$RECYCLE.BIN/y.mp4", "__MACOSX/z.mp4")
+    for name in ("a.mp4", "moves.gif", *beside, *service):
+        (videos / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
+        (videos / "cat" / name).touch()
+    for number in range(20):
+        (videos / "cat" / f"{number:02}.png").touch()
+    assert [*name_videos(videos)] == ["cat/a", "cat/moves"]
+    said = capsys.readouterr().out
+    assert f"left out: {videos}/cat/a.webp: is a picture of the film beside it" in said
+    assert f"left out: {videos}/cat/labels.xlsx and 24 more there: is no video" in said
+    write_listing(tmp_path, {})
+    assert told(tmp_path) == ""
+
+
 def test_links_that_lead_back_are_not_followed(tmp_path, capsys):
     videos = tmp_path / "disk" / "videos"
     for name in ("train/cat/a.mp4", "val/cat/b.mp4"):
