@@ -21,7 +21,7 @@ UPDATES = 600
 LEAST_EPOCHS, MOST_EPOCHS = 20, 60
 ROLLOUT = 64
 """Videos of a rollout, as in the paper, where there are enough."""
-TUNED, NEW = 0.0001, 0.001
+TUNED, NEW = 0.0003, 0.0015
 """Adam's rates of weights that were trained before, and of those that are drawn at random."""
 
 
@@ -118,7 +118,7 @@ def _few_adafocus(videos: int, pretrained: bool) -> dict[str, Any]:
         "focuser": _adam(videos, {"focuser": backbone}, pretrained),
         "stage1": _adam(videos, {"focuser": backbone, "classifier": NEW}),
         "stage2": policy,
-        "stage3": _adam(videos, {"classifier": NEW / 5}) | {"epochs": LEAST_EPOCHS // 2},
+        "stage3": _adam(videos, {"classifier": TUNED}) | {"epochs": LEAST_EPOCHS // 2},
     }
 
 
@@ -136,7 +136,7 @@ def _adam(videos: int, rates: dict[str, float], new_heads: bool = False) -> dict
     # Without decay: once videos are learned by heart, it is all that Adam would follow.
     stage = {"epochs": epochs, "batch_size": batch, "optimizer": "adam", "weight_decay": 0.0}
     if new_heads:
-        times = {"rate": NEW / TUNED}
+        times = {"rate": round(NEW / TUNED, 3)}
         stage["multipliers"] = {"head": times, "head_bias": times}
     return stage | {"learning_rates": rates}
 
@@ -172,9 +172,9 @@ def comment(recipe: Recipe) -> str:
     if videos < MANY:
         lines += [
             f"{videos} videos are few to train on, so they go in small batches, by Adam. Rates are"
-            f" {TUNED:.4f} for",
-            f"weights that were trained before and {NEW:.3f} for new ones: with `pretrained: null`"
-            f" give backbones {NEW:.3f}",
+            f" {TUNED} for",
+            f"weights that were trained before and {NEW} for new ones: with `pretrained: null`"
+            f" give backbones {NEW}",
             "too, without multipliers.",
         ]
     lines.append("Updates of the weights:")
