@@ -15,6 +15,12 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Snakemake, Matplotlib and torchvision keep files of theirs in the home, or here if that cannot be.
+CACHES := "$${XDG_CACHE_HOME:-$$HOME/.cache}"
+ifneq ($(shell mkdir -p $(CACHES) 2>/dev/null && test -w $(CACHES) && echo yes),yes)
+export XDG_CACHE_HOME := $(CURDIR)/.cache
+endif
+
 # Prints MLflow's store, as config/config.yaml names it.
 export STORE := import yaml; from adafocus.recipe import Config; \
 	print(Config(**yaml.safe_load(open("config/config.yaml"))).tracking_uri)

@@ -25,7 +25,7 @@ from adafocus.data.disk import check_space
 from adafocus.data.ffmpeg import OLDEST, every_frame, ffmpeg_path, raw_frames, run_graph
 from adafocus.machine import shared_memory
 from adafocus.machine.device import why_not_cuda
-from adafocus.machine.files import check_writable
+from adafocus.machine.files import WriteError, check_writable
 from adafocus.machine.gpus import DRIVER, visible_gpus
 from adafocus.recipe import Config, Recipe, load_config
 from adafocus.tracking import SQLITE, chosen, database_of, internals, without_password
@@ -299,6 +299,23 @@ def _disk(folder: Path, project: Project) -> Iterator[Finding]:
         yield Finding("ok", f"disk: {free / 1e9:,.0f} GB are free in {there}")
 
 
+def _caches(folder: Path, project: Project) -> Iterator[Finding]:
+    """Where Snakemake, Matplotlib and torchvision keep files of theirs."""
+    home = Path(os.environ.get("HOME", "/"))
+    caches = Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))
+    try:
+        caches.mkdir(parents=True, exist_ok=True)
+        check_writable(caches)
+    except (OSError, WriteError):
+        yield Finding(
+            "fails",
+            f"caches: {caches} cannot be written to, and Snakemake does not begin without: name a"
+            " folder in XDG_CACHE_HOME, as `make` does by itself",
+        )
+    else:
+        yield Finding("ok", f"caches: {caches}")
+
+
 def _temporary_files(folder: Path, project: Project) -> Iterator[Finding]:
     wanted, taken = os.environ.get("TMPDIR"), tempfile.gettempdir()
     free = shutil.disk_usage(taken).free
@@ -330,5 +347,6 @@ CHECKS: tuple[Check, ...] = (
     _weights,
     _mlflow,
     _disk,
+    _caches,
     _temporary_files,
 )

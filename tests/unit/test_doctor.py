@@ -192,6 +192,15 @@ def test_a_tmpdir_that_is_not_there(tmp_path, monkeypatch):
     )
 
 
+def test_a_home_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert found(doctor._caches, tmp_path) == [f"ok caches: {tmp_path}/.cache"]
+    monkeypatch.setenv("HOME", "/proc/nohome")
+    (line,) = found(doctor._caches, tmp_path)
+    assert line.startswith("fails caches: /proc/nohome/.cache cannot be written to, and Snakemake")
+
+
 # --- weights and MLflow -------------------------------------------------------------------------
 
 
