@@ -17,6 +17,7 @@ for library in ("OMP", "MKL", "OPENBLAS"):
 LONGEST = (
     "test_demo.py",
     "test_slurm.py",
+    "test_few_videos.py",
     "test_readme.py",
     "test_sweeps_ray.py",
     "test_chain.py",
