@@ -28,6 +28,12 @@ from adafocus.evaluation.curves import SHARE, accuracy_at
 ROOT = Path(__file__).parents[1]
 UNI, RESULT = "results/demo-uni_28.json", "results/demo_28_stage3.json"
 CURVE = "results/curves/demo.csv"
+TRAININGS = {
+    "uni_adafocus": ["demo-uni_28"],
+    "adafocus": ["demo_glancer_stage0", "demo_focuser_stage0"]
+    + [f"demo_28_stage{number}" for number in (1, 2, 3)],
+}
+"""The jobs that train each method, as their files in results/benchmarks are called."""
 SEEDS = (0, 1, 2)
 
 
@@ -44,6 +50,8 @@ def measure(seed: int, folder: Path, data: Path) -> dict[str, Any]:
     command += ["--directory", str(folder), "--cores", "all", "--quiet", "all"]
     subprocess.run([*command, "--", UNI, RESULT, CURVE], check=True)
     uni, chain = (of_baselines(json.loads((folder / name).read_text())) for name in (UNI, RESULT))
+    for method, found in (("uni_adafocus", uni), ("adafocus", chain)):
+        found["training_seconds"] = training_seconds(folder / "results" / "benchmarks", method)
     random, oracle = chain["random"], chain["oracle"]
     return {
         "seed": seed,
@@ -62,6 +70,12 @@ def of_baselines(result: dict[str, Any]) -> dict[str, float]:
     baselines = {name: scores["top1"] for name, scores in result["baselines"].items()}
     gflops = round(result["gflops_per_video"], 4)
     return {"gflops": gflops, "learned": result["metrics"]["top1"], **baselines}
+
+
+def training_seconds(benchmarks: Path, method: str) -> float:
+    """What a method's trainings took from start to end, when they last ran."""
+    tables = (pd.read_csv(benchmarks / f"{job}.tsv", sep="\t") for job in TRAININGS[method])
+    return round(sum(table["s"].sum() for table in tables), 1)
 
 
 def cheaper(points: pd.DataFrame, share: float) -> dict[str, float]:

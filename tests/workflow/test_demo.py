@@ -66,7 +66,7 @@ def test_uni_adafocus_is_more_accurate_for_less(demo):
     project, _, name = demo
     result, older = result_of(project, "demo-uni_28"), result_of(project, name)
     learned = result["metrics"]["top1"]
-    assert learned >= 93.5
+    assert learned >= 94
     assert learned >= older["metrics"]["top1"] + 3
     assert result["gflops_per_video"] <= older["gflops_per_video"]
     baselines = {place: scores["top1"] for place, scores in result["baselines"].items()}

@@ -66,6 +66,7 @@ UNI = {
         "frames": 8,
         "glance_frames": 4,
         "focus_frames": 3,
+        "focuser": DIGITS["model"]["focuser"],
         "policy": {"smallest": 16, "largest": 32, "channels": 4, "frame_channels": 4},
         "classifier": {"hidden": 16},
     },
