@@ -51,7 +51,7 @@ def measure(seed: int, folder: Path, data: Path) -> dict[str, Any]:
     subprocess.run([*command, "--", UNI, RESULT, CURVE], check=True)
     uni, chain = (of_baselines(json.loads((folder / name).read_text())) for name in (UNI, RESULT))
     for method, found in (("uni_adafocus", uni), ("adafocus", chain)):
-        found["training_seconds"] = training_seconds(folder / "results" / "benchmarks", method)
+        found["training_cpu_seconds"] = training_seconds(folder / "results" / "benchmarks", method)
     random, oracle = chain["random"], chain["oracle"]
     return {
         "seed": seed,
@@ -73,9 +73,9 @@ def of_baselines(result: dict[str, Any]) -> dict[str, float]:
 
 
 def training_seconds(benchmarks: Path, method: str) -> float:
-    """What a method's trainings took from start to end, when they last ran."""
+    """Processor time of a method's trainings, when they last ran."""
     tables = (pd.read_csv(benchmarks / f"{job}.tsv", sep="\t") for job in TRAININGS[method])
-    return round(sum(table["s"].sum() for table in tables), 1)
+    return round(sum(table["cpu_time"].sum() for table in tables), 1)
 
 
 def cheaper(points: pd.DataFrame, share: float) -> dict[str, float]:
