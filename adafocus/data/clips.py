@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
 from io import StringIO
@@ -124,15 +124,25 @@ class Centred(NamedTuple):
     """(2,), see `crop_centre`."""
 
 
-def read_centred(path: Path, count: int, model: ModelRecipe) -> Centred:
-    """The middle of each segment of a video of ``count`` frames, cropped at the centre."""
-    indices, apart = sample_val(count, model.frames, model.sampling), model.frames_apart
-    if apart is None:
-        frames, extent = crop_centre(read_frames(path, [*indices]), model.frame_size)
-        return Centred(frames, None, indices, extent)
-    glanced = sample_val(count, apart, model.sampling)
-    seen, extent = crop_centre(read_frames(path, [*indices, *glanced]), model.frame_size)
-    return Centred(seen[: model.frames], seen[model.frames :], indices, extent)
+def centred_indices(count: int, model: ModelRecipe) -> np.ndarray:
+    """The middle of each segment of a video of ``count`` frames, then those to glance at, where the
+    glancer sees others."""
+    segments = filter(None, (model.frames, model.frames_apart))
+    return np.concatenate([sample_val(count, each, model.sampling) for each in segments])
+
+
+def read_centred(
+    read: Callable[[Sequence[int]], Tensor], count: int, model: ModelRecipe
+) -> Centred:
+    """What a model sees of a video of ``count`` frames, cropped at the centre.
+
+    Args:
+        read: gives frames as `read_frames` does, when told their indices.
+    """
+    indices = centred_indices(count, model)
+    seen, extent = crop_centre(read([*indices]), model.frame_size)
+    glance = None if model.frames_apart is None else seen[model.frames :]
+    return Centred(seen[: model.frames], glance, indices[: model.frames], extent)
 
 
 # --- the data set -----------------------------------------------------------------------------
@@ -197,7 +207,8 @@ class Clips(Dataset[Clip]):
             frames, glance = self._augmented(epoch, index)
             clip = Clip(frames=frames, labels=labels, index=index)
         else:
-            seen = read_centred(self.paths[index], self.frames[index], self.recipe.model)
+            read = partial(read_frames, self.paths[index])
+            seen = read_centred(read, self.frames[index], self.recipe.model)
             clip, glance = Clip(frames=seen.frames, labels=labels, index=index), seen.glance
             if self.positions:
                 whole = torch.from_numpy(self.positions[self.videos[index]][seen.indices])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from adafocus.data import DataError
-from adafocus.data.clips import Centred, read_centred
+from adafocus.data.clips import Centred, centred_indices, read_centred
+from adafocus.data.decoder import Unusual, decode_some, stacked
 from adafocus.data.ffmpeg import decode, encode
 from adafocus.data.film import Timeline
 from adafocus.data.frames import extract_alone
@@ -110,10 +112,10 @@ class Predictor:
         self.recipe, self.class_names = source.recipe, source.class_names
         self.device = pick_device(device)
         model = assemble(source, checkpoint).eval().to(self.device)
+        if model.policy is None:
+            raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to look with")
         model.set_precision(pick_precision(precision, self.device))
         self.model = model.frozen()
-        if self.model.policy is None:
-            raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to look with")
         self.exits = None
         if budget is None:
             self.cost = per_step(self.recipe, self.model.patch_size)
@@ -157,12 +159,24 @@ class Predictor:
     def _read(self, video: Path) -> tuple[Centred, np.ndarray, Timeline]:
         """What the model sees, when each of these frames is shown, and the whole video's timeline.
 
-        A file is decoded once.
+        Of nearly all files only the frames that are seen are kept.
         """
+        model = self.recipe.model
+        try:
+            pictures, film = decode_some(
+                self.recipe.frames, video, partial(centred_indices, model=model)
+            )
+        except Unusual:
+            return self._extract(video)
+        seen = read_centred(partial(stacked, pictures), len(film.times), model)
+        return seen, film.times[seen.indices], film
+
+    def _extract(self, video: Path) -> tuple[Centred, np.ndarray, Timeline]:
+        """`_read` of any video: all frames come to a store, as a data set's do, by one decoding."""
         with TemporaryDirectory() as folder:
             store, timeline = extract_alone(self.recipe.frames, video, Path(folder))
             count, rate = count_frames(store), self.recipe.frames.rate
-            seen = read_centred(store, count, self.recipe.model)
+            seen = read_centred(partial(read_frames, store), count, self.recipe.model)
             if timeline is None:
                 height, width = read_frames(store, [0]).shape[-2:]
                 timeline = Timeline(np.arange(count) / 25, count / 25, height, width)
