@@ -8,11 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from adafocus.data.names import one_line
 from adafocus.extras import missing_extra
 from adafocus.recipe import (
     METHODS,
@@ -69,6 +71,8 @@ DEFAULT_STORE = Config.model_fields["tracking_uri"].default
 @app.callback()
 def main() -> None:
     """AdaFocus: accurate, cheap video recognition by looking hard only where it matters."""
+    if isinstance(sys.stdout, TextIOWrapper):  # names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @app.command()
@@ -246,10 +250,10 @@ def predict(
                         predictor.sheet(prediction, sheet)
                 except (DataError, WriteError) as error:
                     failed += 1
-                    tqdm.write(f"Error: {path}: {error}", file=sys.stderr)
+                    tqdm.write(one_line(f"Error: {path}: {error}"), file=sys.stderr)
                     continue
                 guesses = (f"{guess.label} {guess.probability:.1%}" for guess in prediction.guesses)
-                tqdm.write(f"{path}: {', '.join(guesses)}", file=sys.stdout)
+                tqdm.write(one_line(f"{path}: {', '.join(guesses)}"), file=sys.stdout)
                 if lines:
                     lines.write(json.dumps(prediction.to_dict()) + "\n")
             unread = f"{failed} of {len(files)} videos could not be read"
@@ -402,5 +406,5 @@ def one_line_errors() -> Iterator[None]:
             raise
     except ValueError as error:
         found = error
-    typer.echo(f"Error: {found}", err=True)
+    typer.echo(f"Error: {one_line(str(found))}", err=True)
     raise typer.Exit(1)

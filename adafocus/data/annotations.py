@@ -193,7 +193,7 @@ def _classes(recipe: Recipe, folder: Path, listed: list[Entry]) -> list[str]:
 def read_class_list(path: Path) -> list[str]:
     """Names from a list with or without a leading number on each line."""
     names = [line for _, line in _lines(path)]
-    numbered = [re.fullmatch(r"(\d+)[\s,]+(.+)", name) for name in names]
+    numbered = [re.fullmatch(r"(\d{1,9})[\s,]+(.+)", name) for name in names]
     by_number = {int(match[1]): match[2] for match in numbered if match}
     if len(by_number) == len(names) == max(by_number, default=0) - min(by_number, default=0) + 1:
         names = [name for _, name in sorted(by_number.items())]
@@ -204,7 +204,7 @@ def _indexed(path: Path) -> list[str]:
     """Names from a JSON object that gives each its index."""
     try:
         index = {str(name): int(number) for name, number in _json(path).items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise DataError(f"{path}: is not an object of class names and their numbers") from None
     if sorted(index.values()) != list(range(len(index))):
         raise DataError(f"{path}: the numbers are not 0 to {len(index) - 1}")
@@ -315,7 +315,7 @@ def _table(given: TableFile, folder: Path) -> Iterator[Entry]:
         labels = set(split_labels(row["labels"]))
         if row["split"] not in SPLITS:
             raise DataError(f"{where}: split is {row['split']!r}; it must be train or val")
-        if not row["video"] or "" in labels:
+        if not row["video"].strip() or "" in labels:
             raise DataError(f"{where}: the video's name or a label is empty")
         yield Entry(where, row["video"], row["split"], labels)
 
@@ -361,9 +361,10 @@ def read_table(
     """File and line number, and the row, of a CSV with these columns and perhaps others.
 
     Fields are apart by commas, or by semicolons or tabs as spreadsheets write them; rows whose
-    fields are all empty are none. Of optional columns that there are not, fields are empty. Bytes
-    that are not UTF-8 stay as in names of files, see `readable`. Raises `DataError` with
-    file and line.
+    fields are all empty are none. Of optional columns that there are not, fields are empty. White
+    space around a field is none of it, but around a ``video``: a file's name may have it. Bytes
+    that are not UTF-8 stay as in names of files, see `readable`. Raises `DataError` with file and
+    line.
     """
     text, skipped = _text(path, "surrogateescape"), 0
     if text.startswith("sep="):  # how some programs are told what fields are apart by
@@ -385,7 +386,10 @@ def read_table(
                 continue
             if len(fields) < len(names) or any(fields[len(names) :]):
                 raise DataError(f"{where}: has not the {len(names)} fields of line {1 + skipped}")
-            row = dict(zip(names, map(str.strip, fields), strict=False))
+            row = {
+                name: field if name == "video" else field.strip()
+                for name, field in zip(names, fields, strict=False)
+            }
             yield where, {name: row.get(name, "") for name in (*columns, *optional)}
     except csv.Error as error:
         raise DataError(f"{path}, line {rows.line_num + skipped}: is not CSV ({error})") from None
@@ -404,10 +408,15 @@ def _json(path: Path) -> Any:
             raise DataError(f"{path}: {twice!r} is listed twice")
         return mapping
 
+    text = _text(path)
     try:
-        return json.loads(_text(path), object_pairs_hook=without_doubles)
+        return json.loads(text, object_pairs_hook=without_doubles)
+    except DataError:
+        raise
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: is not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:  # numbers or lists that no program takes
+        raise DataError(f"{path}: cannot be read as JSON ({error})") from None
 
 
 def _mapping(values: Any, key: str, path: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from adafocus.data.store import (
     read_pictures,
     write_store,
 )
-from adafocus.machine.files import atomic, remove_abandoned
+from adafocus.machine.files import WriteError, atomic, remove_abandoned
 from adafocus.recipe import Frames, Recipe
 
 MADE_WITH = re.compile(r"height (\d+) quality (\d+) rate (None|[\d.e+-]+)")
@@ -282,8 +282,8 @@ def _fill_each(
     except DataError as error:
         if len(videos) == 1:
             return {videos[0].name: str(error)}
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+    except (OSError, WriteError) as error:  # of the store, or of its folder
+        if getattr(error.__cause__ or error, "errno", None) != errno.ENAMETOOLONG:
             raise
         if len(videos) == 1:
             return {videos[0].name: TOO_LONG}

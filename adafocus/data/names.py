@@ -6,7 +6,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cached_property
-from unicodedata import normalize
+from unicodedata import category, normalize
+
+LONGEST = 2000
+"""Letters of a line that is told."""
+UNSEEN = {"Cc", "Zl", "Zp"}
+"""Unicode's categories of characters that break a line or steer a terminal."""
 
 
 def readable(name: str) -> str:
@@ -15,6 +20,19 @@ def readable(name: str) -> str:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half a letter, as JSON can hold it
         return name.encode("utf-8", "backslashreplace").decode()
+
+
+def one_line(text: str) -> str:
+    """What is told to a person, in UTF-8 and on one line, whatever the names in it hold.
+
+    Characters that break a line or steer a terminal stand there as ``\\n`` or ``\\x1b``. Of what is
+    too long to read the middle is left out.
+    """
+    line = "".join(
+        letter.encode("unicode_escape").decode() if category(letter) in UNSEEN else letter
+        for letter in readable(text)
+    )
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 400]} ... {line[-400:]}"
 
 
 def is_text(name: str) -> bool:
@@ -26,8 +44,8 @@ class Names:
     """Names of the videos that there are, to be found by what annotations call them.
 
     A video may be called by its name, or by the end of it, or by a longer path that ends in it, as
-    on another machine; with or without its suffix or ActivityNet's ``v_``; in other case, or in
-    letters that are put together in another way.
+    on another machine; with or without its suffix or ActivityNet's ``v_``; in other case, with
+    other white space around it, or in letters that are put together in another way.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -81,4 +99,5 @@ def _parts(name: str) -> list[str]:
     """The folders of a name and its last part, alike for all ways to write them."""
     latin = re.sub(r"\\x([89a-f][0-9a-f])", lambda byte: chr(int(byte[1], 16)), name)
     alike = normalize("NFC", latin).casefold().replace("\\", "/")
-    return [part for part in alike.split("/") if part not in ("", ".")]
+    parts = (part.strip() for part in alike.split("/"))
+    return [part for part in parts if part not in ("", ".")]

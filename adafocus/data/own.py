@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +23,12 @@ from adafocus.data.annotations import SPLITS, check_class, join_labels, read_tab
 from adafocus.data.ffmpeg import TOGETHER, read_headers, timeline
 from adafocus.data.film import Header
 from adafocus.data.listing import name_videos
-from adafocus.data.names import Names, readable
+from adafocus.data.names import Names, is_text, readable
 from adafocus.data.store import count_frames
 from adafocus.machine.files import atomic
 from adafocus.recipe import SPECS, Recipe
 from adafocus.recipe.data import Videos
+from adafocus.recipe.experiment import NAME
 from adafocus.recipe.own import OwnVideos, comment, own_recipe
 
 RULES = {
@@ -79,6 +81,11 @@ def new_dataset(
         DataError: naming file and line, or the video or class, that is wrong; where more videos are
             left out than extraction allows.
     """
+    if not re.fullmatch(NAME, name):
+        raise DataError(
+            f"{name}: is no name of a data set; give it at most 100 of the letters A to Z and a to"
+            " z, digits, - and _, of which the first is a letter or a digit"
+        )
     if name in RULES:
         raise DataError(f"{name} is a rule of the workflow; choose another name")
     path = recipes / f"{name}.yaml"
@@ -86,6 +93,11 @@ def new_dataset(
         raise DataError(f"{path}: exists; choose another name or remove it")
     if not videos.is_dir():
         raise DataError(f"{videos}: is not a folder")
+    if not is_text(str(videos.absolute())):
+        raise DataError(
+            f"{videos.absolute()}: is not in UTF-8, as a recipe is; give a link to it that is"
+            " called otherwise"
+        )
     files = name_videos(videos)
     if labels:
         listed, left_out = _from_table(labels, files, videos)
@@ -118,7 +130,8 @@ def new_dataset(
 
 def _from_folders(files: dict[str, Path], videos: Path) -> list[Labelled]:
     splits = _splits_of({video.split("/")[0] for video in files if "/" in video}, videos)
-    listed = []
+    listed: list[Labelled] = []
+    classes: dict[str, str] = {}
     for video in files:
         first, *others = video.split("/")
         folders = others[:-1] if first in splits else [first][: len(others)]
@@ -127,9 +140,15 @@ def _from_folders(files: dict[str, Path], videos: Path) -> list[Labelled]:
                 f"{files[video]}: lies in no class's folder; videos lie in {videos}/CLASS or"
                 f" {videos}/train/CLASS and {videos}/val/CLASS, or a CSV of labels is given"
             )
-        check_class(folders[0], str(files[video].parent))
+        label = folders[0].strip()
+        check_class(label, str(files[video].parent))
+        if classes.setdefault(label, folders[0]) != folders[0]:
+            raise DataError(
+                f"{files[video].parent}: is class {label!r} too, as white space around a name does"
+                " not count; call it otherwise"
+            )
         if (split := splits.get(first)) != "":
-            listed.append(Labelled(video, split, (folders[0],)))
+            listed.append(Labelled(video, split, (label,)))
     return listed
 
 

@@ -13,6 +13,7 @@ from adafocus.recipe.config import (
     load_config,
     parse_config,
     parse_micro_batch,
+    read_config,
 )
 from adafocus.recipe.data import (
     ActivityNetFiles,
@@ -96,5 +97,6 @@ __all__ = [
     "parse_config",
     "parse_micro_batch",
     "parse_recipe",
+    "read_config",
     "results_in",
 ]

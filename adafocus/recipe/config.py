@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from pydantic import BeforeValidator, Field, model_validator
 from safetensors import SafetensorError, safe_open
 
@@ -100,7 +101,16 @@ def load_config(folder: Path) -> tuple[Config, dict[str, Recipe]]:
     """``config.yaml`` of a folder and all recipes in its ``recipes``. Raises `RecipeError`."""
     recipes = load_recipes(folder / "recipes")
     path = folder / "config.yaml"
-    return parse_config(read_yaml(path), recipes, source=str(path)), recipes
+    return parse_config(read_config(path), recipes, source=str(path)), recipes
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Plain values of ``config.yaml``. Raises `RecipeError`."""
+    # As Snakemake reads it, which refuses some of what is read in C.
+    values = read_yaml(path, yaml.SafeLoader)
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: holds no entries such as `data: data`")
+    return values
 
 
 def parse_config(values: Any, recipes: dict[str, Recipe], source: str) -> Config:

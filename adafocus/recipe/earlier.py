@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from adafocus.recipe.section import RecipeError
+from adafocus.recipe.section import RecipeError, brief
 
 PPO = {
     "discount": "gamma",
@@ -58,7 +58,7 @@ def _of_parts(model: Mapping[str, Any], source: str) -> dict[str, Any]:
     family = model.pop("family")
     if not isinstance(family, str) or family not in FAMILIES:
         allowed = ", ".join(FAMILIES)
-        raise RecipeError(f"{source}: model.family: is {family!r}; allowed: {allowed}")
+        raise RecipeError(f"{source}: model.family: is {brief(family)}; allowed: {allowed}")
     for name, entry in FAMILIES[family].items():
         section, _, key = name.rpartition(".")
         where = model
@@ -66,8 +66,8 @@ def _of_parts(model: Mapping[str, Any], source: str) -> dict[str, Any]:
             where = model[section] = dict(model.get(section) or {})
         if where.setdefault(key, entry) != entry:
             raise RecipeError(
-                f"{source}: model.{name}: is {where[key]!r} though family is {family}: leave family"
-                " out"
+                f"{source}: model.{name}: is {brief(where[key])} though family is {family}: leave"
+                " family out"
             )
     return model
 

@@ -25,6 +25,8 @@ from adafocus.recipe.section import Metric, NonNegative, Positive, RecipeError, 
 from adafocus.recipe.stages import BACKBONES, StageSpec
 from adafocus.recipe.training import Stages, SweepBudget
 
+NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
+"""What experiments and data sets may be called: much is called after them, on disk too."""
 SKIP = "_skip"
 """Stands before the cost of a look in the names of models that may skip frames."""
 
@@ -58,7 +60,7 @@ class Recipe(Section):
     model_name: ClassVar[str]
     """What its method calls a model, as a person reads it."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    name: Annotated[str, Field(pattern=f"^{NAME}$")]
     title: str
     method: str
     """How its model is trained, one of `adafocus.recipe.METHODS`."""
@@ -90,6 +92,16 @@ class Recipe(Section):
     swept: SweepBudget | None = None
     """The sweeps that numbers of stages 1 to 3 come from; None where a person chose them. The
     workflow fills it in, see `adafocus.sweeps`."""
+
+    @model_validator(mode="after")
+    def _logs_have_names_of_their_own(self) -> Self:
+        if self.name.endswith("_frames") and self.last.number is None:
+            raise ValueError(
+                "name: ends in _frames, so that the logs of a model of 16 pixels would be called as"
+                f" those of {self.name.removesuffix('_frames')}'s frames, shard 16: give the"
+                " experiment another name"
+            )
+        return self
 
     @model_validator(mode="after")
     def _patches_fit_the_frame(self) -> Self:

@@ -10,7 +10,7 @@ from adafocus.recipe.earlier import modern
 from adafocus.recipe.experiment import Recipe
 from adafocus.recipe.extending import change, check_same_data, extend
 from adafocus.recipe.methods import DEFAULT, METHODS
-from adafocus.recipe.section import RecipeError, parse_section, read_yaml
+from adafocus.recipe.section import RecipeError, brief, parse_section, read_yaml
 
 
 def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
@@ -44,7 +44,7 @@ def _load(path: Path, extended_by: tuple[str, ...]) -> tuple[Any, Recipe]:
         beside = _files(path.parent)
         if not isinstance(named, str) or named not in beside:
             allowed = ", ".join(name for name in beside if name != path.stem) or "none"
-            raise RecipeError(f"{path}: extends: {named!r} has no recipe; allowed: {allowed}")
+            raise RecipeError(f"{path}: extends: {brief(named)} has no recipe; allowed: {allowed}")
         if named in extended_by:
             circle = " -> ".join((*extended_by, named))
             raise RecipeError(f"{path}: extends: goes round in a circle: {circle}")
@@ -52,7 +52,7 @@ def _load(path: Path, extended_by: tuple[str, ...]) -> tuple[Any, Recipe]:
         values = extend(theirs, values) | {"extends": [named, *ancestor.extends]}
     recipe = parse_recipe(values, source=str(path))
     if recipe.name != path.stem:
-        raise RecipeError(f"{path}: name: is {recipe.name!r}, but the file is {path.name}")
+        raise RecipeError(f"{path}: name: is {brief(recipe.name)}, but the file is {path.name}")
     if ancestor:
         check_same_data(recipe, ancestor, str(path))
     return values, recipe
@@ -63,7 +63,7 @@ def parse_recipe(values: Any, source: str) -> Recipe:
     values = modern(values, source)
     method = values.get("method", DEFAULT) if isinstance(values, dict) else DEFAULT
     if not isinstance(method, str) or method not in METHODS:
-        raise RecipeError(f"{source}: method: is {method!r}; allowed: {', '.join(METHODS)}")
+        raise RecipeError(f"{source}: method: is {brief(method)}; allowed: {', '.join(METHODS)}")
     return parse_section(METHODS[method], values, source)
 
 
@@ -75,12 +75,6 @@ def load_recipes(folder: str | Path) -> dict[str, Recipe]:
         path = files[name]
         if unknown := [name for name in recipe.extends if name not in files]:
             raise RecipeError(f"{path}: extends: {unknown[0]!r} has no recipe")
-        if name.endswith("_frames") and recipe.last.number is None:
-            raise RecipeError(
-                f"{path}: name: ends in _frames, so that the logs of a model of 16 pixels would be"
-                f" called as those of {name.removesuffix('_frames')}'s frames, shard 16: give the"
-                " experiment another name"
-            )
         if recipe.skip_cost is not None:
             raise RecipeError(
                 f"{path}: stages.stage2.skip_cost: list the costs of a look in skip_costs; each"

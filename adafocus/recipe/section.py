@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
@@ -16,6 +17,9 @@ NonNegative = Annotated[float, Field(ge=0)]
 Metric = Literal["top1", "top5", "mAP"]
 Precision = Literal["auto", "bf16", "fp32"]
 MicroBatch = Literal["auto"] | Positive
+BRIEF = Repr()
+BRIEF.maxlevel = 2
+BRIEF.maxstring = BRIEF.maxother = LONGEST_KEY = 60
 DEEPEST = 200
 """So many sections within sections a YAML file may have."""
 
@@ -36,17 +40,25 @@ class Section(BaseModel):
         unknown = set(values) - set(cls.model_fields) if isinstance(values, dict) else ()
         if unknown:
             allowed = ", ".join(cls.model_fields)
-            raise ValueError(f"unknown key {min(map(str, unknown))!r}; allowed: {allowed}")
+            raise ValueError(f"unknown key {brief(min(map(str, unknown)))}; allowed: {allowed}")
         return values
 
 
-def read_yaml(path: Path) -> Any:
+def brief(value: Any) -> str:
+    """A value as an error tells it, however much it holds."""
+    try:
+        return BRIEF.repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return f"a {type(value).__name__} that is too long"
+
+
+def read_yaml(path: Path, loader: Any = yaml.CSafeLoader) -> Any:
     """Plain values of a YAML file. Raises `RecipeError` that names the file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         _check_nesting(text)
         # Loads as safe_load does, in C: planning reads every recipe.
-        return yaml.load(text, yaml.CSafeLoader)
+        return yaml.load(text, loader)
     except UnicodeDecodeError as error:
         raise RecipeError(
             f"{path}: is not text in UTF-8 ({error.reason} at byte {error.start}): save it as such"
@@ -80,7 +92,7 @@ def parse_section(model: type[AnySection], values: Any, source: str) -> AnySecti
         return model.model_validate(values)
     except ValidationError as errors:
         error = errors.errors()[0]
-        where = ".".join(map(str, error["loc"]))
+        where = ".".join(str(key)[:LONGEST_KEY] for key in error["loc"])
         what = error["msg"].removeprefix("Value error, ")
         raise RecipeError(": ".join(filter(None, (source, where, what)))) from None
 

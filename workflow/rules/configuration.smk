@@ -15,6 +15,7 @@ from snakemake.exceptions import WorkflowError
 from adafocus.data import DataError, listing, splits
 from adafocus.data.annotations import annotation_files
 from adafocus.data.disk import check_space
+from adafocus.data.names import one_line
 from adafocus.machine.files import WriteError, check_writable, keep, atomic
 from adafocus.machine.gpus import visible_gpus, why_no_gpu
 from adafocus.machine.locks import enter
@@ -27,6 +28,7 @@ from adafocus.recipe import (
     find_recipe,
     load_recipes,
     parse_config,
+    read_config,
     results_in,
 )
 from adafocus.sweeps.space import space
@@ -37,7 +39,7 @@ def one_line_errors():
     try:
         yield
     except (DataError, RecipeError, WorkflowError, WriteError) as error:
-        sys.exit(f"Error: {error}")
+        sys.exit(f"Error: {one_line(str(error))}")
 
 
 def recipe_of(wildcards):
@@ -355,6 +357,9 @@ signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 with one_line_errors():
+    # Snakemake tells neither the file nor the line of what it cannot read.
+    if os.path.exists("config/config.yaml"):
+        read_config(Path("config/config.yaml"))
 
     configfile: "config/config.yaml"
 

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 import psutil
 
 import adafocus
+from adafocus.data.names import one_line
 from adafocus.machine.gpus import claim_gpus
 from adafocus.machine.locks import Lock
 from adafocus.machine.signals import Stop, Stopped
@@ -40,7 +41,7 @@ def job(snakemake: Any, output: Path | None = None) -> Iterator[Lock]:
         output: what is locked, if not the first output.
     """
     log = Path(snakemake.log[0])
-    terminal = os.fdopen(os.dup(2), "w")
+    terminal = os.fdopen(os.dup(2), "w", errors="backslashreplace")
     lock = Lock(output or Path(snakemake.output[0]), log.stem, _work(snakemake))
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, _stop)
@@ -63,7 +64,7 @@ def job(snakemake: Any, output: Path | None = None) -> Iterator[Lock]:
         raise
     except Exception as error:
         traceback.print_exc()
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(" ".join(str(error).split())) or type(error).__name__
         print(f"Error: {reason} (log: {log})", file=terminal)
         sys.exit(1)
     finally:
