@@ -2,6 +2,7 @@
 # make test    install, check style, types and rules, run all tests
 # make bench   measure speed and memory against other ways, a table in benchmarks/results
 # make chaos   kill a small chain at 30 random moments, and see that it ends the same (KILLS=100)
+# make fuzz    try new odd names, tables, recipes and films for some minutes (MINUTES=30)
 # make report  write results/report.html: all results on disk as one page
 # make ui      open the runs in MLflow; with AUTH=1 for those alone who have the password
 # make audit   ask pip-audit for known holes in the packages that are pinned
@@ -10,7 +11,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test bench chaos report ui audit lint
+.PHONY: demo test bench chaos fuzz report ui audit lint
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -56,6 +57,11 @@ bench: $(BIN)/installed
 KILLS ?= 30
 chaos: $(BIN)/installed
 	$(BIN)/python benchmarks/chaos.py --kills $(KILLS)
+
+MINUTES ?= 30
+fuzz: $(BIN)/installed
+	end=$$((SECONDS + 60 * $(MINUTES))); while ((SECONDS < end)); do \
+		FUZZ=1 OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/fuzz; done
 
 report: $(BIN)/installed
 	$(BIN)/snakemake --cores all results/summary.md
