@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,9 @@ alone, for bytes of a file's name that are not UTF-8."""
 AS_BYTES = {text: byte for byte, text in AS_TEXT.items()}
 TOGETHER = 32
 """Files whose headers one ffmpeg reads."""
+MOST_MEMORY = 8 << 30
+"""Bytes that one ffmpeg may hold. At a rate, it holds a reference to every picture between stamps
+that lie years apart."""
 PIECE = 1 << 20
 """Most bytes that are taken out of a pipe at once."""
 
@@ -299,6 +303,7 @@ def _running(graph: Any, errors: BinaryIO, **pipes: Any) -> Iterator[subprocess.
     What it says goes to the file ``errors``, as a full pipe would stop it.
     """
     with subprocess.Popen(_command(graph), stderr=errors, **pipes) as process:
+        resource.prlimit(process.pid, resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
         try:
             yield process
         except BaseException:

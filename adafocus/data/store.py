@@ -70,6 +70,9 @@ def count_frames(path: Path) -> int:
         return stored.frames
 
 
+MOST_FRAMES = 1_000_000
+
+
 class Writer:
     """Appends frames to a new store."""
 
@@ -77,7 +80,12 @@ class Writer:
         self._archive, self.count = archive, 0
 
     def append(self, picture: bytes | bytearray) -> None:
-        """Adds a JPEG picture as the next frame."""
+        """Adds a JPEG picture as the next frame; raises `DataError` for one too many."""
+        if self.count == MOST_FRAMES:
+            raise DataError(
+                f"more than {MOST_FRAMES:,} frames, as its times run on for so long: cut the film"
+                " into parts, or leave out frames.rate in the recipe"
+            )
         self.count += 1
         self._archive.writestr(ZipInfo(f"{self.count:06d}.jpg"), picture)
 

@@ -192,6 +192,17 @@ def test_a_name_that_is_too_long_fails_alone(tmp_path, listing):
     assert rows["x" * 252]["error"].startswith("its name is too long")
 
 
+def test_a_video_whose_times_run_on_for_years_fails_alone(tmp_path, listing, monkeypatch):
+    monkeypatch.setattr("adafocus.data.store.MOST_FRAMES", 1000)
+    years = ["-bsf:v", "setts=pts=PTS+N*900000000000:dts=DTS+N*900000000000"]
+    make_video(tmp_path / "videos" / "years.mkv", 3, "64x48", *years)
+    make_video(tmp_path / "videos" / "good.mp4", frames=3)
+    rows = listing(rate=5)
+    assert (rows["good"]["status"], rows["years"]["status"]) == ("ok", "failed")
+    assert rows["years"]["error"].startswith("more than 1,000 frames")
+    assert listing()["years"]["frames"] == "3"
+
+
 def test_a_video_that_takes_too_long_fails(tmp_path, listing):
     make_video(tmp_path / "videos" / "a.mp4", frames=3)
     row = listing(time_limit=0.001)["a"]

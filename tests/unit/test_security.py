@@ -58,20 +58,28 @@ def test_a_playlist_is_no_video(form, server, tmp_path):
     assert asked == []
 
 
-def test_names_in_tables_are_not_paths(tmp_path):
-    make_video(tmp_path / "videos" / "a.mp4")
+def test_names_in_tables_are_not_paths(tmp_path, capsys):
+    for letter in "abcd":
+        make_video(tmp_path / "videos" / f"{letter}.mp4")
     make_video(tmp_path / "secret.mp4")
     for name in ("../secret.mp4", str(tmp_path / "secret.mp4")):
-        (tmp_path / "labels.csv").write_text(f"video,labels\na.mp4,x\n{name},y\n")
-        with pytest.raises(DataError, match="there is no video"):
-            new_dataset(
-                "mine",
-                tmp_path / "videos",
-                tmp_path / "labels.csv",
-                tmp_path,
-                seed=0,
-                method="uni-adafocus",
-            )
+        (tmp_path / "labels.csv").write_text(
+            "video,labels\n"
+            + "".join(f"{letter}.mp4,{letter in 'ab'}\n" for letter in "abcd")
+            + f"{name},y\n"
+        )
+        new_dataset(
+            f"mine{len(name)}",
+            tmp_path / "videos",
+            tmp_path / "labels.csv",
+            tmp_path,
+            seed=0,
+            method="uni-adafocus",
+        )
+        assert "secret" in capsys.readouterr().out
+    assert "secret" not in "".join(path.name for path in (tmp_path / "data").rglob("*"))
+    tables = (tmp_path / "data").rglob("*.csv")
+    assert not any("secret" in table.read_text() for table in tables)
 
 
 def test_yaml_makes_no_objects(tmp_path):
