@@ -63,7 +63,9 @@ def read_yaml(path: Path, loader: Any = yaml.CSafeLoader) -> Any:
         raise RecipeError(
             f"{path}: is not text in UTF-8 ({error.reason} at byte {error.start}): save it as such"
         ) from None
-    except (OSError, yaml.YAMLError, ValueError) as error:  # the last of a day that no month has
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    except (OSError, ValueError) as error:  # the last of a day that no month has
         raise RecipeError(f"{path}: {' '.join(str(error).split())}") from None
 
 

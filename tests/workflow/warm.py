@@ -90,6 +90,9 @@ def serve(folder: str, name: str) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    # As Python opens them: those from before remember what was there.
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(where)
