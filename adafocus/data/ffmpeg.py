@@ -303,7 +303,8 @@ def _running(graph: Any, errors: BinaryIO, **pipes: Any) -> Iterator[subprocess.
     What it says goes to the file ``errors``, as a full pipe would stop it.
     """
     with subprocess.Popen(_command(graph), stderr=errors, **pipes) as process:
-        resource.prlimit(process.pid, resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
+        if sys.platform == "linux":  # no other system limits a process that runs
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
         try:
             yield process
         except BaseException:

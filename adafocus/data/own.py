@@ -47,7 +47,7 @@ VAL_SHARE = 0.2
 """Videos of each class that become validation videos where no split is given."""
 PROBED = 8
 """Videos that are decoded where their headers do not tell how long they are, evenly spread."""
-MOST_FRAMES = 240
+MOST_RATE = 240
 """Frames per second above which a header is not believed: some give the clock's rate instead."""
 
 
@@ -295,7 +295,7 @@ def _known(
         header = headers.get(name)
         if header is None:
             folders.append(count_frames(files[name]))
-        elif header.seconds and header.rate and header.rate <= MOST_FRAMES:
+        elif header.seconds and header.rate and header.rate <= MOST_RATE:
             films.append((max(1, round(header.seconds * header.rate)), header.seconds))
         else:
             untold.append(files[name])
