@@ -29,7 +29,7 @@ from adafocus.data.film import AS_MOST, Reading, ReadOtherwise, Timeline, read_t
 from adafocus.data.jpeg import Pictures
 from adafocus.data.listing import BYTES, Stamp
 from adafocus.data.manifests import Extracted, read_manifests
-from adafocus.data.names import is_text
+from adafocus.data.names import is_text, write_table
 from adafocus.data.store import (
     Writer,
     count_frames,
@@ -129,7 +129,7 @@ def extract(recipe: Recipe, folder: Path, shard: int, threads: int) -> Path:
         ThreadPoolExecutor(threads) as pool,
         tqdm(desc=f"frames {shard}", total=len(videos), unit="video") as progress,
     ):
-        rows = csv.writer(file, lineterminator="\n")
+        rows = write_table(file)
         rows.writerow(Extracted._fields)
         rows.writerows(missing)
         for done in pool.map(extracted, _groups(videos)):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from adafocus.data import DataError
 from adafocus.data.annotations import annotation_files, read_cuts
 from adafocus.data.beside import is_no_video, is_service, previews
-from adafocus.data.names import readable
+from adafocus.data.names import readable, write_table
 from adafocus.machine.files import FILLING, atomic, kept
 from adafocus.recipe import Recipe, YoutubeSource
 
@@ -59,7 +59,7 @@ def write_listing(
         atomic(folder / "videos.csv") as unfinished,
         unfinished.open("w", newline="", encoding="utf-8", errors=BYTES) as file,
     ):
-        listing = csv.writer(file, lineterminator="\n")
+        listing = write_table(file)
         listing.writerow(("video", "path", "error", *Stamp._fields))
         for name, path in videos.items():
             listing.writerow((name, path.relative_to(folder), "", *Stamp.of(path)))

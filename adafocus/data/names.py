@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cached_property
+from typing import TYPE_CHECKING, TextIO
 from unicodedata import category, normalize
+
+if TYPE_CHECKING:
+    from _csv import _writer
 
 LONGEST = 2000
 """Letters of a line that is told."""
@@ -38,6 +43,25 @@ def one_line(text: str) -> str:
 def is_text(name: str) -> bool:
     """Whether a file's name is in UTF-8 as it is."""
     return readable(name) == name
+
+
+def write_table(file: TextIO) -> _writer:
+    """A writer of CSV whose fields may be any text.
+
+    Python before 3.13 puts no quotes around a carriage return unless it ends lines, and what is
+    written so cannot be read.
+    """
+    return csv.writer(_Lines(file), lineterminator="\r\n")
+
+
+class _Lines:
+    """Ends each row with a line feed alone."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def write(self, row: str) -> int:
+        return self.file.write(row.removesuffix("\r\n") + "\n")
 
 
 class Names:

@@ -5,7 +5,6 @@ What is written for them, a recipe, stands in `adafocus.recipe.own`.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections import Counter
@@ -23,7 +22,7 @@ from adafocus.data.annotations import SPLITS, check_class, join_labels, read_tab
 from adafocus.data.ffmpeg import TOGETHER, read_headers, timeline
 from adafocus.data.film import Header
 from adafocus.data.listing import name_videos
-from adafocus.data.names import Names, is_text, readable
+from adafocus.data.names import Names, is_text, readable, write_table
 from adafocus.data.store import count_frames
 from adafocus.machine.files import atomic
 from adafocus.recipe import SPECS, Recipe
@@ -114,7 +113,7 @@ def new_dataset(
     known = _known(videos, table_file, listed, files, headers)
     recipe = own_recipe(name, method, known, str(path))
     with atomic(table_file) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
+        table = write_table(file)
         table.writerow(("video", "split", "labels"))
         table.writerows((video, split, join_labels(names)) for video, split, names in listed)
     with atomic(path) as aside:

@@ -15,7 +15,7 @@ from adafocus.data.annotations import (
     read_annotations,
 )
 from adafocus.data.listing import BYTES
-from adafocus.data.names import Names
+from adafocus.data.names import Names, one_line, write_table
 from adafocus.machine.files import atomic, kept, remove_abandoned
 from adafocus.recipe import Recipe
 
@@ -149,13 +149,19 @@ def _manifest_table(recipe: Recipe, folder: Path) -> pd.DataFrame:
 
 def _write_split(table: pd.DataFrame, path: Path) -> None:
     labels = table["labels"].map(lambda labels: ";".join(map(str, labels)))
-    table = table.assign(labels=labels, frames=table["frames"].astype(int))
-    table.to_csv(path, columns=["video", "path", "frames", "labels"], index=False)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = write_table(file)
+        rows.writerow(("video", "path", "frames", "labels"))
+        rows.writerows(
+            zip(table["video"], table["path"], table["frames"].astype(int), labels, strict=True)
+        )
 
 
 def _write_authors_form(table: pd.DataFrame, path: Path) -> None:
     rows = zip(table["video"], table["frames"].astype(int), table["labels"], strict=True)
-    lines = [",".join(map(str, (video, frames, *labels))) for video, frames, labels in rows]
+    lines = [
+        ",".join(map(str, (one_line(video), frames, *labels))) for video, frames, labels in rows
+    ]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 

@@ -200,7 +200,8 @@ def test_names_of_any_bytes_are_listed_and_extracted(tmp_path):
     make_video(tmp_path / "ok.mp4", 3)
     (tmp_path / "videos" / odd).mkdir(parents=True)
     shutil.copy(tmp_path / "ok.mp4", tmp_path / "videos" / f"{odd}.mp4")
-    shutil.copy(tmp_path / "ok.mp4", tmp_path / "videos" / "a\nb, c\r.mp4")
+    for name in ("a\nb, c", "d\r"):
+        shutil.copy(tmp_path / "ok.mp4", tmp_path / "videos" / f"{name}.mp4")
     store = tmp_path / "videos" / odd / "1.jpg"
     Image.new("RGB", (32, 16)).save(store)
     (tmp_path / "videos" / odd).rename(tmp_path / "videos" / f"{odd}2")
@@ -210,7 +211,7 @@ def test_names_of_any_bytes_are_listed_and_extracted(tmp_path):
     extract(recipe, tmp_path, 0, threads=1)
     made = read_manifests(tmp_path)
     frames = {name: row.frames for name, row in made.items()}
-    assert frames == {r"caf\xe9": 3, r"caf\xe92": 1, "a\nb, c\r": 3}
+    assert frames == {r"caf\xe9": 3, r"caf\xe92": 1, "a\nb, c": 3, "d\r": 3}
     assert all((tmp_path / row.path).exists() for row in made.values())
     (tmp_path / "manifests" / "._0.csv").write_bytes(b"\0\xb0")
     assert read_manifests(tmp_path) == made

@@ -6,7 +6,7 @@ import pytest
 from miniature import make_recipe
 
 from adafocus.data import DataError
-from adafocus.data.names import Names
+from adafocus.data.names import Names, write_table
 from adafocus.data.splits import check_names, write_splits
 
 
@@ -67,13 +67,15 @@ def test_names_that_do_not_fit_are_told_before_frames_are_extracted(folder):
 
 
 def test_splits_name_videos_as_their_files_do(folder):
+    """A carriage return in a name is no end of a line."""
     recipe = make_recipe(frames={"shards": 1})
     (folder / "manifests").mkdir()
-    rows = "".join(f"{n},frames/{n}.zip,ok,1,1,1,\n" for n in ("one/a", "two/b", "c"))
-    (folder / "manifests" / "0.csv").write_text(
-        f"video,path,status,frames,height,width,error\n{rows}"
-    )
+    with (folder / "manifests" / "0.csv").open("w", newline="") as file:
+        columns = ("video", "path", "status", "frames", "height", "width", "error")
+        made = ((name, f"frames/{name}.zip", "ok", 1, 1, 1, "") for name in ("one/a", "b\r", "c"))
+        write_table(file).writerows((columns, *made))
     write_splits(recipe, folder)
-    assert (folder / "splits" / "train.csv").read_text() == (
-        "video,path,frames,labels\none/a,frames/one/a.zip,1,0\ntwo/b,frames/two/b.zip,1,1\n"
+    assert (folder / "splits" / "train.csv").read_bytes() == (
+        b'video,path,frames,labels\none/a,frames/one/a.zip,1,0\n"b\r","frames/b\r.zip",1,1\n'
     )
+    assert (folder / "splits" / "train_split.txt").read_text() == "one/a,1,0\nb\\r,1,1\n"
