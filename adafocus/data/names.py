@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from unicodedata import category, normalize
 
 if TYPE_CHECKING:
-    from _csv import _writer
+    from _csv import Writer
 
 LONGEST = 2000
 """Letters of a line that is told."""
@@ -45,7 +45,7 @@ def is_text(name: str) -> bool:
     return readable(name) == name
 
 
-def write_table(file: TextIO) -> _writer:
+def write_table(file: TextIO) -> Writer:
     """A writer of CSV whose fields may be any text.
 
     Python before 3.13 puts no quotes around a carriage return unless it ends lines, and what is
