@@ -53,6 +53,7 @@ test: $(BIN)/installed
 bench: $(BIN)/installed
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/runtimes.py
 
 KILLS ?= 30
 chaos: $(BIN)/installed

@@ -214,6 +214,10 @@ def predict(
     ] = None,
     device: DeviceName = Device.auto,
     precision: PrecisionOption = "fp32",
+    runtime: Annotated[
+        Literal["auto", "torch", "onnx", "openvino"],
+        typer.Option(help="What computes; auto is the fastest that is installed."),
+    ] = "auto",
 ) -> None:
     """Name what videos show, and where the model looked."""
     with one_line_errors():
@@ -232,7 +236,7 @@ def predict(
             raise ValueError(f"{', '.join(map(str, videos))}: holds no video")
         if len(files) > 1 and (overlay or sheet):
             raise ValueError(f"--overlay and --sheet are for one video, not {len(files)}")
-        predictor = predict.Predictor(checkpoint, device.value, budget, precision)
+        predictor = predict.Predictor(checkpoint, device.value, budget, precision, runtime)
         for output in filter(None, (json_, overlay, sheet)):
             if output.is_dir():
                 raise ValueError(f"{output}: is a folder; name a file in it")

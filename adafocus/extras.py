@@ -10,6 +10,8 @@ EXTRAS = {
     "plots": ("matplotlib", "pandas"),
     "sweep": ("optuna", "ray", "sklearn"),
     "export": ("onnxscript",),
+    "onnx": ("onnxruntime", "onnxscript"),
+    "openvino": ("openvino", "onnxscript"),
     "youtube": ("yt_dlp",),
 }
 """What each extra of pyproject.toml is imported as."""

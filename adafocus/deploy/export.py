@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Input = Literal["floats", "bytes"]
 OUTPUTS = {"logits": "logits", "corners": "corners", "boxes": "boxes", "looked_at": "frames"}
 """What a graph gives, and which part of `Output` that is; none may have the name of an input."""
+VERSION = 1
+"""Of the graphs: it is raised when they become others."""
 MOST_BYTES = 2**31
 """Of a file of ONNX."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from adafocus.data.ffmpeg import decode, encode
 from adafocus.data.film import Timeline
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import count_frames, read_frames
+from adafocus.deploy.runtimes import Graph, Runtime, pick_runtime
 from adafocus.evaluation.exits import Calibration
 from adafocus.evaluation.flops import per_step
 from adafocus.machine.device import pick_device, pick_precision
@@ -28,6 +29,7 @@ from adafocus.machine.files import atomic
 from adafocus.model.checkpoint import CheckpointError, assemble, read
 from adafocus.model.exits import ConditionalExit, check_can_leave
 from adafocus.model.looks import Looks
+from adafocus.model.video_model import Output
 from adafocus.recipe import Precision
 
 Box = tuple[float, float, float, float]
@@ -62,6 +64,8 @@ class Prediction:
     """In the order in which the frames were visited; none where the video was left before."""
     gflops: float
     """What was spent: multiply-adds in billions."""
+    runtime: Runtime
+    """What computed it."""
     clip: Tensor = field(repr=False, compare=False)
     """uint8 (F, 3, S, S): the frames looked at, as the model sees them; evenly spread ones, without
     a patch, where the video was left before any look."""
@@ -77,6 +81,7 @@ class Prediction:
             "predictions": [asdict(guess) for guess in self.guesses],
             "steps": [asdict(step) for step in self.steps],
             "gflops": self.gflops,
+            "runtime": self.runtime,
         }
 
 
@@ -93,11 +98,12 @@ class Predictor:
             sure enough (`adafocus.model.exits`), which the `Calibration` beside the checkpoint
             tells; None to look at all frames.
         precision: in which the backbones compute, see `pick_precision`.
+        runtime: what computes; ``auto`` is the fastest that is installed, see `pick_runtime`.
 
     Raises:
         CheckpointError: where the checkpoint or its calibration cannot be used, or the model cannot
             leave early.
-        ValueError: where the budget is too small.
+        ValueError: where the budget is too small, or the runtime cannot do it or is not installed.
     """
 
     def __init__(
@@ -106,16 +112,23 @@ class Predictor:
         device: str = "auto",
         budget: float | None = None,
         precision: Precision = "fp32",
+        runtime: Runtime = "auto",
     ) -> None:
         checkpoint = Path(checkpoint)
         source = read(checkpoint)
         self.recipe, self.class_names = source.recipe, source.class_names
-        self.device = pick_device(device)
+        # Other runtimes compute on the CPU, also where there is a GPU.
+        by_torch = runtime in ("auto", "torch")
+        self.device = pick_device("cpu" if device == "auto" and not by_torch else device)
         model = assemble(source, checkpoint).eval().to(self.device)
         if model.policy is None:
             raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to look with")
         model.set_precision(pick_precision(precision, self.device))
+        self.runtime = pick_runtime(runtime, model, self.device, budget is not None)
         self.model = model.frozen()
+        self.classify: Callable[..., Output] = self.model
+        if self.runtime != "torch":
+            self.classify = Graph(checkpoint, self.runtime)
         self.exits = None
         if budget is None:
             self.cost = per_step(self.recipe, self.model.patch_size)
@@ -151,6 +164,7 @@ class Predictor:
             ),
             tuple(steps),
             float(visits.sum() + self.cost.look * looks),
+            self.runtime,
             seen.frames[frames],
             boxes,
             timeline,
@@ -193,7 +207,7 @@ class Predictor:
         frames = seen.frames[None].to(self.device)
         glance = None if seen.glance is None else seen.glance[None].to(self.device)
         if self.exits is None:
-            logits, looks = self.model(frames, glance)
+            logits, looks = self.classify(frames, glance)
             taken = looks.frames.shape[1]
         else:
             logits, looks, steps = self.exits(frames, glance)

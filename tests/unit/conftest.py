@@ -29,6 +29,12 @@ def batch(recipe: Recipe) -> Batch:
     return noise_batch(recipe)
 
 
+@pytest.fixture(autouse=True)
+def _no_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``auto`` is PyTorch in these tests: a graph for another runtime takes seconds to export."""
+    monkeypatch.setattr("adafocus.deploy.runtimes.FASTEST", ())
+
+
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Mounts a small disk with the options given, the same one if called again."""
