@@ -110,7 +110,10 @@ def demo(tiny_project, tmp_path_factory):
 def run(
     folder: Path, command: list[str], programs: Path = Path(sys.executable).parent
 ) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    environment = os.environ | {
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "XDG_CACHE_HOME": str(folder / "cache"),  # where graphs for other runtimes are kept
+    }
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -152,6 +155,12 @@ def run_all_commands(folder: Path, programs: Path) -> None:
 )
 def test_commands_leave_what_they_say(demo, file):
     assert (demo / file).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_prediction_is_computed_by_the_fastest_runtime_from_a_graph_in_the_cache(demo):
+    assert json.loads((demo / "look.jsonl").read_text())["runtime"] == "onnx"
+    assert list((demo / "cache" / "adafocus").glob("*.onnx"))
 
 
 @pytest.mark.slow
