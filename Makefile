@@ -1,3 +1,4 @@
+# make install put everything into .venv
 # make demo    install, train both methods on generated videos, print the table
 # make test    install, check style, types and rules, run all tests
 # make bench   measure speed and memory against other ways, a table in benchmarks/results
@@ -5,13 +6,14 @@
 # make fuzz    try new odd names, tables, recipes and films for some minutes (MINUTES=30)
 # make report  write results/report.html: all results on disk as one page
 # make ui      open the runs in MLflow; with AUTH=1 for those alone who have the password
+# make docs    lay out the pages as a site: site/index.html
 # make audit   ask pip-audit for known holes in the packages that are pinned
 # make lint    put the code in form
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test bench chaos fuzz report ui audit lint
+.PHONY: install demo test bench chaos fuzz report ui docs audit lint
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -29,6 +31,8 @@ export STORE := import yaml; from adafocus.recipe import Config; \
 # Prints all results and sweeps on disk, of any experiment, seed and method.
 export MADE := from pathlib import Path; from adafocus.recipe import results_in; \
 	print(*results_in(Path("results")), *results_in(Path("results/sweeps")))
+
+install: $(BIN)/installed
 
 demo: $(BIN)/installed
 	$(BIN)/snakemake --cores all results/demo-uni_28.json results/demo_28_stage3.json results/summary.md
@@ -74,6 +78,10 @@ ui: $(BIN)/installed
 	$(BIN)/$(if $(AUTH),python -m adafocus.tracking.login,mlflow) ui --host 127.0.0.1 \
 		--backend-store-uri "$$store"
 
+docs: $(BIN)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html"
+
 # In an environment of its own, which cannot move a pin.
 audit: $(BIN)/installed
 	$(BIN)/python -m venv .venv/audit
@@ -84,6 +92,7 @@ lint: $(BIN)/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/snakefmt Snakefile workflow
+	$(BIN)/python docs/reference.py
 
 $(BIN)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11, 4) or sys.exit(f"Python 3.11.4 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}; name another: make PYTHON=python3.12")'

@@ -45,7 +45,9 @@ RecipeFile = Annotated[Path, typer.Option("--recipe", help="The data set's recip
 DataFolder = Annotated[Path, typer.Option("--data", help="The data set's folder; holds splits/.")]
 SeedOption = Annotated[int, typer.Option(help="Fixes the run; on a CPU bit for bit.")]
 DeviceName = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads to use.")]
+Threads = Annotated[
+    int, typer.Option(min=1, help="CPU threads to use.", show_default="all, at most 8")
+]
 THREADS = min(os.cpu_count() or 1, 8)
 PrecisionOption = Annotated[
     Precision,

@@ -27,43 +27,59 @@ class Result:
     """
 
     schema: int = 1
+    """Raised with what a result tells"""
     dataset: str
+    """Whose videos, frames and splits it is measured on"""
     experiment: str | None = None
     """Name of the recipe; in results of earlier versions that of the data set"""
     patch_size: int
     """In pixels"""
     method: str = "adafocus"
+    """``adafocus`` or ``uni-adafocus``"""
     stage: int | None
     """None of a method that is trained in one go"""
     metric: str
     """The data set's own: ``top1``, ``top5`` or ``mAP``"""
     metrics: Mapping[str, float]
+    """``top1``, ``top5`` and ``mAP`` of the whole video"""
     metrics_per_step: Sequence[Mapping[str, float]] = field(default_factory=list)
+    """The same after each step"""
     baselines: Mapping[str, Mapping[str, float]]
     """By where the same weights looked"""
     gflops_per_video: float
     """What the videos really cost in the mean"""
     skip_cost: float | None = None
+    """Of a look, where the policy may skip frames"""
     budget: float | None = None
     """In GFLOPs per video"""
     steps_per_video: float | None = None
+    """Steps until the videos were left, in the mean"""
     looks_per_video: float | None = None
+    """Frames focused on, in the mean"""
     choices: Mapping[str, float | None] | None = None
     """What the policy really chose between, see `adafocus.model.choices`; None where it has none"""
     warnings: Sequence[str] = field(default_factory=list)
     """In which things it always does the same"""
     videos_per_second: float
+    """By the time that the predictions took, of all processes together"""
     data_wait_share: float | None = None
+    """Share of the pass in which it waited for data"""
     peak_memory_gb: float | None = None
+    """Of tensors on a GPU, or of the whole process on a CPU"""
     learning_rates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By stage and part"""
     swept: Mapping[str, Any] | None = None
+    """The sweep that rates come from, see `adafocus.recipe.Recipe.swept`"""
     published: Mapping[str, Any] | None = None
     """See `adafocus.recipe.Recipe.published_beside`"""
     videos: int
+    """How many were measured"""
     classes_left_out_of_mAP: int = 0
+    """As no video shows them"""
     seed: int
+    """Of what is drawn at random"""
     git_commit: str | None
+    """Of the code that measured"""
     checkpoint: Mapping[str, str]
     """Its ``path`` and ``sha256``"""
     made_by: Mapping[str, Any] = field(default_factory=dict)
@@ -71,12 +87,19 @@ class Result:
     fingerprint: str | None = None
     """See `adafocus.evaluation.again`"""
     anew: str | None = None
+    """The word under which it was measured anew"""
     mlflow_run_id: str | None = None
+    """Of the run of this evaluation"""
     device: str
+    """What computed it"""
     precision: str = "fp32"
+    """In which the backbones computed"""
     threads: int | None = None
+    """Of the CPU, at most"""
     versions: Mapping[str, str]
+    """Of Python and of the packages that compute"""
     recipe: Mapping[str, Any]
+    """By which the checkpoint was trained"""
     predictions_sha256: str | None = None
     """Of the file of predictions beside it"""
 

@@ -47,6 +47,7 @@ class Config(Section):
     datasets: dict[str, tuple[Positive, ...]]
     """What `snakemake --cores all` makes: patch sizes by experiment."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` is a GPU where there is one, and for every job on a cluster."""
     seed: int | None = 0
     """Of all that is drawn at random; not given, or None, where there are ``seeds``."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None

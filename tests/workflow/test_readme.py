@@ -1,4 +1,4 @@
-"""Every command of the README, run as it stands on a tiny demo, and what MLflow then shows."""
+"""Every command of the pages, run as it stands on a tiny demo, and what MLflow then shows."""
 
 import csv
 import json
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hook import pages
 from miniature import make_video
 from mlflow import MlflowClient
 from PIL import Image
@@ -27,10 +28,14 @@ from servers import mlflow_server
 from test_chain import DIGITS
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+PLANNED = {"docs/experiments.md"}
+"""test_plan.py plans its chains."""
+PAGES = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
 COMMANDS = [
     command.strip()
-    for block in re.findall(r"```sh\n(.*?) *```", README, re.DOTALL)
+    for page in PAGES
+    if page not in PLANNED
+    for block in re.findall(r"```sh\n(.*?) *```", (ROOT / page).read_text(), re.DOTALL)
     for command in block.splitlines()
 ]
 ON_CLUSTER = "snakemake --profile workflow/profiles"
@@ -165,7 +170,8 @@ def test_a_prediction_is_computed_by_the_fastest_runtime_from_a_graph_in_the_cac
 
 @pytest.mark.slow
 def test_the_example_in_python_runs(demo):
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    page = (ROOT / "docs" / "predict.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     done = run(demo, [sys.executable, "-c", example])
     assert done.returncode == 0, done.stderr
 
@@ -309,8 +315,10 @@ def test_a_contact_sheet_opens(demo, runs, browser):
 # --- the rest -----------------------------------------------------------------------------------
 
 
-def test_what_is_run_elsewhere_is_in_the_readme():
+def test_what_is_run_elsewhere_is_on_the_pages():
     assert set(ELSEWHERE) | {ON_REQUEST} <= set(COMMANDS)
+    here = [command for command in COMMANDS if command not in ELSEWHERE]
+    assert len(here) == len(set(here)), "none is told, and run, twice"
 
 
 @pytest.mark.integration
