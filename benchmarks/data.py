@@ -1,11 +1,11 @@
-"""Data at full size: planning, splits, extraction and loading, each beside a plain way to do it.
+"""Data at full size: planning, splits, extraction, loading and prediction, each beside a plain way.
 
     python benchmarks/data.py
     python benchmarks/data.py plan      that alone, beside the other figures that are there
 
 Listings are synthetic, of the five data sets' real numbers of videos; the videos that are extracted
 and loaded are encoded by ffmpeg. Things that are compared run by turns. Prints a table and writes
-benchmarks/results/data.json. Takes about ten minutes.
+benchmarks/results/data.json. Takes about twenty minutes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -36,9 +37,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from adafocus.data.batches import EpochSampler, loader
-from adafocus.data.clips import Clips, draw_crop, sample_train
+from adafocus.data.clips import Clips, centred_indices, draw_crop, sample_train
+from adafocus.data.decoder import decode_some
 from adafocus.data.ffmpeg import ffmpeg_path
-from adafocus.data.frames import extract
+from adafocus.data.frames import extract, extract_alone
 from adafocus.data.listing import write_listing
 from adafocus.data.splits import write_splits
 from adafocus.data.store import read_frames
@@ -292,12 +294,51 @@ def loading(folder: Path) -> dict[str, float]:
     }
 
 
+# --- prediction -------------------------------------------------------------------------------
+
+FILMS = {"hard": ("alls=30:allf=t", "22M", 250), "phone": ("alls=8:allf=t", "12M", 30)}
+"""One minute of 720p each: noise, bits per second, and frames from one key to the next."""
+
+
+def prediction(folder: Path) -> dict[str, Any]:
+    """Seconds until a film's frames are there to be predicted from: by decoding what they need, by
+    extracting the whole film first, and, beside them, of ffmpeg that decodes it and keeps nothing.
+    """
+    recipe, found = load_recipe(ROOT / "config" / "recipes" / "actnet.yaml"), {}
+    choose = partial(centred_indices, model=recipe.model)
+    for name, (noise, bits, keys) in FILMS.items():
+        film = folder / f"{name}.mp4"
+        pattern = f"testsrc2=size=1280x720:rate=30:duration=60,noise={noise}"
+        command = [ffmpeg_path(), "-v", "error", "-f", "lavfi", "-i", pattern, "-pix_fmt"]
+        command += ["yuv420p", "-preset", "veryfast", "-b:v", bits, "-g", str(keys), film]
+        subprocess.run(command, check=True)
+
+        def extracted(film: Path = film) -> None:
+            with tempfile.TemporaryDirectory() as made:
+                extract_alone(recipe.frames, film, Path(made))
+
+        plain = [ffmpeg_path(), "-v", "error", "-i", film, "-f", "null", "-"]
+        seconds = by_turns(
+            {
+                "needed": lambda film=film: decode_some(recipe.frames, film, choose),
+                "extracted": extracted,
+                "decoding": lambda plain=plain: subprocess.run(plain, check=True),
+            }
+        )
+        found[name] = seconds | {
+            "ratio": seconds["extracted"] / seconds["needed"],
+            "share_of_decoding": seconds["needed"] / seconds["decoding"],
+        }
+    return found
+
+
 MEASURES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "plan": plan,
     "splits": splits,
     "extraction_short": lambda folder: extraction(folder, 64, "320x240", 4),
     "extraction_long": lambda folder: extraction(folder, 6, "640x360", 30),
     "loading": loading,
+    "prediction": prediction,
 }
 
 

@@ -1,4 +1,4 @@
-"""Some frames of a video file, by PyAV: it is decoded once, and only these are kept.
+"""Some frames of a video file, by PyAV: what they need is decoded once, and only they are kept.
 
 They are scaled and coded as JPEG as extraction does it, so that what is predicted from them is what
 an evaluation finds. What is unusual in a file is left to extraction by ffmpeg itself.
@@ -11,11 +11,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 import torch
+from av.video.frame import PictureType
 from simplejpeg import decode_jpeg
 from torch import Tensor
 
@@ -32,6 +33,8 @@ TURNS = {
 }
 """Filters that turn a frame as its display matrix says."""
 JPEG_PIXELS = "pix_fmts=yuvj420p|yuvj422p|yuvj444p"
+ONE_A_PACKET = ("h264", "hevc", "vp9", "av1")
+"""Codecs of which each packet holds one frame that is shown, fields of interlaced films aside."""
 
 
 class Unusual(Exception):
@@ -52,10 +55,13 @@ def decode_some(
     if settings.rate or settings.hardware or video.is_dir():
         raise Unusual
     try:
-        count = _count_packets(video)
-        pictures, times = _decode(settings, video, set(choose(count)))
+        packets = _list_packets(video)
+        count = int(packets.shown.sum())
+        wanted = set(choose(count))
+        found = _decode_needed(settings, video, packets, wanted) if packets.tell else None
+        pictures, times = found or _decode_all(settings, video, wanted)
         if len(times.times) != count:  # some packets hold no frame, or more than one
-            pictures, times = _decode(settings, video, set(choose(len(times.times))))
+            pictures, times = _decode_all(settings, video, set(choose(len(times.times))))
     except (av.FFmpegError, OSError, ValueError) as error:
         raise Unusual from error
     return pictures, times
@@ -82,14 +88,129 @@ def _film(container: Any) -> tuple[Any, Reading]:
     return film, Reading() if film is films[0] else Reading(stream=str(film.index))
 
 
-def _count_packets(video: Path) -> int:
-    """How many frames a film has, if each of its packets holds one; nothing is decoded."""
+class Packets(NamedTuple):
+    """Those of a film, in the order in which they are decoded."""
+
+    stamps: np.ndarray
+    """int64 (P,), when each is shown, in the film's ticks"""
+    durations: np.ndarray
+    """int64 (P,)"""
+    keys: np.ndarray
+    """bool (P,), whether decoding can begin there"""
+    shown: np.ndarray
+    """bool (P,), which are not cut away by MP4's edit list"""
+    tell: bool
+    """Whether they alone tell how many frames there are, and when each is shown"""
+
+    def needed(self, wanted: np.ndarray) -> np.ndarray:
+        """bool (P,), the packets without which some frames cannot be decoded.
+
+        Args:
+            wanted: bool (P,), the packets of these frames.
+        """
+        begins = np.flatnonzero(self.keys)
+        needed = np.zeros(len(self.stamps), bool)
+        for packet in np.flatnonzero(wanted):
+            run = int(np.searchsorted(begins, packet, side="right")) - 1
+            # A frame that is shown before the key that it follows may need the run before, too.
+            if run > 0 and self.stamps[packet] < self.stamps[begins[run]]:
+                run -= 1
+            needed[begins[run] if run >= 0 else 0 : packet + 1] = True
+        return needed
+
+
+def _list_packets(video: Path) -> Packets:
+    """Nothing is decoded."""
     with _open(video) as container:
         film, _ = _film(container)
-        return sum(packet.size > 0 and not packet.is_discard for packet in container.demux(film))
+        packets = [packet for packet in container.demux(film) if packet.size]
+        codec = film.codec_context.codec.canonical_name
+        # AVI says when a packet is decoded, not when it is shown.
+        stamped = container.format.name != "avi" and all(
+            packet.pts is not None for packet in packets
+        )
+    listed = Packets(
+        np.array([packet.pts or 0 for packet in packets], np.int64),
+        np.array([packet.duration or 0 for packet in packets], np.int64),
+        np.array([packet.is_keyframe for packet in packets], bool),
+        np.array([not packet.is_discard for packet in packets], bool),
+        tell=False,
+    )
+    return listed._replace(tell=stamped and codec in ONE_A_PACKET and _complete(listed))
 
 
-def _decode(settings: Frames, video: Path, wanted: set[int]) -> tuple[Pictures, Timeline]:
+def _complete(packets: Packets) -> bool:
+    """Whether no packet is missing: decoding can begin at the first, and no two frames that follow
+    each other are much further apart than others. Frames that need what is missing are no
+    frames."""
+    stamps = packets.stamps
+    if not packets.shown.any() or not packets.keys[0] or stamps[0] > stamps.min():
+        return False
+    gaps = np.diff(np.sort(stamps))
+    return not len(gaps) or 0 < gaps.min() <= gaps.max() < 1.5 * np.median(gaps)
+
+
+def _decode_needed(
+    settings: Frames, video: Path, packets: Packets, wanted: set[int]
+) -> tuple[Pictures, Timeline] | None:
+    """What of a film some frames need; None where it turns out that all must be decoded."""
+    order = np.flatnonzero(packets.shown)
+    order = order[np.argsort(packets.stamps[order])]
+    stamps = np.stack([packets.stamps, packets.durations], 1)[order]
+    numbers = {int(stamps[number, 0]): number for number in wanted}
+    chosen = np.isin(packets.stamps, list(numbers)) & packets.shown
+    needed = packets.needed(chosen)
+    jumps = needed & ~np.roll(needed, 1) & packets.shown
+    begins = set(packets.stamps[jumps].tolist())
+    pictures: Pictures = {}
+    with ExitStack() as stack:
+        container = stack.enter_context(_open(video))
+        film, reading = _film(container)
+        develop, last = None, int(stamps[0, 0]) - 1
+        for frame in _needed_frames(container, film, needed, chosen, settings.time_limit):
+            # Of interlaced films each field may have a packet of its own.
+            if frame.pts is None or frame.interlaced_frame or frame.is_corrupt:
+                return None
+            if frame.pts <= last:
+                return None
+            last = frame.pts
+            if frame.pts in begins:
+                begins.remove(frame.pts)
+                # A key that is no whole picture takes some frames to be as sharp as the film.
+                if frame.pict_type != PictureType.I:
+                    return None
+            if frame.pts in numbers:
+                develop = develop or Developer(settings, frame, film)
+                pictures[numbers[frame.pts]] = develop(frame)
+    if develop is None or begins or pictures.keys() != wanted:
+        return None
+    return pictures, develop.timeline(stamps, reading)
+
+
+def _needed_frames(
+    container: Any, film: Any, needed: np.ndarray, chosen: np.ndarray, time_limit: float
+) -> Iterator[Any]:
+    """Frames of the packets that are needed; of others of theirs some."""
+    late = time.monotonic() + time_limit
+    film.thread_type = "AUTO"
+    decoder = film.codec_context
+    fed = False
+    packets = (packet for packet in container.demux(film) if packet.size)
+    for packet, need, wanted in zip(packets, needed, chosen, strict=True):
+        if time.monotonic() > late:
+            raise Unusual
+        if need:
+            if decoder.name == "h264":  # whose packets tell whether another frame needs theirs
+                decoder.skip_frame = "DEFAULT" if wanted else "NONREF"
+            yield from decoder.decode(packet)
+        elif fed:
+            yield from decoder.decode(None)
+            decoder.flush_buffers()
+        fed = need
+    yield from decoder.decode(None)
+
+
+def _decode_all(settings: Frames, video: Path, wanted: set[int]) -> tuple[Pictures, Timeline]:
     late = time.monotonic() + settings.time_limit
     pictures: Pictures = {}
     stamps: list[tuple[int, int]] = []
@@ -98,7 +219,8 @@ def _decode(settings: Frames, video: Path, wanted: set[int]) -> tuple[Pictures, 
         film, reading = _film(container)
         film.thread_type = "AUTO"
         develop = None
-        for number, frame in enumerate(_frames(container, film)):
+        frames = (frame for packet in container.demux(film) for frame in packet.decode())
+        for number, frame in enumerate(frames):
             if frame.pts is None or time.monotonic() > late:
                 raise Unusual
             if stamps and frame.pts <= stamps[-1][0]:
@@ -111,11 +233,6 @@ def _decode(settings: Frames, video: Path, wanted: set[int]) -> tuple[Pictures, 
     if develop is None:
         raise Unusual
     return pictures, develop.timeline(np.array(stamps), reading)
-
-
-def _frames(container: Any, film: Any) -> Iterator[Any]:
-    for packet in container.demux(film):
-        yield from packet.decode()
 
 
 class Developer:
