@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from importlib.util import find_spec
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from adafocus import __version__
 from adafocus.data.names import one_line
 from adafocus.extras import missing_extra
+from adafocus.project import RECIPES, known_recipes, lay_out, table
 from adafocus.recipe import (
     METHODS,
     SPECS,
@@ -25,7 +29,6 @@ from adafocus.recipe import (
     UniRecipe,
     find_recipe,
     load_recipe,
-    load_recipes,
     parse_micro_batch,
 )
 
@@ -70,8 +73,19 @@ TrackingUri = Annotated[
 DEFAULT_STORE = Config.model_fields["tracking_uri"].default
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        print(f"adafocus {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True),
+    ] = False,
+) -> None:
     """AdaFocus: accurate, cheap video recognition by looking hard only where it matters."""
     if isinstance(sys.stdout, TextIOWrapper):  # names of files need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -318,7 +332,7 @@ def import_checkpoint(
 ) -> None:
     """Turn a checkpoint of the authors into one of ours."""
     with one_line_errors():
-        recipe = find_recipe(load_recipes("config/recipes"), dataset)
+        recipe = find_recipe(known_recipes(), dataset)
         if patch_size is not None:
             recipe.check_patch_size(patch_size)
 
@@ -352,9 +366,11 @@ def new_dataset(
 ) -> None:
     """Check your own videos and write a recipe for them."""
     with one_line_errors():
+        if not RECIPES.is_dir():
+            raise ValueError(f"{RECIPES}: not in this folder; lay it out first: adafocus init .")
         from adafocus.data.own import new_dataset
 
-        recipe, path = new_dataset(name, videos, labels, Path("config/recipes"), seed, method.value)
+        recipe, path = new_dataset(name, videos, labels, RECIPES, seed, method.value)
         result = Phase(name, recipe.last.name, 128).name
     print(
         f"{path}: {recipe.videos.train} videos to train on, {recipe.videos.val} to validate on,"
@@ -371,7 +387,7 @@ def flops(
 ) -> None:
     """Count the multiply-adds of one video, part by part."""
     with one_line_errors():
-        recipe = find_recipe(load_recipes("config/recipes"), dataset)
+        recipe = find_recipe(known_recipes(), dataset)
         recipe.check_patch_size(patch_size)
 
         from adafocus.evaluation.flops import count
@@ -382,6 +398,30 @@ def flops(
         return
     for part, value in {**gflops["parts"], "total": gflops["total"]}.items():
         print(f"{part:<12} {value:8.3f} GFLOPs")
+
+
+@app.command()
+def recipes() -> None:
+    """Tell what there are recipes for, and which figures are published."""
+    with one_line_errors():
+        for line in table(known_recipes()):
+            print(line)
+    print("\nDisk: of frames, and of videos that are downloaded. ?: not checked against the paper.")
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to put them; it may exist.")],
+) -> None:
+    """Lay out the workflow and its configuration, to run and to change."""
+    with one_line_errors():
+        lay_out(folder)
+    print(
+        f"{folder}: Snakefile, workflow and config are there\n"
+        f"Next: cd {shlex.quote(str(folder))} and snakemake --cores all results/demo-uni_28.json"
+    )
+    if find_spec("snakemake") is None:
+        print("Snakemake is not installed: pip install 'adafocus[workflow,tracking,plots]'")
 
 
 @app.command()

@@ -60,7 +60,11 @@ def test_versions_whose_inner_parts_are_used_are_bounded():
     for name in ("mlflow", "snakemake"):
         assert any(bound.operator == "<" for bound in WANTED[name].specifier), name
     users = set()
-    for path in (ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.*")):
+    for path in (
+        ROOT / "Snakefile",
+        ROOT / "workflow/Snakefile",
+        *(ROOT / "workflow").rglob("*.*"),
+    ):
         used = re.findall(r"\bworkflow\.(\w+)", path.read_text())
         if set(used) - {"basedir", "rst"}:
             users.add(path.name)

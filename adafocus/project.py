@@ -1,0 +1,80 @@
+"""The workflow and its configuration as the package carries them, for folders that have none."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from adafocus.data.disk import estimate
+from adafocus.machine.files import write_error
+from adafocus.recipe import Recipe, load_recipes
+
+PARTS = ("Snakefile", "workflow", "config")
+"""What a folder needs to run the workflow."""
+RECIPES = Path("config", "recipes")
+
+
+def carried() -> Path:
+    """The folder that has `PARTS`: within an installed package, else the repository around it."""
+    inside = Path(__file__).with_name("carried")
+    return inside if inside.is_dir() else Path(__file__).parents[1]
+
+
+def known_recipes() -> dict[str, Recipe]:
+    """Those of the folder at hand, or where it has none those that the package carries."""
+    return load_recipes(RECIPES if RECIPES.is_dir() else carried() / RECIPES)
+
+
+def lay_out(folder: Path) -> None:
+    """Copies `PARTS` to a folder, to run and to change there.
+
+    Raises:
+        ValueError: where one of them is there already.
+        WriteError: where the folder cannot be written to.
+    """
+    for part in (*PARTS, "profiles"):
+        if (folder / part).exists():
+            raise ValueError(f"{folder / part}: exists; name another folder, or move it away")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in PARTS:
+            source = carried() / part
+            if source.is_dir():
+                left_out = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(source, folder / part, ignore=left_out)
+            else:
+                shutil.copy(source, folder / part)
+        # Where Snakemake looks for the default profile.
+        (folder / "profiles").symlink_to(Path("workflow", "profiles"))
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+def table(recipes: Mapping[str, Recipe]) -> Iterator[str]:
+    """Lines that tell what recipes there are, those of one data set together."""
+    yield f"{'recipe':13} {'videos':>8} {'disk':>8}  {'metric':6} patch sizes: published figures"
+    for dataset, first in recipes.items():
+        if first.extends:
+            continue
+        yield f"\n{first.title}"
+        for name, recipe in sorted(recipes.items(), key=_natural):
+            if recipe.dataset == dataset:
+                videos = recipe.videos.train + recipe.videos.val
+                size = sum(estimate(recipe)) / 1e9
+                disk = f"{size:,.0f} GB" if size else ""
+                figures = ", ".join(_figure(recipe, size) for size in recipe.patch_sizes)
+                yield f"{name:13} {videos:8,} {disk:>8}  {recipe.metric:6} {figures}"
+
+
+def _natural(item: tuple[str, Recipe]) -> list[tuple[str, int]]:
+    """For `sorted`: -8 before -12."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D+)(\d*)", item[0])]
+
+
+def _figure(recipe: Recipe, patch_size: int) -> str:
+    published = recipe.published_beside(patch_size, 0.0)
+    if published is None:
+        return str(patch_size)
+    return f"{patch_size}: {published['figure']}{'' if published['verified'] else '?'}"
