@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from enum import StrEnum
 from importlib.util import find_spec
 from io import TextIOWrapper
@@ -237,12 +237,10 @@ def predict(
 ) -> None:
     """Name what videos show, and where the model looked."""
     with one_line_errors():
-        from tqdm import tqdm
-
-        from adafocus.data import DataError
         from adafocus.data.listing import find_videos, holds_frames
         from adafocus.deploy import predict
-        from adafocus.machine.files import WriteError, atomic
+        from adafocus.deploy.folder import predict_all
+        from adafocus.machine.files import sha256
 
         files = []
         for path in videos:
@@ -252,35 +250,25 @@ def predict(
             raise ValueError(f"{', '.join(map(str, videos))}: holds no video")
         if len(files) > 1 and (overlay or sheet):
             raise ValueError(f"--overlay and --sheet are for one video, not {len(files)}")
-        predictor = predict.Predictor(checkpoint, device.value, budget, precision, runtime)
         for output in filter(None, (json_, overlay, sheet)):
             if output.is_dir():
                 raise ValueError(f"{output}: is a folder; name a file in it")
-        failed = 0
-        with ExitStack() as stack:
-            lines = None
-            if json_ is not None:
-                lines = stack.enter_context(stack.enter_context(atomic(json_)).open("w"))
-            for path in tqdm(files, unit="video", disable=len(files) == 1):
-                try:
-                    prediction = predictor(path, top)
-                    if overlay:
-                        predict.overlay(prediction, overlay)
-                    if sheet:
-                        predictor.sheet(prediction, sheet)
-                except (DataError, WriteError) as error:
-                    failed += 1
-                    tqdm.write(one_line(f"Error: {path}: {error}"), file=sys.stderr)
-                    continue
-                guesses = (f"{guess.label} {guess.probability:.1%}" for guess in prediction.guesses)
-                tqdm.write(one_line(f"{path}: {', '.join(guesses)}"), file=sys.stdout)
-                if lines:
-                    lines.write(json.dumps(prediction.to_dict()) + "\n")
-            unread = f"{failed} of {len(files)} videos could not be read"
-            if failed == len(files):
-                raise ValueError(unread)  # and no file is left that tells of none
-        if failed:
-            raise ValueError(unread)
+        predictor = predict.Predictor(checkpoint, device.value, budget, precision, runtime)
+        options = {
+            "--checkpoint": sha256(checkpoint),
+            "--budget": budget,
+            "--precision": str(predictor.model.precision),
+            "--runtime": predictor.runtime,
+            "--top": top,
+        }
+
+        def draw(prediction: predict.Prediction) -> None:
+            if overlay:
+                predict.overlay(prediction, overlay)
+            if sheet:
+                predictor.sheet(prediction, sheet)
+
+        predict_all(predictor, files, top, json_, options, draw)
 
 
 @app.command("sync-tracking")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -85,6 +85,17 @@ class Prediction:
         }
 
 
+class Seen(NamedTuple):
+    """What the model sees of a video."""
+
+    video: Path
+    clip: Centred
+    times: np.ndarray
+    """When each of its frames is shown, in seconds from the first."""
+    timeline: Timeline
+    """Of the whole video."""
+
+
 class Predictor:
     """Classifies video files with a checkpoint's model.
 
@@ -144,11 +155,14 @@ class Predictor:
         Raises:
             DataError: where it cannot be read.
         """
-        video = Path(video)
-        seen, times, timeline = self._read(video)
-        probabilities, frames, boxes, taken = self._look(seen)
+        return self.predict(self.read(video), top)
+
+    def predict(self, seen: Seen, top: int = 5) -> Prediction:
+        """What there is to tell of a video that is read, see `__call__`."""
+        clip, times, timeline = seen.clip, seen.times, seen.timeline
+        probabilities, frames, boxes, taken = self._look(clip)
         best = probabilities[-1].topk(min(top, len(self.class_names)))
-        on_video = boxes_on_video(boxes, self.model.frame_size, seen.extent, timeline)[:taken]
+        on_video = boxes_on_video(boxes, self.model.frame_size, clip.extent, timeline)[:taken]
         # A prediction after each look, or a single one after all.
         running = None if self.recipe.model.looks_once else probabilities[-taken:]
         steps = (
@@ -157,7 +171,7 @@ class Predictor:
         )
         visits, looks = self.cost.visits[: len(probabilities)], sum(map(bool, on_video))
         return Prediction(
-            str(video),
+            str(seen.video),
             tuple(
                 Guess(self.class_names[label], probability)
                 for probability, label in zip(*map(Tensor.tolist, best), strict=True)
@@ -165,16 +179,20 @@ class Predictor:
             tuple(steps),
             float(visits.sum() + self.cost.look * looks),
             self.runtime,
-            seen.frames[frames],
+            clip.frames[frames],
             boxes,
             timeline,
         )
 
-    def _read(self, video: Path) -> tuple[Centred, np.ndarray, Timeline]:
-        """What the model sees, when each of these frames is shown, and the whole video's timeline.
+    def read(self, video: str | Path) -> Seen:
+        """Decodes a video, of which in nearly all files only the frames that are seen are kept.
 
-        Of nearly all files only the frames that are seen are kept.
+        It may be called in another thread than the rest.
+
+        Raises:
+            DataError: where it cannot be read.
         """
+        video = Path(video)
         model = self.recipe.model
         try:
             pictures, film = decode_some(
@@ -182,15 +200,15 @@ class Predictor:
             )
         except Unusual:
             return self._extract(video)
-        seen = read_centred(partial(stacked, pictures), len(film.times), model)
-        return seen, film.times[seen.indices], film
+        clip = read_centred(partial(stacked, pictures), len(film.times), model)
+        return Seen(video, clip, film.times[clip.indices], film)
 
-    def _extract(self, video: Path) -> tuple[Centred, np.ndarray, Timeline]:
-        """`_read` of any video: all frames come to a store, as a data set's do, by one decoding."""
+    def _extract(self, video: Path) -> Seen:
+        """`read` of any video: all frames come to a store, as a data set's do, by one decoding."""
         with TemporaryDirectory() as folder:
             store, timeline = extract_alone(self.recipe.frames, video, Path(folder))
             count, rate = count_frames(store), self.recipe.frames.rate
-            seen = read_centred(partial(read_frames, store), count, self.recipe.model)
+            clip = read_centred(partial(read_frames, store), count, self.recipe.model)
             if timeline is None:
                 height, width = read_frames(store, [0]).shape[-2:]
                 timeline = Timeline(np.arange(count) / 25, count / 25, height, width)
@@ -198,14 +216,14 @@ class Predictor:
         times = timeline.times if rate is None else np.arange(count) / rate
         if len(times) != count:
             raise DataError(f"{video}: {count} frames were extracted, of {len(times)}")
-        return seen, times[seen.indices], timeline
+        return Seen(video, clip, times[clip.indices], timeline)
 
     @torch.inference_mode()
-    def _look(self, seen: Centred) -> tuple[Tensor, np.ndarray, Tensor, int]:
+    def _look(self, clip: Centred) -> tuple[Tensor, np.ndarray, Tensor, int]:
         """Probabilities (S, K) after each step, F frames (F,) and the boxes (F, 4) there, see
         `Prediction.clip`, and at how many of them it got to look: all or none."""
-        frames = seen.frames[None].to(self.device)
-        glance = None if seen.glance is None else seen.glance[None].to(self.device)
+        frames = clip.frames[None].to(self.device)
+        glance = None if clip.glance is None else clip.glance[None].to(self.device)
         if self.exits is None:
             logits, looks = self.classify(frames, glance)
             taken = looks.frames.shape[1]

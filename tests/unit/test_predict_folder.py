@@ -1,0 +1,101 @@
+"""Predictions of many videos: what was killed goes on, and decoding runs beside computing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from miniature import make_video
+from noise import tiny_recipe
+from test_predict import predict, write_weights
+
+from adafocus.deploy.folder import AHEAD, Unfinished, read_ahead
+from adafocus.machine.files import WriteError
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return write_weights(tiny_recipe("gru"), tmp_path, "stage3")
+
+
+def test_what_was_killed_goes_on_where_it_stopped(weights, tmp_path):
+    files = [tmp_path / f"{name}.mp4" for name in "abcd"]
+    for path in (*files[:2], files[3]):
+        make_video(path, 5)
+    os.mkfifo(files[2])  # in which a reader waits for ever
+    output = tmp_path / "out.jsonl"
+    part = tmp_path / "out.jsonl.part"
+    command = [*files, "--checkpoint", weights, "--json", output]
+    program = [sys.executable, "-m", "adafocus", "predict", *command]
+    options = ["--device", "cpu", "--runtime", "torch"]
+    killed = subprocess.Popen([*program, *options], stderr=subprocess.DEVNULL)
+    try:
+        late = time.monotonic() + 120
+        while not part.exists() or len(part.read_bytes().splitlines()) < 3:
+            assert time.monotonic() < late and killed.poll() is None
+            time.sleep(0.05)
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    assert not output.exists()
+
+    # As if it had been killed while it wrote, and as if `b` were another film by now.
+    header, first, second = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(header + first.replace(b"gflops", b"marked") + second + second[:-9])
+    for path in files[1:3]:
+        path.unlink()
+    make_video(files[1], 7)
+    make_video(files[2], 5)
+    os.utime(files[1], (0, 0))
+
+    other = predict(*command, "--top", 3)
+    assert other.exit_code == 1
+    assert f"Error: {part}: was begun with another --top: give the same again" in other.stderr
+
+    done = predict(*command)
+    assert done.exit_code == 0, done.output
+    assert f"{part}: 1 of 4 videos were predicted before and are kept" in done.stderr
+    assert [f"{path}: class" in done.stdout for path in files] == [False, True, True, True]
+    kept, *made = map(json.loads, output.read_text().splitlines())
+    assert [row["video"] for row in (kept, *made)] == list(map(str, files))
+    assert "marked" in kept and all("gflops" in row for row in made)
+    assert not part.exists()
+
+    # What is finished is as the command says, and not gone on with.
+    assert predict(*command, "--top", 3).exit_code == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert {len(row["predictions"]) for row in rows} == {3}
+
+
+def test_a_full_disk_keeps_what_was_predicted(mount):
+    output = mount("size=16k") / "out.jsonl"
+    with Unfinished(output, {}) as unfinished:
+        unfinished.add(output, "x" * 5000)
+        with pytest.raises(WriteError, match=r"out.jsonl.part: .*full"):
+            for number in range(4):
+                unfinished.add(output / str(number), "x" * 5000)
+    with Unfinished(output, {}) as unfinished:
+        assert unfinished.find(output) == "x" * 5000
+
+
+def test_the_next_videos_are_read_while_one_is_computed():
+    read = []
+    third = threading.Event()
+
+    def reader(path):
+        read.append(path)
+        if len(read) == AHEAD + 1:
+            third.set()
+        return path
+
+    ahead = read_ahead(reader, range(100))
+    assert next(ahead)[1].result() == 0
+    assert third.wait(10)
+    time.sleep(0.05)
+    assert read == list(range(AHEAD + 1)), "not the whole folder at once"
+    ahead.close()
+    assert len(read) <= AHEAD + 1
