@@ -66,6 +66,7 @@ Budget = Annotated[
         help="GFLOPs per video: leave those early that are sure; not for sthv1, sthv2.",
     ),
 ]
+Top = Annotated[int, typer.Option(min=1, help="Labels to name, likeliest first.")]
 TrackingUri = Annotated[
     str, typer.Option(help="MLflow's store; MLFLOW_TRACKING_URI in the environment goes before it.")
 ]
@@ -218,7 +219,7 @@ def predict(
     videos: Annotated[list[Path], typer.Argument(help="Video files, or folders of them.")],
     checkpoint: Annotated[Path, typer.Option(help="Of stage 2 or 3.")],
     budget: Budget = None,
-    top: Annotated[int, typer.Option(min=1, help="Labels to name, likeliest first.")] = 5,
+    top: Top = 5,
     json_: Annotated[
         Path | None, typer.Option("--json", help="File to write, one line of JSON per video.")
     ] = None,
@@ -269,6 +270,40 @@ def predict(
                 predictor.sheet(prediction, sheet)
 
         predict_all(predictor, files, top, json_, options, draw)
+
+
+@app.command()
+def watch(
+    source: Annotated[str, typer.Argument(help="rtsp://, http:// or https://, a device, a file.")],
+    checkpoint: Annotated[Path, typer.Option(help="Of stage 2 or 3, or of a Uni-AdaFocus.")],
+    rate: Annotated[
+        float, typer.Option(min=0.001, help="Frames a second that the model sees.")
+    ] = 1.0,
+    every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Uni-AdaFocus: frames from one prediction to the next."),
+    ] = None,
+    top: Top = 5,
+    overlay: Annotated[
+        Path | None, typer.Option(help="MP4 to write, of these frames with box and prediction.")
+    ] = None,
+    tries: Annotated[int, typer.Option(min=1, help="To connect in a row, then it gives up.")] = 10,
+    device: DeviceName = Device.auto,
+    precision: PrecisionOption = "fp32",
+) -> None:
+    """Say what a stream shows while it goes on: a line of JSON per step."""
+    with one_line_errors():
+        from adafocus.data.live import check_source
+        from adafocus.deploy.predict import Predictor
+        from adafocus.deploy.watch import watch_source
+
+        check_source(source)
+        if overlay and overlay.is_dir():
+            raise ValueError(f"{overlay}: is a folder; name a file in it")
+        predictor = Predictor(checkpoint, device.value, precision=precision, runtime="torch")
+        watch_source(
+            predictor, source, rate=rate, every=every, top=top, tries=tries, overlay=overlay
+        )
 
 
 @app.command("sync-tracking")

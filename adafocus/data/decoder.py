@@ -273,9 +273,13 @@ class Developer:
         graph.link_nodes(*filters).configure()
         self.quality = str(settings.quality)
 
+    def fits(self, frame: Any) -> bool:
+        """Whether a frame has the first one's size and shape."""
+        return self.shape == (frame.width, frame.height, frame.format.name, _matrix(frame))
+
     def __call__(self, frame: Any) -> np.ndarray:
-        """Raises `Unusual` where the frame has another shape than the first."""
-        if self.shape != (frame.width, frame.height, frame.format.name, _matrix(frame)):
+        """Raises `Unusual` where the frame does not fit."""
+        if not self.fits(frame):
             raise Unusual
         self.graph.vpush(frame)
         small = self.graph.vpull()

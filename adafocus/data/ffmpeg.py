@@ -236,7 +236,8 @@ def encode(frames: Iterator[bytes], path: Path, height: int, width: int, rate: f
     encoded = even.output(_address(path), vcodec="libx264", pix_fmt="yuv420p", crf=20, format="mp4")
     with TemporaryFile() as errors:
         with (
-            _running(encoded, errors, stdin=subprocess.PIPE) as process,
+            # A terminal interrupts all of a command, also what ends with its input.
+            _running(encoded, errors, stdin=subprocess.PIPE, start_new_session=True) as process,
             suppress(BrokenPipeError),
         ):
             assert process.stdin is not None

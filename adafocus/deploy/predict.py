@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -161,8 +161,8 @@ class Predictor:
         """What there is to tell of a video that is read, see `__call__`."""
         clip, times, timeline = seen.clip, seen.times, seen.timeline
         probabilities, frames, boxes, taken = self._look(clip)
-        best = probabilities[-1].topk(min(top, len(self.class_names)))
-        on_video = boxes_on_video(boxes, self.model.frame_size, clip.extent, timeline)[:taken]
+        size = timeline.height, timeline.width
+        on_video = boxes_on_video(boxes, self.model.frame_size, clip.extent, *size)[:taken]
         # A prediction after each look, or a single one after all.
         running = None if self.recipe.model.looks_once else probabilities[-taken:]
         steps = (
@@ -172,10 +172,7 @@ class Predictor:
         visits, looks = self.cost.visits[: len(probabilities)], sum(map(bool, on_video))
         return Prediction(
             str(seen.video),
-            tuple(
-                Guess(self.class_names[label], probability)
-                for probability, label in zip(*map(Tensor.tolist, best), strict=True)
-            ),
+            likeliest(probabilities[-1], self.class_names, top),
             tuple(steps),
             float(visits.sum() + self.cost.look * looks),
             self.runtime,
@@ -256,8 +253,17 @@ class Predictor:
         contact_sheet([row], path, Path(prediction.video).name)
 
 
+def likeliest(probabilities: Tensor, names: Sequence[str], top: int) -> tuple[Guess, ...]:
+    """The classes that (K,) probabilities say, likeliest first."""
+    best = probabilities.topk(min(top, len(names)))
+    return tuple(
+        Guess(names[label], probability)
+        for probability, label in zip(*map(Tensor.tolist, best), strict=True)
+    )
+
+
 def boxes_on_video(
-    boxes: Tensor, frame_size: int, extent: Tensor, video: Timeline
+    boxes: Tensor, frame_size: int, extent: Tensor, height: int, width: int
 ) -> list[Box | None]:
     """Patches in the pixels of a video, None for a frame that was skipped.
 
@@ -265,12 +271,13 @@ def boxes_on_video(
         boxes: (F, 4) in pixels of the frames' centre, see `Prediction.boxes`.
         frame_size: side of that centre in pixels.
         extent: height and width of the whole frames in units of it.
-        video: tells the size of its own frames.
+        height: of the video's own frames.
+        width: of them.
     """
     corners, sides = boxes.double().split(2, dim=-1)
     edges = torch.stack((corners, corners + sides), 1) / frame_size
     of_frame = 0.5 + (edges - 0.5) / extent
-    pixels = of_frame * torch.tensor([video.height, video.width])
+    pixels = of_frame * torch.tensor([height, width])
     skipped = (sides < 0).all(-1).tolist()
     return [
         None if skip else (left, top, right, bottom)
@@ -300,14 +307,14 @@ def overlay(prediction: Prediction, path: Path) -> None:
         frames = decode(Path(prediction.video), times)
         for frame, look in zip(frames, nearest, strict=True):
             image = Image.fromarray(frame)
-            _draw(image, steps[look], prediction.guesses[0])
+            draw(image, steps[look], prediction.guesses[0])
             yield image.tobytes()
 
     with atomic(path) as aside:
         encode(drawn(), aside, times.height, times.width, rate)
 
 
-def _draw(image: Image.Image, step: Step, final: Guess) -> None:
+def draw(image: Image.Image, step: Step, final: Guess) -> None:
     """Draws the patch as a box and the prediction as a line of text at the top."""
     from adafocus.figures import YELLOW  # here, as it takes long
     from adafocus.figures.fonts import font_for

@@ -19,7 +19,6 @@ from adafocus.data import DataError
 from adafocus.data.clips import crop_centre, sample_val
 from adafocus.data.decoder import decode_some, stacked
 from adafocus.data.ffmpeg import decode, timeline
-from adafocus.data.film import Timeline
 from adafocus.deploy.predict import Predictor, boxes_on_video, overlay
 from adafocus.evaluation.exits import Calibration
 from adafocus.evaluation.flops import per_step, per_visit
@@ -161,11 +160,11 @@ def test_within_a_budget_a_video_is_left_when_it_is_sure(video, tmp_path):
 def test_boxes_are_in_the_videos_own_pixels():
     boxes = torch.tensor([[0, 0, 32, 32], [32, 16, 32, 32], [1.5, 0, 20, 40.25], [-1] * 4])
     # A square video, of which the crop shows all.
-    whole = boxes_on_video(boxes, 64, torch.tensor([1.0, 1.0]), Timeline(None, 0, 128, 128))
+    whole = boxes_on_video(boxes, 64, torch.tensor([1.0, 1.0]), 128, 128)
     assert whole == [(0, 0, 64, 64), (32, 64, 96, 128), (0, 3, 80.5, 43), None]
     # Shrunk by half to 73 x 146, of which the crop shows the 64 x 64 in the middle.
     extent = torch.tensor([73 / 64, 146 / 64])
-    shown = boxes_on_video(boxes[:1], 64, extent, Timeline(None, 0, 146, 292))
+    shown = boxes_on_video(boxes[:1], 64, extent, 146, 292)
     assert shown == [(82, 9, 146, 73)]
 
 

@@ -10,9 +10,12 @@ import pytest
 from miniature import make_video
 
 from adafocus.data import DataError
+from adafocus.data.decoder import Unusual, decode_some
 from adafocus.data.ffmpeg import timeline
+from adafocus.data.live import check_source, moments
 from adafocus.data.own import new_dataset
-from adafocus.recipe import RecipeError, load_recipe
+from adafocus.machine.signals import Stop
+from adafocus.recipe import Frames, RecipeError, load_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +59,44 @@ def test_a_playlist_is_no_video(form, server, tmp_path):
         with pytest.raises(DataError):
             timeline(video)
     assert asked == []
+
+
+def test_only_watch_asks_other_machines_and_takes_no_playlist_from_them(tmp_path):
+    make_video(tmp_path / "secret.ts", 5, "64x48", "-f", "mpegts")
+    asked, lists = [], {}
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(lists[self.path].encode())
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, Stop() as stop:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        for place in (f"file://{tmp_path}/secret.ts", f"{address}/secret.ts"):
+            lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:9", "#EXTINF:9,", place, "#EXT-X-ENDLIST"]
+            lists["/list.m3u8"] = "\n".join(lines)
+            lists["/list.ts"] = f"ffconcat version 1.0\nfile '{place}'\n"
+            for path in ("/list.m3u8", "/list.ts"):
+                with pytest.raises(DataError, match="given up after 1 tries"):
+                    next(moments(f"{address}{path}", Frames(), 5, 1, stop))
+        assert set(asked) == {"/list.m3u8", "/list.ts"}
+        asked.clear()
+        for source in (f"{address}/list.ts", "concat:secret.ts|secret.ts"):
+            with pytest.raises((Unusual, DataError)):
+                decode_some(Frames(), Path(source), range)
+            with pytest.raises(DataError):
+                timeline(Path(source))
+        assert asked == []
+        server.shutdown()
+    for source in ("file:///etc/passwd", "concat:secret.ts|secret.ts", "udp://0.0.0.0:9"):
+        with pytest.raises(ValueError):
+            check_source(source)
 
 
 def test_names_in_tables_are_not_paths(tmp_path, capsys):

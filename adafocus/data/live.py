@@ -1,0 +1,171 @@
+"""Frames of a stream as they come, by PyAV: of a camera, a server or a file.
+
+This is the one place that speaks to other machines to read a film. What is there may be a film in
+one of the forms that files have too, and no playlist, which would name other places to read.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from adafocus.data import DataError
+from adafocus.data.decoder import Developer, Unusual
+from adafocus.data.film import CONTAINERS
+from adafocus.data.names import one_line
+from adafocus.machine.signals import Stop
+from adafocus.recipe import Frames
+
+PROTOCOLS = {
+    "http": "http,tcp",
+    "https": "https,tls,tcp",
+    "rtsp": "rtsp,rtp,udp,tcp",
+}
+"""What each kind of address may make ffmpeg speak."""
+FORMS = f"{CONTAINERS},mpjpeg,rtsp"
+"""What there may be at an address: RTSP is a form too by ffmpeg's reckoning."""
+SILENCE = 10.0
+"""Seconds after which a source that says nothing is given up."""
+TICK = 1e-3
+"""Seconds by which stamps are rounded."""
+WAITS = (1, 2, 4, 8, 16, 30)
+"""Seconds between one try to connect and the next; the last again and again."""
+
+
+class Moment(NamedTuple):
+    """A frame of a stream."""
+
+    connection: int
+    """The how manieth it came by, from 1."""
+    time: float
+    """In seconds since the first frame of this connection."""
+    picture: np.ndarray
+    """RGB uint8 (height, width, 3), as frames of the data set are."""
+    height: int
+    """Of the stream's own frames in pixels, as they are shown."""
+    width: int
+
+
+def moments(source: str, settings: Frames, rate: float, tries: int, stop: Stop) -> Iterator[Moment]:
+    """``rate`` frames a second of a source. A file ends, and so does what tells how long it lasts;
+    anything else is connected to again, and a line tells each try.
+
+    Args:
+        source: an address, a device ``/dev/video*`` or a file.
+        settings: how high and how good frames are in the data set.
+        tries: to connect in a row, after which it is given up.
+        stop: ends it, after `SILENCE` at the latest.
+
+    Raises:
+        ValueError: where the source is none.
+        DataError: where it was given up.
+    """
+    check_source(source)
+    connection = failed = 0
+    while not stop.number:
+        came, lasts, reason = False, not is_live(source), "it ended"
+        try:
+            with _open(source) as container:
+                lasts = lasts or container.duration is not None
+                for frame in _frames(container, settings, rate):
+                    if stop.number:
+                        return
+                    if not came:
+                        came, connection, failed = True, connection + 1, 0
+                    yield Moment(connection, *frame)
+            if came and lasts:
+                return
+        except (av.FFmpegError, OSError, ValueError, Unusual) as error:
+            reason = _reason(error)
+        if not is_live(source):
+            raise DataError(f"{source}: cannot be read ({reason})")
+        failed += 1
+        if failed == tries:
+            raise DataError(f"{told(source)}: given up after {tries} tries ({reason})")
+        wait = WAITS[min(failed, len(WAITS)) - 1]
+        line = f"{told(source)}: {reason}; try {failed + 1} of {tries} in {wait} s"
+        tqdm.write(one_line(line), file=sys.stderr)
+        _sleep(wait, stop)
+
+
+def told(source: str) -> str:
+    """A source as it is told to others: without its password."""
+    if "://" not in source:
+        return source
+    parts = urlsplit(source)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def check_source(source: str) -> None:
+    """Raises `ValueError` where it is no source."""
+    scheme = re.match(r"([\w+.-]+)://", source)
+    if scheme and scheme[1] not in PROTOCOLS:
+        kinds = ", ".join(f"{name}://" for name in PROTOCOLS)
+        raise ValueError(f"{told(source)}: an address to watch begins with one of {kinds}")
+    if not scheme and not Path(source).exists():
+        raise ValueError(f"{source}: there is no such file, and it is no address as rtsp://HOST/")
+
+
+def _is_device(source: str) -> bool:
+    return source.startswith("/dev/video")
+
+
+def is_live(source: str) -> bool:
+    """Whether it is no file."""
+    return "://" in source or _is_device(source)
+
+
+def _open(source: str) -> Any:
+    if _is_device(source):
+        return av.open(source, format="v4l2", timeout=SILENCE)
+    scheme, mark, _ = source.partition("://")
+    if not mark:
+        options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+        return av.open(f"file:{Path(source).absolute()}", container_options=options)
+    options = {"format_whitelist": FORMS, "protocol_whitelist": PROTOCOLS[scheme]}
+    if scheme == "rtsp":
+        options["rtsp_transport"] = "tcp"  # of UDP's packets some are lost
+    return av.open(source, container_options=options, timeout=SILENCE)
+
+
+def _frames(
+    container: Any, settings: Frames, rate: float
+) -> Iterator[tuple[float, np.ndarray, int, int]]:
+    """Time, picture, height and width of ``rate`` frames a second."""
+    if not container.streams.video:
+        raise Unusual("holds no film")
+    film = container.streams.video[0]
+    film.thread_type = "AUTO"
+    develop, begin, due = None, None, 0.0
+    for number, frame in enumerate(container.decode(film)):
+        now = number / float(film.average_rate or 25) if frame.time is None else frame.time
+        begin = now if begin is None else begin
+        now -= begin
+        if due - 1 / rate <= now < due - TICK:
+            continue
+        # Where time has jumped it is counted from there.
+        due = (due if -TICK <= now - due < 1 / rate else now) + 1 / rate
+        if develop is None or not develop.fits(frame):
+            develop = Developer(settings, frame, film)
+        yield now, develop(frame), develop.height, develop.width
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, av.error.ExitError):
+        return f"silent for {SILENCE:g} s"
+    return getattr(error, "strerror", None) or str(error) or "a picture that cannot be turned"
+
+
+def _sleep(seconds: float, stop: Stop) -> None:
+    end = time.monotonic() + seconds
+    while not stop.number and time.monotonic() < end:
+        time.sleep(0.1)

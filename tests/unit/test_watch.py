@@ -1,0 +1,177 @@
+"""Streams: a real server on loopback that goes away and comes again, files, and what is refused."""
+
+import json
+import socket
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from miniature import make_video
+from noise import tiny_recipe, uni_recipe
+from test_predict import NAMES, write_weights
+from typer.testing import CliRunner
+
+from adafocus.cli import app
+from adafocus.data import live
+from adafocus.data.clips import crop_centre
+from adafocus.data.decoder import decode_some, stacked
+from adafocus.data.ffmpeg import ffmpeg_path, timeline
+from adafocus.deploy.predict import Predictor
+from adafocus.deploy.watch import Watcher
+from adafocus.machine.signals import Stop
+from adafocus.model import checkpoint
+from adafocus.model.building import build
+from adafocus.model.checkpoint import Checkpoint
+
+
+def watch(*arguments):
+    return CliRunner().invoke(app, ["watch", *map(str, arguments), "--device", "cpu"])
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return write_weights(tiny_recipe("gru"), tmp_path, "stage3")
+
+
+@pytest.fixture
+def uni(tmp_path):
+    recipe = uni_recipe("long")
+    torch.manual_seed(0)
+    tensors = build(recipe, 32).state_dict()
+    path = tmp_path / "uni.safetensors"
+    checkpoint.write(path, Checkpoint(tensors, recipe, "joint", 32, NAMES))
+    return path
+
+
+@pytest.fixture
+def address():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/camera"
+
+
+def serve(address, frames):
+    """A server of ffmpeg's that gives one caller a film, as it is made, and ends."""
+    film = ["-re", "-f", "lavfi", "-i", "testsrc=size=146x74:rate=10", "-frames:v", str(frames)]
+    coded = ["-c:v", "mpeg2video", "-g", "5", "-f", "mpegts", "-listen", "1", address]
+    return subprocess.Popen([ffmpeg_path(), "-nostdin", "-v", "error", *film, *coded])
+
+
+def test_a_camera_that_goes_away_is_connected_to_again(weights, address, monkeypatch, capsys):
+    monkeypatch.setattr(live, "WAITS", (0.5,))
+    watcher, steps, servers = Watcher(Predictor(weights, "cpu", runtime="torch"), None, 2), [], []
+    servers.append(serve(address, 10))
+    try:
+        with Stop() as stop:
+            frames = live.moments(address, watcher.predictor.recipe.frames, 5, 20, stop)
+            for moment in frames:
+                steps.append(watcher(moment).facts)
+                if len(servers) < 2 and len(steps) == 5:
+                    servers[0].wait(20)
+                    servers.append(serve(address, 100))
+                if len(steps) == 8:
+                    stop.number = 15
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+    assert [step["connection"] for step in steps] == [1] * 5 + [2] * 3
+    times = [step["time"] for step in steps]
+    assert times == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 0, 0.2, 0.4], abs=0.011)
+    # What the broken connection showed is forgotten.
+    assert steps[5]["predictions"] == steps[0]["predictions"] != steps[1]["predictions"]
+    said = capsys.readouterr().err.splitlines()
+    assert said and all(line.startswith(f"{address}: ") for line in said)
+    assert f"{address}: it ended; try 2 of 20 in 0.5 s" in said
+
+
+def test_a_camera_that_stays_away_is_given_up(weights, address, monkeypatch):
+    monkeypatch.setattr(live, "WAITS", (0.01, 0.02))
+    private = address.replace("127", "me:secret@127")
+    done = watch(private, "--checkpoint", weights, "--tries", 4)
+    assert done.exit_code == 1
+    said = [
+        f"{address}: Connection refused; try {n} of 4 in {s} s"
+        for n, s in ((2, 0.01), (3, 0.02), (4, 0.02))
+    ]
+    end = f"Error: {address}: given up after 4 tries (Connection refused)"
+    assert done.stderr.splitlines() == [*said, end]
+
+
+def test_a_silent_server_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(live, "SILENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server, Stop() as stop:
+        source = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        frames = live.moments(source, tiny_recipe("gru").frames, 5, 1, stop)
+        with pytest.raises(live.DataError, match=r"after 1 tries \(silent for 0.2 s\)"):
+            next(frames)
+
+
+def test_a_file_is_stepped_through_as_the_model_does(weights, tmp_path):
+    video = make_video(tmp_path / "film.mp4", 20, "146x73", rate=10)
+    overlay = tmp_path / "look.mp4"
+    done = watch(video, "--checkpoint", weights, "--rate", 5, "--overlay", overlay, "--top", 5)
+    assert done.exit_code == 0, done.output
+    steps = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [step["time"] for step in steps] == pytest.approx(np.arange(10) / 5)
+
+    pictures, _ = decode_some(tiny_recipe("gru").frames, video, range)
+    frames, _ = crop_centre(stacked(pictures, range(0, 20, 2)), 64)
+    stream = checkpoint.load(weights).stream()
+    for frame, step in zip(frames, steps, strict=True):
+        expected = stream(frame[None]).logits[0, -1].softmax(-1)
+        found = {guess["label"]: guess["probability"] for guess in step["predictions"]}
+        assert [found[name] for name in NAMES] == pytest.approx(expected.tolist(), abs=1e-5)
+        left, top, right, bottom = step["looks"][0]["box"]
+        assert right - left == pytest.approx(bottom - top, abs=0.02) == pytest.approx(32, abs=0.1)
+    assert len(timeline(overlay).times) == 10
+
+
+def test_uni_adafocus_predicts_from_windows(uni, tmp_path):
+    video = make_video(tmp_path / "film.mp4", 20, "146x73", rate=10)
+    overlay = tmp_path / "look.mp4"
+    done = watch(video, "--checkpoint", uni, "--rate", 10, "--every", 5, "--overlay", overlay)
+    assert done.exit_code == 0, done.output
+    steps = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [step["time"] for step in steps] == pytest.approx([0.7, 1.2, 1.7])
+    pictures, _ = decode_some(uni_recipe("long").frames, video, range)
+    frames, _ = crop_centre(stacked(pictures, range(5, 13)), 64)
+    with torch.inference_mode():
+        out = checkpoint.load(uni)(frames[None])
+    assert [look["time"] for look in steps[1]["looks"]] == pytest.approx(
+        [0.1 * (5 + frame) for frame in out.frames[0].tolist()]
+    )
+    best = out.logits[0, -1].softmax(-1).max().item()
+    assert steps[1]["predictions"][0]["probability"] == pytest.approx(best, abs=1e-4)
+    assert len(timeline(overlay).times) == 8 + 5 + 5
+
+
+def test_memory_is_constant(weights, tmp_path):
+    video = make_video(tmp_path / "long.mp4", 450, "64x48")
+    watcher, held = Watcher(Predictor(weights, "cpu", runtime="torch"), None, 2), []
+    with Stop() as stop:
+        for moment in live.moments(str(video), watcher.predictor.recipe.frames, 25, 1, stop):
+            watcher(moment)
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            held.append(pages * 4096)
+    assert len(held) == 450
+    assert max(held[350:]) - max(held[100:200]) < 2 << 20
+
+
+def test_what_is_no_source_is_one_line(weights, uni, tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    for source, reason in (
+        ("ftp://host/film", "begins with one of http://, https://, rtsp://"),
+        (tmp_path / "gone.mp4", "there is no such file"),
+        (tmp_path / "text.mp4", "cannot be read (Invalid data"),
+    ):
+        done = watch(source, "--checkpoint", weights)
+        assert done.exit_code == 1 and reason in done.stderr, done.output
+        assert len(done.stderr.splitlines()) == 1
+    done = watch(tmp_path / "text.mp4", "--checkpoint", weights, "--every", 3)
+    assert "--every is for Uni-AdaFocus" in done.stderr
+    tsm = write_weights(tiny_recipe("tsm"), tmp_path, "stage2")
+    done = watch(tmp_path / "text.mp4", "--checkpoint", tsm)
+    assert done.exit_code == 1 and "chooses a place in every frame" in done.stderr
