@@ -16,7 +16,8 @@ class BuildPy(build_py):
             left_out = shutil.ignore_patterns("__pycache__")
             for folder in ("workflow", "config"):
                 shutil.copytree(folder, carried / folder, ignore=left_out)
-            shutil.copy("Snakefile", carried)
+            for file in ("Snakefile", "environment.yml"):
+                shutil.copy(file, carried)
 
 
 setup(cmdclass={"build_py": BuildPy})

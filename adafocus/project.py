@@ -11,7 +11,7 @@ from adafocus.data.disk import estimate
 from adafocus.machine.files import write_error
 from adafocus.recipe import Recipe, load_recipes
 
-PARTS = ("Snakefile", "workflow", "config")
+PARTS = ("Snakefile", "workflow", "config", "environment.yml")
 """What a folder needs to run the workflow."""
 RECIPES = Path("config", "recipes")
 

@@ -108,3 +108,10 @@ def test_what_is_imported_is_required():
         if not required & {canonicalize_name(name) for name in packages[module]}
     }
     assert not missing
+
+
+def test_hooks_before_a_commit_do_what_make_lint_does():
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    lines = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe.splitlines()]
+    assert [hook["entry"] for hook in local["hooks"]] == lines

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
 import reference
 import yaml
 from jsonschema import Draft202012Validator
 
 ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config" / "config.yaml"
 RECIPES = sorted((ROOT / "config" / "recipes").glob("*.yaml"))
 
 
@@ -33,6 +35,14 @@ def test_recipes_fit_their_schema():
 
 
 def test_the_configuration_fits_its_schema():
-    values = yaml.safe_load((ROOT / "config" / "config.yaml").read_text("utf-8"))
+    values = yaml.safe_load(CONFIG.read_text("utf-8"))
     validator("config").validate(values)
     assert not validator("config").is_valid(values | {"device": "gpu"})
+
+
+@pytest.mark.parametrize("path", [CONFIG, *RECIPES], ids=lambda path: path.name)
+def test_editors_find_the_schema(path):
+    first = path.read_text("utf-8").partition("\n")[0]
+    schema = path.parent / first.removeprefix("# yaml-language-server: $schema=")
+    assert schema.resolve().parent == ROOT / "config" / "schemas"
+    assert schema.stem == ("config" if path == CONFIG else "recipe") and schema.exists()

@@ -29,7 +29,7 @@ def elsewhere(tmp_path_factory):
     """Runs a command in an empty folder, with the wheel in an environment that sees the packages
     of this one."""
     source, home = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("home")
-    for name in (*SOURCE, "LICENSE"):
+    for name in (*SOURCE, "environment.yml", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
     built = ["wheel", *OFFLINE, "--no-deps", "--wheel-dir", str(home), str(source)]
@@ -84,6 +84,7 @@ def test_the_workflow_is_laid_out_and_planned(elsewhere):
     options = ["--directory", "mine", "--snakefile", "mine/Snakefile", "--cores", "1", "--dry-run"]
     planned = elsewhere("-m", "snakemake", *options, "results/demo-uni_28.json")
     assert re.search(r"^joint +1$", planned, re.MULTILINE)
+    assert (elsewhere.folder / "mine" / "environment.yml").exists()  # of `conda:` in rules
     assert files(elsewhere.folder / "mine" / "config") == files(ROOT / "config")
     assert files(elsewhere.folder / "mine" / "workflow") == files(ROOT / "workflow")
 
