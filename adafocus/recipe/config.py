@@ -70,6 +70,8 @@ class Config(Section):
     """Whether planning looks if videos were added, replaced or taken out."""
     tracking_uri: str = "sqlite:///results/mlflow.db"
     """MLflow's store; the environment's MLFLOW_TRACKING_URI overrides it."""
+    container: str | None = None
+    """Image in which jobs run where Snakemake is told to use containers."""
     pretrained: dict[str, str] = {}
     """Checkpoints to use instead of training them, by their name in results/checkpoints."""
     sweep: Sweep = Sweep()

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -115,3 +116,34 @@ def test_hooks_before_a_commit_do_what_make_lint_does():
     recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
     lines = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe.splitlines()]
     assert [hook["entry"] for hook in local["hooks"]] == lines
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.gpu"])
+def test_images_are_made_of_what_is_there(name):
+    """Files that are copied, extras that are installed and commands that are called. No image is
+    built."""
+    steps = (ROOT / name).read_text().replace("\\\n", " ")
+    left_out = (ROOT / ".dockerignore").read_text().splitlines()
+    for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", steps, re.MULTILINE):
+        assert all(
+            (ROOT / source).exists() and source not in left_out for source in sources.split()
+        )
+    (extras,) = re.findall(r'"\.\[(.+)\]"', steps)
+    assert (
+        {"workflow", "tracking", "plots", "sweep", "export"}
+        <= set(extras.split(","))
+        <= set(EXTRAS)
+    )
+    assert steps.count("--constraint requirements.lock") == steps.count("pip install")
+    assert re.search(r"^USER (?!root)", steps, re.MULTILINE)
+    (program, *_) = ast.literal_eval(re.search(r"^CMD (.+)$", steps, re.MULTILINE)[1])
+    assert program in PROJECT["scripts"]
+
+
+def test_an_images_packages_can_be_installed_together():
+    """As pip resolves them beside those of this environment, which are of the same pins."""
+    (extras,) = re.findall(r'"\.\[(.+)\]"', (ROOT / "Dockerfile").read_text())
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--quiet"]
+    command += ["--no-build-isolation", "--constraint", "requirements.lock", f".[{extras}]"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

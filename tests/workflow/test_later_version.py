@@ -53,6 +53,8 @@ def test_jobs_run_again_but_train_and_extract_nothing(finished_project):
         took = pd.read_csv(project.folder / f"results/benchmarks/{name}.tsv", sep="\t")["s"].item()
         assert took < 60, "seconds, on a busy machine"
     assert "Nothing to be done" in project.snakemake(*targets).stderr
+    in_an_image = project.snakemake("--config", "container=later.sif", "--dry-run", *targets)
+    assert "Nothing to be done" in in_an_image.stdout + in_an_image.stderr
 
     labels = project.folder / "config" / "recipes" / "pets.csv"
     before = labels.read_text()
