@@ -21,6 +21,8 @@ UPDATES = 600
 LEAST_EPOCHS, MOST_EPOCHS = 20, 60
 ROLLOUT = 64
 """Videos of a rollout, as in the paper, where there are enough."""
+VISITS = 30_000
+"""Of videos, that a policy should make: it learns by trial."""
 TUNED, NEW = 0.0003, 0.0015
 """Adam's rates of weights that were trained before, and of those that are drawn at random."""
 
@@ -112,7 +114,9 @@ def _few_adafocus(videos: int, pretrained: bool) -> dict[str, Any]:
     # A rollout is made once and learned from several times, in which the policy costs next to
     # nothing beside the backbones.
     rollout = {"batch_size": max(2, min(ROLLOUT, videos)), "update_epochs": 8}
-    policy = _adam(videos, {"policy": NEW}) | rollout
+    epochs = max(LEAST_EPOCHS, ceil(VISITS / videos))
+    validations = {"epochs": epochs, "validate_every": ceil(epochs / LEAST_EPOCHS)}
+    policy = _adam(videos, {"policy": NEW}) | rollout | validations
     return {
         "glancer": _adam(videos, {"glancer": backbone}, pretrained),
         "focuser": _adam(videos, {"focuser": backbone}, pretrained),

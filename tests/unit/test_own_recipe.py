@@ -29,6 +29,9 @@ def test_few_videos_make_enough_updates_in_small_batches(method):
         for spec in recipe.table:
             training = recipe.stages[spec.name]
             assert training.optimizer == "adam"
+            if spec.name == "stage2":
+                assert training.epochs * train >= 30_000
+                assert training.epochs / training.validate_every <= 20
             if spec.name in ("stage2", "stage3"):
                 continue
             updates = training.epochs * max(1, train // training.batch_size)
@@ -52,7 +55,7 @@ def test_many_videos_are_trained_on_as_the_papers_do():
 def test_the_recipe_says_how_many_updates_each_stage_makes():
     said = comment(recipe_of("adafocus", 55))
     assert "#   stage1: 611, in 47 epochs of 13 batches of 4 videos\n" in said
-    assert "#   stage2: 376, in 47 epochs of 1 batch of 55 videos, each used 8 times\n" in said
+    assert "#   stage2: 4368, in 546 epochs of 1 batch of 55 videos, each used 8 times\n" in said
     assert "joint: 12500, in 50 epochs of 250" in comment(recipe_of("uni-adafocus", 8000))
 
 
