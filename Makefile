@@ -98,6 +98,6 @@ $(BIN)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11, 4) or sys.exit(f"Python 3.11.4 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}; name another: make PYTHON=python3.12")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv. This downloads about 5 GB, once: PyTorch comes with CUDA."
-	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/pip install --disable-pip-version-check --requirement requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

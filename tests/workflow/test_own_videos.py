@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,9 @@ def test_ones_own_videos_train(tiny_project):
     (recipes / "pets.yaml").write_text(yaml.safe_dump(recipe))
     run = tiny_project.snakemake(target)
     assert run.returncode == 0, run.stdout + run.stderr
+    said = run.stdout + run.stderr
+    assert re.search(rf"^{target}: top1 [\d.]+ at [\d.e-]+ GFLOPs per video$", said, re.MULTILINE)
+    assert "predict VIDEOS --checkpoint results/checkpoints/pets_128.safetensors" in said
     result = json.loads((folder / target).read_text())
     assert result["videos"] == 2
     assert (folder / "data/pets/splits/classes.txt").read_text() == "sleeping cat\nwalking dog\n"

@@ -430,3 +430,4 @@ onstart:
                 keep(Path(job.output[name]))
         for line in check_space(steps, recipes, Path(config["data"])):
             logger.info(line)
+    watch_jobs()

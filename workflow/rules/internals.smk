@@ -30,6 +30,11 @@ def jobs_to_run():
     return workflow.dag.needrun_jobs()
 
 
+def is_quiet():
+    """Whether this call is to print less than Snakemake does."""
+    return bool(workflow.output_settings.quiet)
+
+
 def remove_locks():
     """What ``snakemake --unlock`` does, which is a call of its own."""
     shutil.rmtree(".snakemake/locks", ignore_errors=True)

@@ -21,6 +21,7 @@ import psutil
 
 import adafocus
 from adafocus.data.names import one_line
+from adafocus.machine.board import CLEARED
 from adafocus.machine.gpus import claim_gpus
 from adafocus.machine.locks import Lock
 from adafocus.machine.signals import Stop, Stopped
@@ -42,6 +43,8 @@ def job(snakemake: Any, output: Path | None = None) -> Iterator[Lock]:
     """
     log = Path(snakemake.log[0])
     terminal = os.fdopen(os.dup(2), "w", errors="backslashreplace")
+    # In the place of what Snakemake shows in a terminal's last line.
+    start = CLEARED if terminal.isatty() else ""
     lock = Lock(output or Path(snakemake.output[0]), log.stem, _work(snakemake))
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, _stop)
@@ -49,7 +52,7 @@ def job(snakemake: Any, output: Path | None = None) -> Iterator[Lock]:
         # Before the log is opened, as its holder may be writing there.
         lock.acquire()
         if lock.done_by and all(Path(path).exists() for path in snakemake.output):
-            print(f"{lock.output}: {lock.done_by} has made it", file=terminal)
+            print(f"{start}{lock.output}: {lock.done_by} has made it", file=terminal)
             sys.exit()
         with _open(log) as file:
             os.dup2(file.fileno(), 1)
@@ -60,12 +63,12 @@ def job(snakemake: Any, output: Path | None = None) -> Iterator[Lock]:
             yield lock
         _close(log)
     except Stopped as stopped:
-        print(f"{stopped.message} (log: {log})", file=terminal)
+        print(f"{start}{stopped.message} (log: {log})", file=terminal)
         raise
     except Exception as error:
         traceback.print_exc()
         reason = one_line(" ".join(str(error).split())) or type(error).__name__
-        print(f"Error: {reason} (log: {log})", file=terminal)
+        print(f"{start}Error: {reason} (log: {log})", file=terminal)
         sys.exit(1)
     finally:
         lock.release()

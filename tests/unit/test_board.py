@@ -1,0 +1,89 @@
+"""A terminal shows how far jobs are by the bars in their logs; elsewhere lines tell it."""
+
+import io
+import os
+import pty
+import re
+import time
+
+import pytest
+from tqdm import tqdm
+
+from adafocus.machine import board
+from adafocus.machine.board import CLEARED, Board, last_bar
+
+
+@pytest.fixture
+def log(tmp_path):
+    """The log of a job that has done 3 of 10 batches."""
+    path = tmp_path / "demo_28_stage2.log"
+    with path.open("w") as file:
+        file.write("=== attempt 1\n")
+        bar = tqdm(desc="training", total=10, file=file, unit="batch", mininterval=0)
+        for _ in range(3):
+            time.sleep(0.01)
+            bar.update()
+        bar.set_postfix({"epoch": 2, "top1": "55.1"})
+        file.flush()
+        yield path
+        bar.close()
+
+
+def test_the_last_bar_of_a_log_tells_time_left_epoch_and_metric(log, tmp_path):
+    share, told = last_bar(log)
+    assert share == 0.3
+    assert re.fullmatch(r"00:0\d left, epoch=2, top1=55\.1", told)
+    (tmp_path / "other.log").write_text("no bar yet\n")
+    assert last_bar(tmp_path / "other.log") is None
+    assert last_bar(tmp_path / "none.log") is None
+
+
+def read(terminal, until):
+    """What a terminal got, once that is in it."""
+    found = ""
+    end = time.monotonic() + 20
+    while until not in found:
+        assert time.monotonic() < end, found
+        found += os.read(terminal, 4096).decode()
+    return found
+
+
+def test_a_terminal_has_one_line_that_makes_way(log, monkeypatch):
+    monkeypatch.setattr(board, "REDRAWN_EVERY", 0.01)
+    terminal, other_end = pty.openpty()
+    with os.fdopen(other_end, "w") as stream:
+        shown = Board(stream, total=12)
+        shown.begin(7, log)
+        shown.done = 3
+        first = read(terminal, "3/12 jobs").split(CLEARED)
+        assert re.match(r"demo_28_stage2 \[####        \]  30% 00:0\d left, epoch=2", first[1])
+        assert "\n" not in "".join(first)
+        shown.end(7)
+        assert shown.lines(80) == []
+        shown.close()
+        stream.write("END")
+        stream.flush()
+        assert read(terminal, "END").endswith(f"{CLEARED}END")
+    os.close(terminal)
+
+
+def test_a_long_line_is_cut_to_the_terminal(log):
+    shown = Board(io.StringIO(), total=12)
+    shown.begin(1, log)
+    (line,) = shown.lines(40)
+    shown.close()
+    assert len(line) == 40
+
+
+def test_without_a_terminal_each_job_has_a_line_from_time_to_time(log, monkeypatch):
+    monkeypatch.setattr(board, "TOLD_EVERY", 0.01)
+    stream = io.StringIO()
+    shown = Board(stream, total=12)
+    shown.begin(7, log)
+    while stream.getvalue().count("\n") < 3:
+        time.sleep(0.01)
+    shown.close()
+    lines = stream.getvalue().splitlines()[1:-1]
+    told = r"\d\d:\d\d demo_28_stage2: 30%, 00:0\d left, epoch=2, top1=55.1; 0/12 jobs, 0:0\d"
+    assert all(re.fullmatch(told, line) for line in lines), lines
+    assert CLEARED not in stream.getvalue()
