@@ -1,2 +1,5 @@
-# So that `snakemake` finds the workflow both in the repository and where conventions look for it.
+# So that `snakemake` finds the workflow both here and where conventions look for it.
 include: "workflow/Snakefile"
+
+
+make_default("all")

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
 
+ROOT = Path(__file__).parents[2]
 CHAIN = {
     "pretrained": 1,
     "download": 1,
@@ -144,7 +146,9 @@ def test_stages_wait_for_sweeps_where_their_best_rates_are_used(project):
     assert planned == CHAIN | {"frames": 64, "stage2": 2, "sweep": 3}
 
 
-def test_all_is_five_data_sets_times_three_patch_sizes(project):
+@pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
+def test_all_is_five_data_sets_times_three_patch_sizes(project, snakefile):
+    project.snakefile = ROOT / snakefile
     planned = project.planned()
     assert planned == {
         "pretrained": 5,

@@ -30,6 +30,12 @@ def jobs_to_run():
     return workflow.dag.needrun_jobs()
 
 
+def make_default(rule):
+    """What a call that names no target makes; ``default_target`` of a file that another includes
+    does not count."""
+    workflow.default_target = rule
+
+
 def is_quiet():
     """Whether this call is to print less than Snakemake does."""
     return bool(workflow.output_settings.quiet)
