@@ -329,12 +329,29 @@ def export(
         Literal["floats", "bytes"],
         typer.Option("--input", help="What it takes: frames already normalised, or uint8 RGB."),
     ] = "floats",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Backbones in int8; tells beside the file what it costs.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="With --int8: the data set's folder; holds splits/.")
+    ] = None,
 ) -> None:
     """Write a model for other runtimes."""
     with one_line_errors():
-        from adafocus.deploy.export import export_onnx
+        if int8 != (data is not None):
+            raise ValueError("--int8 and --data go together: videos show the ranges of values")
+        if data is None:
+            from adafocus.deploy.export import export_onnx
 
-        told = export_onnx(checkpoint, onnx, input_)
+            told = export_onnx(checkpoint, onnx, input_)
+        else:
+            from adafocus.deploy.quantize import export_int8
+
+            cost = export_int8(checkpoint, onnx, data, input_)
+            told = (
+                f"{cost['metric']} of {cost['videos']} videos: {cost['int8']:.2f} in int8,"
+                f" {cost['float']:.2f} in float"
+            )
     print(f"{onnx}: takes batches of any size, of {input_}; {told}")
 
 

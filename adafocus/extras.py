@@ -10,7 +10,7 @@ EXTRAS = {
     "plots": ("matplotlib", "pandas"),
     "sweep": ("optuna", "ray", "sklearn"),
     "export": ("onnxscript",),
-    "onnx": ("onnxruntime", "onnxscript"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino", "onnxscript"),
     "youtube": ("yt_dlp",),
 }

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from adafocus.cli import app
 from adafocus.deploy.export import export_onnx, to_onnx
 from adafocus.deploy.predict import Predictor
+from adafocus.deploy.quantize import in_trunk, quantize
 from adafocus.deploy.runtimes import graph_path
 from adafocus.model import checkpoint
 from adafocus.model.backbones import Normalize
@@ -166,6 +168,32 @@ def test_all_runtimes_predict_the_same(cached, tmp_path):
     assert done.exit_code == 0, done.output
     told = json.loads((tmp_path / "out.jsonl").read_text())
     assert told == json.loads(json.dumps(others[0].to_dict()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exported", ["long"], indirect=True)
+def test_int8_is_of_backbones_alone(exported, tmp_path):
+    path, _, _, feed, out = exported
+    one = {name: put[:1] for name, put in feed.items()}
+    quantize(path, tmp_path / "int8.onnx", [one])
+    nodes = onnx.load(tmp_path / "int8.onnx").graph.node
+    makers = {name: node for node in nodes for name in node.output}
+    kinds = ("Conv", "Gemm", "MatMul")
+    in_int8 = {
+        node.name: makers[node.input[1]].op_type == "DequantizeLinear"
+        for node in nodes
+        if node.op_type in kinds and node.input[1] in makers
+    }
+    expected = {node.name for node in nodes if node.op_type in kinds and in_trunk(node)}
+    assert {name for name, quantized in in_int8.items() if quantized} == expected
+    assert len(expected) == 2 * 12  # of two ResNet-10
+    session = onnxruntime.InferenceSession(tmp_path / "int8.onnx")
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["class_names"])[0] == "class 0"
+    assert facts["backbones"] == "int8"
+    [logits] = session.run(["logits"], feed)
+    near = np.corrcoef(logits.flatten(), out.logits.flatten())[0, 1]
+    assert 0.9 < near < 0.99999, near
 
 
 @pytest.mark.slow

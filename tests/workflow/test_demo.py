@@ -13,6 +13,7 @@ import torch
 
 from adafocus.data.batches import EpochSampler, loader
 from adafocus.data.clips import Clips
+from adafocus.deploy.quantize import export_int8
 from adafocus.evaluation.curves import accuracy_at
 from adafocus.evaluation.metrics import compute_metrics
 from adafocus.model import checkpoint
@@ -94,6 +95,19 @@ def test_less_is_spent_for_little(demo):
     assert skipping["accuracy"] >= found["all_frames"] - 2, points
     assert skipping["accuracy"] >= accuracy_at(fewer, skipping["gflops"]) + 3, points
     assert skipping["accuracy"] >= skips.loc["random frames", "accuracy"] + 3, points
+
+
+def test_int8_costs_a_point_at_most(demo):
+    project, _, _ = demo
+    file = project.folder / "results" / "checkpoints" / "demo-uni_28.safetensors"
+    output = project.folder / "int8.onnx"
+    told = export_int8(file, output, project.folder / "data" / "demo", "bytes")
+    assert told == json.loads(output.with_suffix(".json").read_text())
+    assert told["videos"] == 800 and told["calibrated_on"] == 200
+    measured = result_of(project, "demo-uni_28")["metrics"]["top1"]
+    assert told["float"] == pytest.approx(measured, abs=0.3)
+    assert told["float"] - told["int8"] <= 1
+    assert output.stat().st_size < 0.5 * file.stat().st_size
 
 
 @torch.inference_mode()
