@@ -102,7 +102,9 @@ def test_what_is_imported_is_required():
     # Type checkers alone have `_typeshed`.
     imported -= own | sys.stdlib_module_names | {"_typeshed"}
     packages = packages_distributions()
-    required = {canonicalize_name(name) for name in (*WANTED, "onnx", "onnxruntime", "openvino", "yt-dlp")}
+    required = {
+        canonicalize_name(name) for name in (*WANTED, "onnx", "onnxruntime", "openvino", "yt-dlp")
+    }
     missing = {
         module
         for module in imported

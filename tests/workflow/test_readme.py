@@ -41,6 +41,9 @@ COMMANDS = [
 ON_CLUSTER = "snakemake --profile workflow/profiles"
 ELSEWHERE = {
     "make demo": "test_demo.py",
+    "adafocus export --int8 --data data/demo --checkpoint"
+    " results/checkpoints/demo-uni_28.safetensors --onnx int8.onnx --input bytes": "likewise, where"
+    " the model is trained",
     "make test": "runs this test",
     "make ui": "test_make_ui_opens_mlflow",
     "make report": "test_chain.py",
