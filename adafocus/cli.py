@@ -376,7 +376,7 @@ def import_checkpoint(
         if patch_size is not None:
             recipe.check_patch_size(patch_size)
 
-        from adafocus.data.annotations import read_class_list
+        from adafocus.data.forms import read_class_list
         from adafocus.model import checkpoint
         from adafocus.model.published import import_published
         from adafocus.model.published_uni import import_uni

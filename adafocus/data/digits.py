@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from adafocus.data.annotations import SPLITS
 from adafocus.data.ffmpeg import raw_frames, run_graph
+from adafocus.data.forms import SPLITS
 from adafocus.machine.files import atomic
 from adafocus.recipe import GenerateSource
 

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
 import requests
@@ -21,6 +22,7 @@ from requests.exceptions import ChunkedEncodingError
 from tqdm import tqdm
 
 from adafocus.data import DataError
+from adafocus.data.rar import is_rar, read_rar
 from adafocus.machine.files import is_full, publish
 
 if TYPE_CHECKING:
@@ -132,7 +134,7 @@ def unpack(
     strip: int = 0,
     journal: Path | None = None,
 ) -> None:
-    """Unpacks ZIPs, or a TAR of any compression in one or several parts, into ``folder``.
+    """Unpacks ZIPs, RARs, or a TAR of any compression in one or several parts, into ``folder``.
 
     Parts are read one after the other as one stream, so that they need not be joined on disk. Each
     may lie in a ZIP of its own. A file appears under its name when it is whole.
@@ -195,7 +197,10 @@ def _write(member: _Member, target: Path, unfinished: Path) -> None:
 
 def _read(parts: Sequence[Path], folder: Path, strip: int) -> Iterator[_Member]:
     """Yields the files of an archive."""
-    if not all(map(zipfile.is_zipfile, parts)) or _begins_tar(_unwrapped(parts[0])):
+    if is_rar(parts[0]):
+        for part in parts:
+            yield from _read_rar(part, folder, strip)
+    elif not all(map(zipfile.is_zipfile, parts)) or _begins_tar(_unwrapped(parts[0])):
         with io.BufferedReader(_Joined(map(_unwrapped, parts)), CHUNK) as stream:
             yield from _read_tar(stream, folder, strip)
     else:
@@ -238,6 +243,19 @@ def _read_tar(stream: IO[bytes], folder: Path, strip: int) -> Iterator[_Member]:
                 if not safe.isdir():
                     (folder / safe.name).unlink(missing_ok=True)
                 archive.extract(member, folder, filter="data")
+
+
+def _read_rar(part: Path, folder: Path, strip: int) -> Iterator[_Member]:
+    """Yields the files of a RAR, and of RARs within it in their place."""
+    with read_rar(part) as stream:
+        for member in _read_tar(stream, folder, strip):
+            if not member.name.lower().endswith(".rar"):
+                yield member
+                continue
+            with TemporaryDirectory() as aside:
+                inner = Path(aside, PurePosixPath(member.name).name)
+                _write(member, inner, inner.with_name(UNFINISHED))
+                yield from _read_rar(inner, folder, strip)
 
 
 def _stripped(name: str, strip: int) -> str:

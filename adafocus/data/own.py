@@ -18,9 +18,10 @@ import yaml
 from tqdm import tqdm
 
 from adafocus.data import DataError
-from adafocus.data.annotations import SPLITS, check_class, join_labels, read_table, split_labels
+from adafocus.data.annotations import check_class
 from adafocus.data.ffmpeg import TOGETHER, read_headers, timeline
 from adafocus.data.film import Header
+from adafocus.data.forms import SPLITS, join_labels, read_table, split_labels
 from adafocus.data.listing import name_videos
 from adafocus.data.names import Names, is_text, readable, write_table
 from adafocus.data.store import count_frames

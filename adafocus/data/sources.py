@@ -95,9 +95,12 @@ def _check_present(recipe: Recipe, homepage: str, folder: Path, missing: list[st
     annotations = [f"annotations/{name}" for name in recipe.annotations.files]
     missing = [*missing, *(path for path in annotations if not (folder / path).exists())]
     if missing:
+        shown = ", ".join(missing[:6])
+        if len(missing) > 6:
+            shown += f" and {len(missing) - 6} more"
         raise DataError(
-            f"{folder}: {', '.join(missing)} not found; {recipe.title} is to be had at"
-            f" {homepage}, put its files there"
+            f"{folder}: {shown} not found; {recipe.title} is to be had at {homepage}, put its files"
+            " there"
         )
 
 

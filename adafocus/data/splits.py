@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adafocus.data import DataError
-from adafocus.data.annotations import (
-    SPLITS,
-    annotation_files,
-    digest_annotations,
-    read_annotations,
-)
+from adafocus.data.annotations import annotation_files, digest_annotations, read_annotations
+from adafocus.data.forms import SPLITS
 from adafocus.data.listing import BYTES
 from adafocus.data.names import Names, one_line, write_table
 from adafocus.machine.files import atomic, kept, remove_abandoned

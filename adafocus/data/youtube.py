@@ -16,8 +16,8 @@ import psutil
 from tqdm import tqdm
 
 from adafocus.data import DataError
-from adafocus.data.annotations import Cut
 from adafocus.data.ffmpeg import ffmpeg_path
+from adafocus.data.forms import Cut
 from adafocus.data.listing import find_videos
 from adafocus.data.names import Names, readable
 from adafocus.machine.files import publish

@@ -153,13 +153,29 @@ class ListedFiles(AnnotationFiles):
     ``kinetics``: CSV files, of which the listed classes are used; videos are called as in the
     public archives, ``{youtube_id}_{start:06d}_{end:06d}``. ``something_v1``: ``id;label`` and a
     list of labels, which are numbered in alphabetical order, as in the published models.
-    ``something_v2``: JSON lists of ``id`` and ``template``, and the labels' indices.
+    ``something_v2``: JSON lists of ``id`` and ``template``, and the labels' indices. ``ucf101``:
+    ``class/video.avi`` and perhaps the class's number; videos are called as there, in folders.
     """
 
-    format: Literal["kinetics", "something_v1", "something_v2"]
+    format: Literal["kinetics", "something_v1", "something_v2", "ucf101"]
     train: str
     val: str
     classes: str
+
+
+class HmdbFiles(AnnotationFiles):
+    """HMDB51's lists, one of each class, of ``video.avi`` and 1 to train on it, 2 to validate and 0
+    to do neither. Videos are in folders called as their classes."""
+
+    format: Literal["hmdb51"]
+    lists: str
+    """Where a class's list is, ``{class}`` for its name."""
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Of the classes, by index."""
+
+    @property
+    def files(self) -> list[str]:
+        return [self.lists.replace("{class}", name) for name in self.names]
 
 
 class TableFile(AnnotationFiles):
@@ -173,7 +189,7 @@ class TableFile(AnnotationFiles):
 
 
 Annotations = Annotated[
-    SplitFiles | ActivityNetFiles | FcvidFiles | ListedFiles | TableFile,
+    SplitFiles | ActivityNetFiles | FcvidFiles | ListedFiles | HmdbFiles | TableFile,
     Field(discriminator="format"),
 ]
 

@@ -8,13 +8,9 @@ from hypothesis import strategies as st
 from miniature import make_recipe
 
 from adafocus.data import DataError
-from adafocus.data.annotations import (
-    _video_and_labels,
-    join_labels,
-    read_annotations,
-    read_cuts,
-)
+from adafocus.data.annotations import read_annotations, read_cuts
 from adafocus.data.clips import class_names
+from adafocus.data.forms import _video_and_labels, join_labels
 from adafocus.data.splits import write_splits
 from adafocus.recipe import parse_recipe
 

@@ -8,8 +8,8 @@ import torch
 from miniature import make_recipe
 
 from adafocus.data import digits
-from adafocus.data.annotations import SPLITS
 from adafocus.data.digits import DIGITS, Studio, write_videos
+from adafocus.data.forms import SPLITS
 from adafocus.data.frames import extract
 from adafocus.data.sources import fetch
 from adafocus.data.store import count_frames, read_frames

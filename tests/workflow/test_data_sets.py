@@ -13,19 +13,23 @@ from threading import Thread
 
 import pytest
 from miniature import make_video
+from rar_files import make_rar
 
 from adafocus.data.store import count_frames
 
 ROOT = Path(__file__).parents[2]
 pytest.importorskip("yt_dlp", reason="yt-dlp is not installed")
+if shutil.which("bsdtar") is None:
+    reason = "bsdtar is not installed; on Debian: apt-get install libarchive-tools"
+    pytest.skip(reason, allow_module_level=True)
 pytestmark = pytest.mark.slow
 
-DATA_SETS = ("actnet", "fcvid", "minik", "sthv1", "sthv2", "jester")
+DATA_SETS = ("actnet", "fcvid", "minik", "sthv1", "sthv2", "jester", "ucf101", "hmdb51")
 
 
 @pytest.fixture(scope="module")
 def data(tiny_project, tmp_path_factory):
-    """The folder of all six data sets after one run of the shipped recipes.
+    """The folder of all eight data sets after one run of the shipped recipes.
 
     Of a recipe only the numbers of classes, videos and shards are changed, and of Mini-Kinetics the
     site.
@@ -38,6 +42,7 @@ def data(tiny_project, tmp_path_factory):
         tiny_project.edit(recipe, "videos", value={"train": 2, "val": 1, "missing": 0.5})
         tiny_project.edit(recipe, "frames", "shards", value=2 if name == "minik" else 1)
         tiny_project.edit(recipe, "published", value={})
+    tiny_project.edit("recipes/hmdb51.yaml", "annotations", "names", value=["catch", "sit"])
     data = tiny_project.folder / "data"
     for name in DATA_SETS:
         (data / name / "annotations").mkdir(parents=True)
@@ -48,6 +53,8 @@ def data(tiny_project, tmp_path_factory):
     put_sthv1(data / "sthv1")
     put_sthv2(data / "sthv2")
     put_jester(data / "jester")
+    put_ucf101(data / "ucf101")
+    put_hmdb51(data / "hmdb51")
     handler = partial(SimpleHTTPRequestHandler, directory=site)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -146,6 +153,39 @@ def put_jester(folder):
         (folder / "annotations" / f"jester-v1-{name}.csv").write_text(text)
 
 
+def films(folder, names):
+    """AVI files as older cameras write them, by their names in an archive."""
+    make = partial(make_video, folder / "film.avi", 4, "64x48", "-c:v", "mpeg4", "-y")
+    return {name: make().read_bytes() for name in names}
+
+
+def put_ucf101(folder):
+    """A RAR archive, and lists of which those to validate on tell no numbers."""
+    names = [f"v_{name}_g01_c0{n}" for name, n in (("Bowling", 1), ("Bowling", 2), ("Archery", 1))]
+    videos = [f"{name.split('_')[1]}/{name}.avi" for name in names]
+    content = films(folder, [f"UCF-101/{video}" for video in videos])
+    make_rar(folder / "archives" / "UCF101.rar", content)
+    lists = folder / "annotations" / "ucfTrainTestlist"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 Archery\n2 Bowling\n")
+    (lists / "trainlist01.txt").write_text(f"{videos[0]} 2\r\n{videos[2]} 1\r\n")
+    (lists / "testlist01.txt").write_text(f"{videos[1]}\r\n")
+
+
+def put_hmdb51(folder):
+    """A RAR archive of one for each class, and a list of each class; one video is not used."""
+    classes = {"catch": {"a_catch_u_1": 1, "b!_#1_catch": 2}, "sit": {"c_sit": 1, "d_sit": 0}}
+    inner = {}
+    lists = folder / "annotations" / "testTrainMulti_7030_splits"
+    lists.mkdir()
+    for name, videos in classes.items():
+        make_rar(folder / "class.rar", films(folder, [f"{name}/{video}.avi" for video in videos]))
+        inner[f"{name}.rar"] = (folder / "class.rar").read_bytes()
+        lines = (f"{video}.avi {number} \n" for video, number in videos.items())
+        (lists / f"{name}_test_split1.txt").write_text("".join(lines))
+    make_rar(folder / "archives" / "hmdb51_org.rar", inner)
+
+
 def archive(folder, name, compression):
     """Turns ``new/`` into an archive of two parts with one folder inside."""
     packed = io.BytesIO()
@@ -191,6 +231,22 @@ EXPECTED = {
         [("7", "videos/7", "3", "1"), ("8", "videos/8", "4", "0")],
         [("9", "videos/9", "5", "1")],
         ["No gesture", "Swiping Right"],
+    ),
+    "ucf101": (
+        [
+            ("Bowling/v_Bowling_g01_c01", "frames/Bowling/v_Bowling_g01_c01.zip", "4", "1"),
+            ("Archery/v_Archery_g01_c01", "frames/Archery/v_Archery_g01_c01.zip", "4", "0"),
+        ],
+        [("Bowling/v_Bowling_g01_c02", "frames/Bowling/v_Bowling_g01_c02.zip", "4", "1")],
+        ["Archery", "Bowling"],
+    ),
+    "hmdb51": (
+        [
+            ("catch/a_catch_u_1", "frames/catch/a_catch_u_1.zip", "4", "0"),
+            ("sit/c_sit", "frames/sit/c_sit.zip", "4", "1"),
+        ],
+        [("catch/b!_#1_catch", "frames/catch/b!_#1_catch.zip", "4", "0")],
+        ["catch", "sit"],
     ),
 }
 

@@ -34,6 +34,8 @@ CHAIN = {
         ("sthv1_144", 64),
         ("sthv2_176", 128),
         ("jester_144", 64),
+        ("ucf101_128", 32),
+        ("hmdb51_128", 16),
     ],
 )
 def test_one_result_takes_the_whole_chain(project, target, frames):
@@ -41,7 +43,9 @@ def test_one_result_takes_the_whole_chain(project, target, frames):
     assert planned == CHAIN | {"frames": frames}
 
 
-@pytest.mark.parametrize(("target", "frames"), [("actnet-uni_128", 64), ("sthv1-uni-8_96", 64)])
+@pytest.mark.parametrize(
+    ("target", "frames"), [("actnet-uni_128", 64), ("sthv1-uni-8_96", 64), ("ucf101-uni_96", 32)]
+)
 def test_a_result_of_a_method_without_stages_takes_one_training(project, target, frames):
     before = ("pretrained", "download", "splits", "evaluate")
     planned = project.planned(f"results/{target}.json")
