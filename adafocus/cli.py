@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ from adafocus.recipe import (
 
 # Each command imports what it needs itself: torch takes seconds, which --help need not.
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 # What a stage is stands in `SPECS` alone, of which mypy sees no members.
 StageName = StrEnum("StageName", list(SPECS))  # type: ignore[misc]
@@ -458,7 +457,7 @@ def init(
         lay_out(folder)
     print(
         f"{folder}: Snakefile, workflow and config are there\n"
-        f"Next: cd {shlex.quote(str(folder))} and snakemake --cores all results/demo-uni_28.json"
+        "Next, in this folder: snakemake --cores all results/demo-uni_28.json"
     )
     if find_spec("snakemake") is None:
         print("Snakemake is not installed: pip install 'adafocus[workflow,tracking,plots]'")

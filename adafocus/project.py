@@ -18,8 +18,9 @@ RECIPES = Path("config", "recipes")
 
 def carried() -> Path:
     """The folder that has `PARTS`: within an installed package, else the repository around it."""
-    inside = Path(__file__).with_name("carried")
-    return inside if inside.is_dir() else Path(__file__).parents[1]
+    here = Path(__file__).resolve()
+    inside = here.with_name("carried")
+    return inside if inside.is_dir() else here.parents[1]
 
 
 def known_recipes() -> dict[str, Recipe]:
