@@ -104,9 +104,10 @@ class Board:
         if lines:
             line = lines[int(time.monotonic() / TURN) % len(lines)]
             with self._lock:
-                self._stream.write(f"{CLEARED}{line}")
-                self._stream.flush()
-                self._drawn = True
+                if not self._closed.is_set():
+                    self._stream.write(f"{CLEARED}{line}")
+                    self._stream.flush()
+                    self._drawn = True
 
 
 def last_bar(log: Path) -> Bar | None:

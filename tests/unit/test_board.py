@@ -80,7 +80,9 @@ def test_without_a_terminal_each_job_has_a_line_from_time_to_time(log, monkeypat
     stream = io.StringIO()
     shown = Board(stream, total=12)
     shown.begin(7, log)
+    end = time.monotonic() + 20
     while stream.getvalue().count("\n") < 3:
+        assert time.monotonic() < end, "nothing is told"
         time.sleep(0.01)
     shown.close()
     lines = stream.getvalue().splitlines()[1:-1]
