@@ -33,12 +33,15 @@ NOT_RUN = {
     "docs/containers.md": "images are not built in tests; unit/test_packaging.py reads their files",
 }
 PAGES = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+IN_AN_IMAGE = "docker "
+"""Images are not built where tests run, see unit/test_packaging.py."""
 COMMANDS = [
     command.strip()
     for page in PAGES
     if page not in NOT_RUN
     for block in re.findall(r"```sh\n(.*?) *```", (ROOT / page).read_text(), re.DOTALL)
-    for command in block.splitlines()
+    for command in re.sub(r" *\\\n *", " ", block).splitlines()
+    if not command.startswith(IN_AN_IMAGE)
 ]
 ON_CLUSTER = "snakemake --profile workflow/profiles"
 ELSEWHERE = {
@@ -179,6 +182,18 @@ def test_the_example_in_python_runs(demo):
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     done = run(demo, [sys.executable, "-c", example])
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(demo):
+    notebook = json.loads((ROOT / "docs" / "look.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    with_pictures = "import matplotlib; matplotlib.use('agg')\n" + "\n".join(cells)
+    done = run(demo, [sys.executable, "-W", "ignore:FigureCanvasAgg", "-c", with_pictures])
+    assert done.returncode == 0, done.stderr
+    told = re.findall(r"^(val_0000\d.mp4) \w+ \[", done.stdout, re.MULTILINE)
+    assert told == sorted(path.name for path in demo.glob("data/demo/videos/val_*"))[:8]
+    assert re.search(r"^0\.0\d+ beside 0\.0\d+$", done.stdout, re.MULTILINE)
 
 
 # --- MLflow's pages, as a person who compares patch sizes sees them -----------------------------
