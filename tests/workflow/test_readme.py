@@ -33,15 +33,12 @@ NOT_RUN = {
     "docs/containers.md": "images are not built in tests; unit/test_packaging.py reads their files",
 }
 PAGES = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
-IN_AN_IMAGE = "docker "
-"""Images are not built where tests run, see unit/test_packaging.py."""
 COMMANDS = [
     command.strip()
     for page in PAGES
     if page not in NOT_RUN
     for block in re.findall(r"```sh\n(.*?) *```", (ROOT / page).read_text(), re.DOTALL)
-    for command in re.sub(r" *\\\n *", " ", block).splitlines()
-    if not command.startswith(IN_AN_IMAGE)
+    for command in block.splitlines()
 ]
 ON_CLUSTER = "snakemake --profile workflow/profiles"
 ELSEWHERE = {
