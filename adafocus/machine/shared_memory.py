@@ -6,18 +6,19 @@ beyond its end kills the process that writes (a bus error).
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from multiprocessing.connection import Listener
 from multiprocessing.queues import Queue
 from pathlib import Path
-from tempfile import gettempdir
 
 from tqdm import tqdm
+
+from adafocus.machine.sockets import no_socket
 
 SHM_FOLDER = Path("/dev/shm")
 ADVICE = (
@@ -45,11 +46,17 @@ def processes_that_fit(wanted: int, batch: int) -> int:
         wanted: how many there are to be.
         batch: bytes that a batch of one of them takes.
     """
-    if wanted and (reason := _no_socket()):
+    if wanted and (reason := no_socket()):
         _say_once(
             f"temporary files: the processes that load clips cannot make a socket in {reason}: none"
             " but the one that computes load them, which is slower; name a folder that can be"
             " written, of a short path, in TMPDIR"
+        )
+        return 0
+    if wanted and (reason := _no_semaphore()):
+        _say_once(
+            f"shared memory: nothing can be made in {SHM_FOLDER} ({reason}): none but the process"
+            f" that computes loads clips, which is slower; {ADVICE}"
         )
         return 0
     if not SHM_FOLDER.is_dir():  # macOS, where it has no end of its own
@@ -66,17 +73,13 @@ def processes_that_fit(wanted: int, batch: int) -> int:
     return fit
 
 
-def _no_socket() -> str | None:
-    """Where a process cannot make the socket by which it hands over batches, and why; None where it
-    can."""
+def _no_semaphore() -> str | None:
+    """Why processes cannot wait for each other, as where there is no shared memory at all; None
+    where they can."""
     try:
-        folder = gettempdir()
-    except OSError as error:  # none can be written
-        return str(error)
-    try:
-        Listener(family="AF_UNIX").close()
+        multiprocessing.Lock()
     except OSError as error:
-        return f"{folder} ({error.strerror or error})"
+        return error.strerror or str(error)
     return None
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from adafocus import tracking
+from adafocus.machine.sockets import no_loopback, no_server
 from adafocus.recipe import MicroBatch, Precision, Recipe, Sweep, SweepBudget, parse_recipe
 from adafocus.sweeps.result import SweepError
 from adafocus.sweeps.space import Number, values_of, with_values
@@ -191,7 +192,8 @@ def run_trials(job: Job, settings: Sweep) -> list[Trial]:
     NeurIPS 2011). A trial that is over tells what it told before.
     """
     os.environ.update(RAY)
-    if "RAY_ADDRESS" not in os.environ:
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
         os.environ.update(LOOPBACK, RAY_AUTH_TOKEN=secrets.token_hex(32))
     elif "RAY_AUTH_TOKEN" in os.environ or Path("~/.ray/auth_token").expanduser().exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # which `ray start` asks for
@@ -208,15 +210,23 @@ def run_trials(job: Job, settings: Sweep) -> list[Trial]:
     # Under a word that is new their states are looked at, which know it.
     over = {trial.number for trial in before if trial.over and not job.anew}
     begun: list[Trial] = []
+    # Ray itself would try without end.
+    if address and (reason := no_server(address)):
+        raise SweepError(f"no Ray at {address}, RAY_ADDRESS: {reason}")
+    if not address and (reason := no_loopback()):
+        raise SweepError(f"Ray cannot begin: {reason}")
     # Ray's own choice is a name that others on the machine can guess, and take before.
     own = TemporaryDirectory(
         prefix="ray-", dir=os.environ.get("RAY_TMPDIR"), ignore_cleanup_errors=True
     )
     try:
         ray.init(**_cluster(job, own.name))
-    except ConnectionError as error:
-        address = os.environ.get("RAY_ADDRESS", "this machine")
-        raise SweepError(f"no Ray at {address}, RAY_ADDRESS: {error}") from None
+    except OSError as error:
+        if address:
+            raise SweepError(f"no Ray at {address}, RAY_ADDRESS: {error}") from None
+        raise SweepError(
+            f"Ray cannot begin: {error}; name a folder with room, of a short path, in RAY_TMPDIR"
+        ) from None
     try:
         on_gpu = job.device != "cpu" and "GPU" in ray.cluster_resources()
         gpus = settings.gpus_per_trial if on_gpu else 0

@@ -37,11 +37,11 @@ BATCH = 4 * 4 * 3 * SIZE**2
 
 @pytest.fixture
 def load(tmp_path):
-    """Loads six batches with three processes where shared memory has so many bytes."""
+    """Loads six batches with three processes where shared memory is mounted with options."""
     folder = write_noise(tmp_path, {"train": 24})
 
-    def run(size, processes="what fits"):
-        script = f'mount -t tmpfs -o size={size} tmpfs {shared_memory.SHM_FOLDER} && exec "$@"'
+    def run(options, processes="what fits"):
+        script = f'mount -t tmpfs -o {options} tmpfs {shared_memory.SHM_FOLDER} && exec "$@"'
         # A warning counts this machine's cores.
         python = [sys.executable, "-W", "ignore", "-c", LOAD, folder, processes]
         done = subprocess.run(
@@ -59,7 +59,7 @@ def load(tmp_path):
 
 
 def test_with_room_for_all_nothing_is_said(load):
-    assert load(9 * BATCH) == ("3 6", "")
+    assert load(f"size={9 * BATCH}") == ("3 6", "")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_with_room_for_all_nothing_is_said(load):
     [(5, 1, "1 load them"), (1, 0, "none but the one that computes load them")],
 )
 def test_as_many_processes_load_as_there_is_room_for(load, batches, processes, so_many):
-    found, said = load(batches * BATCH)
+    found, said = load(f"size={batches * BATCH}")
     assert found == f"{processes} 6"
     assert re.fullmatch(
         rf"shared memory: .* GB are free in /dev/shm, and 3 processes that load clips need 0.0016:"
@@ -76,8 +76,14 @@ def test_as_many_processes_load_as_there_is_room_for(load, batches, processes, s
     )
 
 
+def test_where_nothing_can_be_made_there_the_process_that_computes_loads(load):
+    found, said = load("ro")
+    assert found == "0 6"
+    assert said.startswith("shared memory: nothing can be made in /dev/shm (Read-only file system)")
+
+
 def test_processes_that_find_no_room_are_one_line(load):
-    found, _ = load(BATCH // 2, "too many")
+    found, _ = load(f"size={BATCH // 2}", "too many")
     assert re.fullmatch(r"shared memory, /dev/shm, is full .*: give the container more .*", found)
 
 
@@ -107,7 +113,7 @@ def test_a_process_that_cannot_make_a_socket_keeps_nobody_waiting(tmp_path, seen
     load = LOAD
     if seen == "too late":
         load = (
-            "from adafocus.machine import shared_memory as s\ns._no_socket = lambda: None\n" + LOAD
+            "from adafocus.machine import shared_memory as s\ns.no_socket = lambda: None\n" + LOAD
         )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", load, folder, "what fits"],

@@ -25,6 +25,7 @@ from adafocus.machine.board import CLEARED
 from adafocus.machine.gpus import claim_gpus
 from adafocus.machine.locks import Lock
 from adafocus.machine.signals import Stop, Stopped
+from adafocus.machine.sockets import no_loopback
 from adafocus.recipe import Recipe, parse_recipe
 
 
@@ -128,6 +129,8 @@ def launch(snakemake: Any, lock: Lock, command: str, *arguments: object, **optio
     They share its ``threads``. The first of them holds the output's lock, as they may outlive the
     job. Raises `ChildError` with the command's error line, and `Stopped` after a signal.
     """
+    if reason := no_loopback():
+        raise ChildError(f"several processes cannot train together: {reason}")
     gpus = snakemake.resources.gpu
     options["threads"] = max(1, options["threads"] // gpus)
     given = [str(argument) for argument in arguments]
