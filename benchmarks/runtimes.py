@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from machine import machine, take_turns
 
-from adafocus.deploy.runtimes import Graph
+from adafocus.deploy.runtimes import on_runtime
 from adafocus.model import checkpoint
 from adafocus.model.building import build
 from adafocus.model.checkpoint import Checkpoint
@@ -38,8 +38,11 @@ def measure(name: str, folder: Path, counts: tuple[int, ...]) -> list[dict[str, 
     tensors = build(recipe, PATCH_SIZE).state_dict()
     names = tuple(map(str, range(recipe.classes)))
     checkpoint.write(path, Checkpoint(tensors, recipe, recipe.last.name, PATCH_SIZE, names))
-    models: dict[str, Any] = {"torch": checkpoint.load(path)}
-    models |= {runtime: Graph(path, runtime) for runtime in ("onnx", "openvino")}
+    model = checkpoint.load(path, train=True).eval()
+    models = {
+        runtime: on_runtime(model, path, recipe.model.glance_size, runtime)
+        for runtime in ("torch", "onnx", "openvino")
+    }
     rows = []
     shape = recipe.model
     for count in counts:

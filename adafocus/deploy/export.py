@@ -15,8 +15,9 @@ from torch.export import Dim
 from adafocus.extras import require
 from adafocus.machine.files import atomic
 from adafocus.model.adafocus import AdaFocus
-from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD
+from adafocus.model.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from adafocus.model.checkpoint import Checkpoint, CheckpointError, assemble, read
+from adafocus.model.frozen import FrozenBackbone
 from adafocus.model.video_model import Output, VideoModel
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ Input = Literal["floats", "bytes"]
 OUTPUTS = {"logits": "logits", "corners": "corners", "boxes": "boxes", "looked_at": "frames"}
 """What a graph gives, and which part of `Output` that is; none may have the name of an input."""
 VERSION = 1
-"""Of the graphs: it is raised when they become others."""
+"""Of trunks' graphs: it is raised when they become others."""
 MOST_BYTES = 2**31
 """Of a file of ONNX."""
 
@@ -95,6 +96,29 @@ def export_onnx(checkpoint: Path, output: Path, input_type: Input = "floats") ->
     with atomic(output) as aside:
         program.save(aside, external_data=False)
     return told
+
+
+class _Trunk(nn.Module):
+    """A trunk, of videos (B, T, 3, S, S), as temporal shift needs all frames of one."""
+
+    def __init__(self, trunk: nn.Sequential) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, frames: Tensor) -> Tensor:
+        maps: Tensor = self.trunk(frames.flatten(0, 1))
+        return maps
+
+
+def export_trunk(backbone: Backbone, size: int, output: Path) -> None:
+    """Writes a backbone's trunk as ONNX: ``frames``, float32 normalised (B, T, 3, size, size), with
+    T = 1 unless they are shifted in time, become ``maps`` (B·T, C, h, w)."""
+    require("export")
+    together = FrozenBackbone(backbone).together
+    example = torch.zeros(2, together, 3, size, size)
+    program = to_onnx(_Trunk(backbone.trunk).eval(), {"frames": example}, ["maps"])
+    with atomic(output) as aside:
+        program.save(aside, external_data=False)
 
 
 def metadata(source: Checkpoint, input_type: Input) -> dict[str, str]:

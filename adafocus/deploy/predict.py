@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from adafocus.data.ffmpeg import decode, encode
 from adafocus.data.film import Timeline
 from adafocus.data.frames import extract_alone
 from adafocus.data.store import count_frames, read_frames
-from adafocus.deploy.runtimes import Graph, Runtime, pick_runtime
+from adafocus.deploy.runtimes import Runtime, on_runtime, pick_runtime
 from adafocus.evaluation.exits import Calibration
 from adafocus.evaluation.flops import per_step
 from adafocus.machine.device import pick_device, pick_precision
@@ -29,7 +29,6 @@ from adafocus.machine.files import atomic
 from adafocus.model.checkpoint import CheckpointError, assemble, read
 from adafocus.model.exits import ConditionalExit, check_can_leave
 from adafocus.model.looks import Looks
-from adafocus.model.video_model import Output
 from adafocus.recipe import Precision
 
 Box = tuple[float, float, float, float]
@@ -135,11 +134,8 @@ class Predictor:
         if model.policy is None:
             raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to look with")
         model.set_precision(pick_precision(precision, self.device))
-        self.runtime = pick_runtime(runtime, model, self.device, budget is not None)
-        self.model = model.frozen()
-        self.classify: Callable[..., Output] = self.model
-        if self.runtime != "torch":
-            self.classify = Graph(checkpoint, self.runtime)
+        self.runtime = pick_runtime(runtime, model, self.device)
+        self.model = on_runtime(model, checkpoint, self.recipe.model.glance_size, self.runtime)
         self.exits = None
         if budget is None:
             self.cost = per_step(self.recipe, self.model.patch_size)
@@ -222,7 +218,7 @@ class Predictor:
         frames = clip.frames[None].to(self.device)
         glance = None if clip.glance is None else clip.glance[None].to(self.device)
         if self.exits is None:
-            logits, looks = self.classify(frames, glance)
+            logits, looks = self.model(frames, glance)
             taken = looks.frames.shape[1]
         else:
             logits, looks, steps = self.exits(frames, glance)

@@ -1,4 +1,4 @@
-"""What computes a model: PyTorch, or a runtime that takes the graph exported of it."""
+"""What computes a model's backbones: PyTorch, or a runtime that takes graphs exported of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from adafocus.deploy.export import OUTPUTS, VERSION, export_onnx
+from adafocus.deploy.export import VERSION, export_trunk
 from adafocus.extras import MissingExtra, require
 from adafocus.machine.files import WriteError, check_writable, remove_abandoned, sha256
+from adafocus.model.backbones import Backbone
 from adafocus.model.checkpoint import CheckpointError
-from adafocus.model.looks import Looks
-from adafocus.model.video_model import Output, VideoModel
+from adafocus.model.frozen import FrozenBackbone
+from adafocus.model.video_model import VideoModel
 
 Runtime = Literal["auto", "torch", "onnx", "openvino"]
 FASTEST: tuple[Runtime, ...] = ("onnx", "openvino")
@@ -27,13 +28,12 @@ measured. With a GPU PyTorch is taken."""
 Feed = dict[str, np.ndarray]
 
 
-def pick_runtime(wanted: Runtime, model: VideoModel, device: torch.device, budget: bool) -> Runtime:
+def pick_runtime(wanted: Runtime, model: VideoModel, device: torch.device) -> Runtime:
     """The runtime that ``auto`` stands for, or the one named.
 
     Args:
         model: in the precision in which its backbones are to compute.
         device: on which.
-        budget: whether videos are to be left early.
 
     Raises:
         ValueError: where the one named cannot do it.
@@ -46,18 +46,11 @@ def pick_runtime(wanted: Runtime, model: VideoModel, device: torch.device, budge
         why_not = "computes on the CPU alone: give --device cpu"
     elif model.precision != torch.float32:
         why_not = "computes in fp32 alone: give --precision fp32"
-    elif budget:
-        why_not = "computes all frames, so that a budget saves nothing there: take --runtime torch"
-    skips = bool(getattr(model, "skips", False))
     if wanted == "auto":
-        found = () if why_not or skips else filter(_is_ready, FASTEST)
-        return next(iter(found), "torch")
+        return next(iter(() if why_not else filter(_is_ready, FASTEST)), "torch")
     if why_not:
         raise ValueError(f"--runtime {wanted}: {why_not}")
     require(wanted)
-    if skips:
-        told = "computes the frames that are skipped too, and saves no time; torch leaves them out"
-        tqdm.write(f"--runtime {wanted}: {told}", sys.stderr)
     return wanted
 
 
@@ -71,53 +64,81 @@ def _is_ready(runtime: str) -> bool:
     return True
 
 
-class Graph:
-    """A checkpoint's exported graph in another runtime, called as its `VideoModel` is with bytes.
+def on_runtime(
+    model: VideoModel, checkpoint: Path, glance_size: int, runtime: Runtime
+) -> VideoModel:
+    """The same model, frozen, whose backbones another runtime computes.
+
+    Each has a graph of its own, and all else stays PyTorch's: so a frame that is skipped, and what
+    comes after a video is left, cost nothing there either.
 
     Args:
-        checkpoint: of which the graph is taken from the user's cache, where it is made at first.
-        runtime: ``onnx`` or ``openvino``; as many threads compute as torch has.
+        model: of ``checkpoint``, in eval mode, on the CPU.
+        checkpoint: by which the graphs are found in the user's cache, where they are made at first.
+        glance_size: side of what its glancer sees in pixels.
+        runtime: ``torch`` gives `VideoModel.frozen`; of another, as many threads compute as torch
+            has.
 
     Raises:
-        CheckpointError: where there can be no graph of the checkpoint, or that in the cache cannot
-            be read.
+        CheckpointError: where a graph in the cache cannot be read.
         WriteError: where it cannot be kept there.
     """
-
-    def __init__(self, checkpoint: Path, runtime: Runtime) -> None:
-        path = cached_graph(checkpoint)
-        try:
-            self.run = RUNNERS[runtime](path, torch.get_num_threads())
-        except Exception as error:  # each runtime has its own
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"{path}: cannot be read ({reason}); remove it, and the same command makes it again"
-            ) from None
-
-    def __call__(self, frames: Tensor, glance: Tensor | None = None) -> Output:
-        given = {"frames": frames, "glance": glance}
-        # A loader's frames have their channels last.
-        feed = {name: put.contiguous().numpy() for name, put in given.items() if put is not None}
-        found = {name: torch.from_numpy(array) for name, array in self.run(feed).items()}
-        boxes = found["boxes"]
-        skipped = (boxes[..., 2:] < 0).all(-1)
-        return Output(found["logits"], Looks(found["looked_at"], boxes, skipped))
+    if runtime == "torch":
+        return model.frozen()
+    graphs = cached_graphs(model, checkpoint, glance_size)
+    return model.on_backbones(
+        {
+            name: GraphBackbone(getattr(model, name), _runner(path, runtime))
+            for name, path in graphs.items()
+        }
+    )
 
 
-def graph_path(checkpoint: Path) -> Path:
-    """Where in the user's cache the graph of a checkpoint lies, by its SHA-256."""
-    return cache_folder() / f"{sha256(checkpoint)}-{VERSION}.onnx"
+class GraphBackbone(FrozenBackbone):
+    """A backbone whose trunk another runtime computes.
+
+    Args:
+        backbone: in eval mode.
+        run: computes its graph.
+    """
+
+    def __init__(self, backbone: Backbone, run: Callable[[Feed], Feed]) -> None:
+        super().__init__(backbone)
+        self.run = run
+
+    def _in_cache(self, frames: Tensor) -> Tensor:
+        seen = self._as_seen(frames).unflatten(0, (-1, self.together))
+        return torch.from_numpy(self.run({"frames": seen.contiguous().numpy()})["maps"])
 
 
-def cached_graph(checkpoint: Path) -> Path:
-    """The graph of a checkpoint in the user's cache; made there at first use."""
-    path = graph_path(checkpoint)
-    if not path.exists():
-        check_writable(path.parent)
-        remove_abandoned(path.parent)
-        tqdm.write(f"{checkpoint}: is exported for other runtimes, once, to {path}", sys.stderr)
-        export_onnx(checkpoint, path, "bytes")
-    return path
+def _runner(path: Path, runtime: Runtime) -> Callable[[Feed], Feed]:
+    try:
+        return RUNNERS[runtime](path, torch.get_num_threads())
+    except Exception as error:  # each runtime has its own
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path}: cannot be read ({reason}); remove it, and the same command makes it again"
+        ) from None
+
+
+def graph_path(checkpoint: Path, backbone: str) -> Path:
+    """Where in the user's cache a graph of a checkpoint lies, by its SHA-256."""
+    return cache_folder() / f"{sha256(checkpoint)}-{backbone}-{VERSION}.onnx"
+
+
+def cached_graphs(model: VideoModel, checkpoint: Path, glance_size: int) -> dict[str, Path]:
+    """The graphs of glancer and focuser in the user's cache; made there at first use."""
+    sizes = {"glancer": glance_size, "focuser": model.patch_size}
+    paths = {name: graph_path(checkpoint, name) for name in sizes}
+    if not all(path.exists() for path in paths.values()):
+        folder = cache_folder()
+        check_writable(folder)
+        remove_abandoned(folder)
+        told = f"{checkpoint}: is exported for other runtimes, once, to {folder}"
+        tqdm.write(told, sys.stderr)
+        for name, path in paths.items():
+            export_trunk(getattr(model, name), sizes[name], path)
+    return paths
 
 
 def cache_folder() -> Path:
@@ -132,7 +153,8 @@ def _onnx(path: Path, threads: int) -> Callable[[Feed], Feed]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda feed: dict(zip(OUTPUTS, session.run(list(OUTPUTS), feed), strict=True))
+    names = [output.name for output in session.get_outputs()]
+    return lambda feed: dict(zip(names, session.run(names, feed), strict=True))
 
 
 def _openvino(path: Path, threads: int) -> Callable[[Feed], Feed]:
@@ -151,7 +173,7 @@ def _openvino(path: Path, threads: int) -> Callable[[Feed], Feed]:
 
     def run(feed: Feed) -> Feed:
         found = model(feed)
-        return {name: found[name].copy() for name in OUTPUTS}
+        return {port.any_name: found[port].copy() for port in model.outputs}
 
     return run
 

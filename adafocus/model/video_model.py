@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import NamedTuple, Self
 
@@ -83,12 +83,15 @@ class VideoModel(nn.Module, ABC):
             backbones: ``glancer``, ``focuser`` or, where none is named, both.
         """
         left = set(backbones or ("glancer", "focuser")) - self._frozen()
-        if not left:
+        return self.on_backbones({name: FrozenBackbone(getattr(self, name)) for name in left})
+
+    def on_backbones(self, backbones: Mapping[str, Backbone]) -> Self:
+        """The same model on other backbones, by name; all else is shared. The model itself where
+        none are given."""
+        if not backbones:
             return self
         model = copy(self)
-        model._modules = dict(self._modules)
-        for name in left:
-            setattr(model, name, FrozenBackbone(getattr(self, name)))
+        model._modules = {**self._modules, **backbones}
         return model
 
     def train(self, mode: bool = True) -> Self:

@@ -10,18 +10,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from miniature import make_video
 from noise import skip_half
 from test_uni_policy import cases
 from torch import nn
 from torch.nn.functional import interpolate
-from typer.testing import CliRunner
 
-from adafocus.cli import app
 from adafocus.deploy.export import export_onnx, to_onnx
-from adafocus.deploy.predict import Predictor
 from adafocus.deploy.quantize import in_trunk, quantize
-from adafocus.deploy.runtimes import graph_path
 from adafocus.model import checkpoint
 from adafocus.model.backbones import Normalize
 from adafocus.model.building import build
@@ -102,16 +97,6 @@ def exported(request, tmp_path_factory):
     return folder / "model.onnx", checkpoint.read(file), told, feed, out
 
 
-@pytest.fixture
-def cached(exported, tmp_path, monkeypatch):
-    """The checkpoint, whose graph is in the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    file = exported[0].with_name("model.safetensors")
-    graph_path(file).parent.mkdir()
-    graph_path(file).symlink_to(exported[0])
-    return file
-
-
 def check(found, out):
     """As far as there are so many videos."""
     videos = len(found["logits"])
@@ -148,26 +133,6 @@ def test_openvino_gives_the_same(exported, monkeypatch):
     model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     results = model({name: put[:1] for name, put in feed.items()})
     check({port.any_name: results[port] for port in model.outputs}, out)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("exported", ["long"], indirect=True)
-def test_all_runtimes_predict_the_same(cached, tmp_path):
-    video = make_video(tmp_path / "video.mp4", 50, "146x73", rate=10)
-    names = ("torch", "onnx", "openvino")
-    expected, *others = (Predictor(cached, "cpu", runtime=name)(video) for name in names)
-    assert [found.to_dict()["runtime"] for found in (expected, *others)] == list(names)
-    for found in others:
-        assert [step.time for step in found.steps] == [step.time for step in expected.steps]
-        for step, other in zip(expected.steps, found.steps, strict=True):
-            assert other.box == pytest.approx(step.box, abs=0.05)
-            assert other.probability == pytest.approx(step.probability, rel=1e-4)
-
-    command = ["predict", video, "--checkpoint", cached, "--json", tmp_path / "out.jsonl"]
-    done = CliRunner().invoke(app, [*map(str, command), "--runtime", "onnx"])
-    assert done.exit_code == 0, done.output
-    told = json.loads((tmp_path / "out.jsonl").read_text())
-    assert told == json.loads(json.dumps(others[0].to_dict()))
 
 
 @pytest.mark.slow
