@@ -26,6 +26,8 @@ from adafocus.recipe import (
 )
 
 SPLITS = ("train", "val")
+SPREADSHEETS = (b"PK\3\4", b"\xd0\xcf\x11\xe0")
+"""How files of Excel and LibreOffice begin, of today and of old."""
 
 
 class Cut(NamedTuple):
@@ -236,6 +238,8 @@ def _text(path: Path, errors: str = "strict") -> str:
     """What a file holds, in UTF-8 or, by the mark before it, UTF-16, without that mark."""
     try:
         content = path.read_bytes()
+        if content.startswith(SPREADSHEETS):
+            raise DataError(f"{path}: is a spreadsheet, not a text; save it as CSV")
         encoding = "utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
         return content.decode(encoding, errors)
     except UnicodeDecodeError as error:

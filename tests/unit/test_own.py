@@ -133,6 +133,7 @@ def test_a_table_with_several_labels(make, probe, tmp_path, videos):
         ("video,split,labels\na,train,cat\nb,train,dog\n", "no video is in val"),
         ("video,labels\na,cat\nb,cat\nc,dog\n", "class 'dog' has one video; two are needed"),
         ("video,labels\n", "no video has a label"),
+        ("PK\3\4", "labels.csv: is a spreadsheet, not a text; save it as CSV"),
         ("video,labels\na,cat\nx,cat\ny,dog\n", "2 of 3 videos cannot be used, .* no video 'x'"),
     ],
 )
