@@ -141,7 +141,8 @@ def read_headers(videos: Sequence[Path]) -> Iterator[Header | DataError]:
         for header in headers:
             video = readable(str(left.pop(0)))
             if header is None or header.film is None:
-                yield DataError(f"{video}: {NO_FILM if header else said.complaint}")
+                complaint = said.complaint.removeprefix(f"file:{os.path.abspath(video)}: ")
+                yield DataError(f"{video}: {NO_FILM if header else complaint}")
             else:
                 yield header
 

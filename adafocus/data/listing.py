@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from adafocus.data import DataError
 from adafocus.data.annotations import annotation_files, read_cuts
-from adafocus.data.beside import is_no_video, is_service, previews
+from adafocus.data.beside import companions, is_no_video, is_service
 from adafocus.data.names import readable, write_table
 from adafocus.machine.files import FILLING, atomic, kept
 from adafocus.recipe import Recipe, YoutubeSource
@@ -230,7 +230,7 @@ def _walk(
     """
     trees = [os.path.realpath(folder)] if trees is None else trees
     entries = _inside(folder)
-    shown = previews(entry.name for entry in entries)
+    beside = companions(entry.name for entry in entries)
     for entry in entries:
         told = f"{name}{entry.name}"
         try:
@@ -251,8 +251,8 @@ def _walk(
             left_out[entry.path] = "is neither file nor folder"
         elif is_no_video(entry.name):
             left_out[entry.path] = "is no video, by its name"
-        elif entry.name in shown:
-            left_out[entry.path] = "is a picture of the film beside it, by its name"
+        elif entry.name in beside:
+            left_out[entry.path] = "is of the film beside it, by its name"
         else:
             yield entry, told
 

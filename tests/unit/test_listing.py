@@ -158,6 +158,7 @@ def test_what_cameras_file_servers_and_programs_leave_is_none(tmp_path, capsys):
     and a preview in a service folder is no video of one picture."""
     videos = tmp_path / "videos"
     beside = ("a.webp", "a.HEIC", "a.THM", "a.lrv", "a.wav", "a.gif", "labels.xlsx")
+    beside += ("a.LRF", "a.moff", "a.mp4~", "a", "a.mp4:Zone.Identifier", "Icon\r")
     service = ("@eaDir/a.mp4/SHOT.jpg", "lost+found/x.mp4", "$RECYCLE.BIN/y.mp4", "__MACOSX/z.mp4")
     for name in ("a.mp4", "moves.gif", *beside, *service):
         (videos / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -166,8 +167,8 @@ def test_what_cameras_file_servers_and_programs_leave_is_none(tmp_path, capsys):
         (videos / "cat" / f"{number:02}.png").touch()
     assert [*name_videos(videos)] == ["cat/a", "cat/moves"]
     said = capsys.readouterr().out
-    assert f"left out: {videos}/cat/a.webp: is a picture of the film beside it" in said
-    assert f"left out: {videos}/cat/labels.xlsx and 24 more there: is no video" in said
+    assert f"left out: {videos}/cat/a.webp: is of the film beside it" in said
+    assert f"left out: {videos}/cat/labels.xlsx and 25 more there: is no video" in said
     write_listing(tmp_path, {})
     assert told(tmp_path) == ""
 
