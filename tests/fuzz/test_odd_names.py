@@ -225,6 +225,7 @@ def test_a_data_set_of_any_name_is_made_or_refused(base, name):
     """By the command line, before a video is looked at."""
     empty(base)
     lay({b"a": {b"1", b"2"}, b"b": {b"1", b"2"}}, base / "videos")
+    (base / "config" / "recipes").mkdir(parents=True)
     here = os.getcwd()
     os.chdir(base)
     try:

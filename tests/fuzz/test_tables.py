@@ -226,7 +226,7 @@ def changed(draw, content):
     if not isinstance(content, str):
         content = json.loads(json.dumps(content))
         where = content
-        while draw(st.booleans()) and len(where):
+        while isinstance(where, dict | list) and where and draw(st.booleans()):
             key = draw(st.sampled_from(list(where) if isinstance(where, dict) else [0]))
             if isinstance(where[key], str) or draw(st.booleans()):
                 where[key] = draw(JSON | st.sampled_from([math.inf, math.nan, 10**400]))
