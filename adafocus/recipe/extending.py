@@ -83,7 +83,8 @@ def change(values: Mapping[str, Any], setting: str) -> dict[str, Any]:
         raise RecipeError(f"--set {setting}: stays as the recipe's file says")
     try:
         given: Any = {key: yaml.safe_load(text)}
-    except yaml.YAMLError as error:
+    # The others of a day that no month has, a number too long, brackets without end.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"--set {setting}: {' '.join(str(error).split())}") from None
     for name in reversed(path):
         given = {name: given}

@@ -180,6 +180,9 @@ def test_a_configuration_is_used_or_refused(folder, changed):
 @tried(30)
 @given(st.sampled_from(NAMES), st.text(max_size=20), VALUES | PIECES)
 @example("demo", "stages.stage2.gamma", math.nan)
+@example("demo", "stages.stage2.gamma", "2026-02-31")
+@example("demo", "stages.stage2.gamma", "9" * 5000)
+@example("demo", "stages.stage2.gamma", "[" * 3000)
 def test_a_setting_is_used_or_refused(name, place, value):
     setting = f"{place}={value}"
     used(lambda: load_recipe(CONFIG / "recipes" / f"{name}.yaml", [setting]), "--set")
