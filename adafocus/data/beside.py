@@ -40,7 +40,16 @@ FILMS = {
 }
 """How films end; others are films too, unless one of these has their name."""
 FOLDERS = {
-    *("@eadir", "#recycle", "@recycle", "#snapshot", "~snapshot", "$recycle.bin", "lost+found"),
+    *(
+        "@eadir",
+        "#recycle",
+        "@recycle",
+        "@tmp",
+        "#snapshot",
+        "~snapshot",
+        "$recycle.bin",
+        "lost+found",
+    ),
     *("system volume information", "__macosx", "network trash folder", "temporary items"),
     *("@recently-snapshot", "@sharebin", "recycler", "found.000"),
 }

@@ -160,6 +160,7 @@ def test_what_cameras_file_servers_and_programs_leave_is_none(tmp_path, capsys):
     beside = ("a.webp", "a.HEIC", "a.THM", "a.lrv", "a.wav", "a.gif", "labels.xlsx")
     beside += ("a.LRF", "a.moff", "a.mp4~", "a", "a.mp4:Zone.Identifier", "Icon\r")
     service = ("@eaDir/a.mp4/SHOT.jpg", "lost+found/x.mp4", "$RECYCLE.BIN/y.mp4", "__MACOSX/z.mp4")
+    service += ("@tmp/t.mp4",)
     for name in ("a.mp4", "moves.gif", *beside, *service):
         (videos / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
         (videos / "cat" / name).touch()
