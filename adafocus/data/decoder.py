@@ -1,7 +1,9 @@
 """Some frames of a video file, by PyAV: what they need is decoded once, and only they are kept.
 
 They are scaled and coded as JPEG as extraction does it, so that what is predicted from them is what
-an evaluation finds. What is unusual in a file is left to extraction by ffmpeg itself.
+an evaluation finds. What is unusual in a file is left to extraction by ffmpeg itself. Damage is not
+seen where nothing is decoded: frames that cannot be are counted then, and those behind them have
+higher numbers than after extraction, which leaves them out.
 """
 
 from __future__ import annotations

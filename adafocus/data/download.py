@@ -245,17 +245,17 @@ def _read_tar(stream: IO[bytes], folder: Path, strip: int) -> Iterator[_Member]:
                 archive.extract(member, folder, filter="data")
 
 
-def _read_rar(part: Path, folder: Path, strip: int) -> Iterator[_Member]:
-    """Yields the files of a RAR, and of RARs within it in their place."""
+def _read_rar(part: Path, folder: Path, strip: int, within: bool = False) -> Iterator[_Member]:
+    """Yields the files of a RAR, and in the place of RARs in it theirs, unless it is one itself."""
     with read_rar(part) as stream:
         for member in _read_tar(stream, folder, strip):
-            if not member.name.lower().endswith(".rar"):
+            if within or not member.name.lower().endswith(".rar"):
                 yield member
                 continue
             with TemporaryDirectory() as aside:
                 inner = Path(aside, PurePosixPath(member.name).name)
                 _write(member, inner, inner.with_name(UNFINISHED))
-                yield from _read_rar(inner, folder, strip)
+                yield from _read_rar(inner, folder, strip, within=True)
 
 
 def _stripped(name: str, strip: int) -> str:

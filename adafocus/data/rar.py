@@ -27,8 +27,11 @@ def read_rar(path: Path) -> Iterator[IO[bytes]]:
     """What an archive holds, as a TAR.
 
     Raises:
-        DataError: where bsdtar is not installed, or cannot read the archive.
+        DataError: where bsdtar is not installed, cannot read the archive, or would take it for one
+            of another kind, such as a list of files anywhere on this machine.
     """
+    if not is_rar(path):
+        raise DataError(f"{path.name}: is no RAR archive; the one it lies in is not to be trusted")
     program = shutil.which("bsdtar")
     if program is None:
         raise DataError(

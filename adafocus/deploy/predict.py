@@ -99,7 +99,8 @@ class Predictor:
     """Classifies video files with a checkpoint's model.
 
     A video becomes frames as in the data set that the checkpoint was trained on, so that a
-    validation video gets the logits that its evaluation gave it.
+    validation video gets the logits that its evaluation gave it, unless it is damaged where
+    nothing has to be decoded, see `adafocus.data.decoder`.
 
     Args:
         checkpoint: of stage 2 or 3, or of a Uni-AdaFocus.

@@ -53,6 +53,17 @@ def test_nothing_is_written_outside(tmp_path, files, links):
 
 
 @needs_bsdtar
+def test_nothing_else_on_the_disk_is_read(tmp_path):
+    """A list of files anywhere, which bsdtar reads too."""
+    (tmp_path / "secret").write_text("secret")
+    told = f"#mtree\nstolen.avi type=file mode=0644 contents={tmp_path / 'secret'} size=6\n"
+    make_rar(tmp_path / "a.rar", {"evil.rar": told.encode()})
+    with pytest.raises(DataError, match=r"evil\.rar: is no RAR archive"):
+        unpack([tmp_path / "a.rar"], tmp_path / "out", str)
+    assert not list((tmp_path / "out").rglob("stolen*"))
+
+
+@needs_bsdtar
 def test_a_broken_rar_is_named(tmp_path):
     make_rar(tmp_path / "a.rar", {"a.avi": bytes(100_000)})
     content = (tmp_path / "a.rar").read_bytes()
