@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -19,6 +20,8 @@ TOLD_EVERY = 60
 """Seconds, in a terminal and elsewhere."""
 TURN = 4
 """Seconds for which a terminal shows one of several jobs."""
+UNKNOWN_WIDTH = 80
+"""Columns of a terminal that says it has none, as some in containers do."""
 CLEARED = "\r\x1b[K"
 """What takes away the line that the cursor is in."""
 END = 4096
@@ -59,10 +62,11 @@ class Board:
     def clear(self) -> None:
         """Makes way for what others print."""
         with self._lock:
-            if self._drawn:
-                self._stream.write(CLEARED)
-                self._stream.flush()
-            self._drawn = False
+            drawn, self._drawn = self._drawn, False
+            if drawn:
+                with suppress(OSError, ValueError):  # the terminal is gone
+                    self._stream.write(CLEARED)
+                    self._stream.flush()
 
     def close(self) -> None:
         self._closed.set()
@@ -100,7 +104,8 @@ class Board:
                 self._stream.write(f"{time.strftime('%H:%M')} {line}\n")
             self._stream.flush()
             return
-        lines = self.lines(os.get_terminal_size(self._stream.fileno()).columns - 1)
+        columns = os.get_terminal_size(self._stream.fileno()).columns or UNKNOWN_WIDTH
+        lines = self.lines(columns - 1)
         if lines:
             line = lines[int(time.monotonic() / TURN) % len(lines)]
             with self._lock:

@@ -67,6 +67,35 @@ def test_a_terminal_has_one_line_that_makes_way(log, monkeypatch):
     os.close(terminal)
 
 
+def test_a_terminal_that_closes_ends_nothing(log, monkeypatch):
+    monkeypatch.setattr(board, "REDRAWN_EVERY", 0.01)
+    terminal, other_end = pty.openpty()
+    with open(other_end, "wb", buffering=0) as raw:
+        stream = io.TextIOWrapper(raw, write_through=True)
+        shown = Board(stream, total=12)
+        shown.begin(7, log)
+        read(terminal, "0/12 jobs")
+        os.close(terminal)
+        with pytest.raises(OSError):
+            raw.write(b"gone")
+        shown.clear()
+        shown.close()
+
+
+def test_a_terminal_of_no_size_is_taken_for_one_of_80_columns(log, monkeypatch):
+    monkeypatch.setattr(board, "REDRAWN_EVERY", 0.01)
+    terminal, other_end = pty.openpty()
+    assert os.get_terminal_size(other_end).columns == 0
+    with os.fdopen(other_end, "w") as stream:
+        shown = Board(stream, total=12)
+        shown.begin(7, log.rename(log.with_stem("a" * 90)))
+        line = read(terminal, CLEARED + "a")
+        shown.close()
+        line = (line + os.read(terminal, 4096).decode()).split(CLEARED)[1]
+        assert line == "a" * 79
+    os.close(terminal)
+
+
 def test_a_long_line_is_cut_to_the_terminal(log):
     shown = Board(io.StringIO(), total=12)
     shown.begin(1, log)

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -18,6 +19,10 @@ class Watch(logging.Handler):
         self.board = board
 
     def emit(self, record):
+        with suppress(Exception):  # what is shown must not end what runs
+            self._tell(record)
+
+    def _tell(self, record):
         self.board.clear()
         match getattr(record, "event", None):
             case LogEvent.JOB_INFO if record.log:
