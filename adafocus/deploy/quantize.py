@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ TRUNKS = ("model.glancer.trunk", "model.focuser.trunk")
 
 
 def export_int8(checkpoint: Path, output: Path, data: Path, input_type: Input) -> dict[str, Any]:
-    """Writes what `export_onnx` does with backbones in int8, and beside it, in ``NAME.json``, what
-    that costs: the validation videos' accuracy in float and in int8, and the time of each.
+    """Writes what `export_onnx` does with backbones in int8, and beside it, in ``OUTPUT.json``,
+    what that costs: the validation videos' accuracy in float and in int8, and the time of each.
 
     Args:
         checkpoint: of stage 2 or 3, or of a Uni-AdaFocus.
@@ -40,7 +41,7 @@ def export_int8(checkpoint: Path, output: Path, data: Path, input_type: Input) -
         input_type: what the graph takes.
 
     Returns:
-        What ``NAME.json`` holds.
+        What ``OUTPUT.json`` holds.
 
     Raises:
         CheckpointError: where the checkpoint cannot be used.
@@ -53,8 +54,8 @@ def export_int8(checkpoint: Path, output: Path, data: Path, input_type: Input) -
         raise DataError(f"{data}: has other classes than {checkpoint} was trained on")
     train, val = (Clips(data, split, source.recipe, False, seed=0) for split in ("train", "val"))
     drawn = np.random.default_rng(0).permutation(len(train))[:CLIPS]
-    with atomic(output) as int8:
-        floats = int8.with_name("float.onnx")
+    with atomic(output) as int8, TemporaryDirectory(dir=int8.parent) as folder:
+        floats = Path(folder, "float.onnx")
         export_onnx(checkpoint, floats, input_type)
         clips = (train[0, int(index)] for index in tqdm(drawn, "calibration", unit="video"))
         quantize(floats, int8, (feed(clip, input_type) for clip in clips))
@@ -70,7 +71,8 @@ def export_int8(checkpoint: Path, output: Path, data: Path, input_type: Input) -
         "calibrated_on": len(drawn),
         "seconds_per_video": found["seconds"],
     }
-    with atomic(output.with_suffix(".json")) as aside:
+    # Not NAME.json: beside a checkpoint of its name that may be the workflow's result.
+    with atomic(output.with_name(f"{output.name}.json")) as aside:
         aside.write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
     return cost
 
@@ -103,9 +105,10 @@ def quantize(graph: Path, output: Path, feeds: Iterable[Feed]) -> None:
         def get_next(self) -> Feed | None:
             return next(self.feeds, None)
 
-    shaped = output.with_name("shaped.onnx")
-    quant_pre_process(graph, shaped, skip_optimization=True, skip_symbolic_shape=True)
-    model = onnx.load(shaped)
+    with TemporaryDirectory(dir=output.parent) as folder:
+        shaped = Path(folder, "shaped.onnx")
+        quant_pre_process(graph, shaped, skip_optimization=True, skip_symbolic_shape=True)
+        model = onnx.load(shaped)
     model.metadata_props.add(key="backbones", value="int8")
     quantize_static(
         model,

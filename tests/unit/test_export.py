@@ -10,13 +10,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from noise import skip_half
+from noise import skip_half, tiny_recipe, write_noise
+from test_predict import write_weights
 from test_uni_policy import cases
 from torch import nn
 from torch.nn.functional import interpolate
 
 from adafocus.deploy.export import export_onnx, to_onnx
-from adafocus.deploy.quantize import in_trunk, quantize
+from adafocus.deploy.quantize import export_int8, in_trunk, quantize
+from adafocus.deploy.runtimes import RUNNERS
 from adafocus.model import checkpoint
 from adafocus.model.backbones import Normalize
 from adafocus.model.building import build
@@ -159,6 +161,26 @@ def test_int8_is_of_backbones_alone(exported, tmp_path):
     [logits] = session.run(["logits"], feed)
     near = np.corrcoef(logits.flatten(), out.logits.flatten())[0, 1]
     assert 0.9 < near < 0.99999, near
+
+
+@pytest.mark.slow
+def test_int8_writes_over_no_result_and_is_compared_with_floats(tmp_path, monkeypatch):
+    values = tiny_recipe("gru").to_dict()
+    values["model"]["glancer"] = values["model"]["focuser"]  # with fewer layers to export
+    weights = write_weights(parse_recipe(values, "small"), tmp_path, "stage3")
+    result, output = tmp_path / "float.json", tmp_path / "float.onnx"
+    result.write_text("of the workflow")
+    compared, run = [], RUNNERS["onnx"]
+
+    def runner(path, threads):
+        compared.append(path)
+        return run(path, threads)
+
+    monkeypatch.setitem(RUNNERS, "onnx", runner)
+    cost = export_int8(weights, output, write_noise(tmp_path, {"train": 2, "val": 1}), "bytes")
+    assert result.read_text() == "of the workflow"
+    assert json.loads((tmp_path / "float.onnx.json").read_text()) == cost
+    assert len(set(compared)) == 2
 
 
 @pytest.mark.slow

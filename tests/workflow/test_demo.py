@@ -102,7 +102,7 @@ def test_int8_costs_a_point_at_most(demo):
     file = project.folder / "results" / "checkpoints" / "demo-uni_28.safetensors"
     output = project.folder / "int8.onnx"
     told = export_int8(file, output, project.folder / "data" / "demo", "bytes")
-    assert told == json.loads(output.with_suffix(".json").read_text())
+    assert told == json.loads(output.with_name("int8.onnx.json").read_text())
     assert told["videos"] == 800 and told["calibrated_on"] == 200
     measured = result_of(project, "demo-uni_28")["metrics"]["top1"]
     assert told["float"] == pytest.approx(measured, abs=0.3)
