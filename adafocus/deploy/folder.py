@@ -55,7 +55,7 @@ def predict_all(
         unfinished = None
         if output is not None and not is_outlet(output):
             stack.enter_context(alone(output, "adafocus predict"))
-            unfinished = stack.enter_context(Unfinished(output, options))
+            unfinished = stack.enter_context(Unfinished(output, options, files))
             lines = {str(path): line for path in files if (line := unfinished.find(path))}
             if lines:
                 told = f"{len(lines)} of {len(files)} videos were predicted before and are kept"
@@ -114,12 +114,15 @@ class Unfinished:
     Its first line holds the options, and each other one a path, its `Stamp` and the prediction. A
     line that was cut off is not kept, nor is that of a video that is another by now.
 
+    Args:
+        files: that are asked for.
+
     Raises:
-        ValueError: where it was begun with other options.
+        ValueError: where it was begun with other options, holds other videos, or is not ours.
         WriteError: where it cannot be written.
     """
 
-    def __init__(self, output: Path, options: Mapping[str, Any]) -> None:
+    def __init__(self, output: Path, options: Mapping[str, Any], files: Iterable[Path]) -> None:
         self.path = output.with_name(f"{output.name}.part")
         self.kept: dict[tuple[str, ...], str] = {}
         begun, size = {}, 0
@@ -130,15 +133,19 @@ class Unfinished:
             raise write_error(self.path, error) from error
         try:
             self.file.seek(0)
-            for row in _whole_lines(self.file.read().splitlines(keepends=True)):
+            lines = self.file.read().splitlines(keepends=True)
+            for row in _whole_lines(lines):
                 values = json.loads(row)
                 if size == 0:
                     begun = values
-                else:
+                elif "of" in values:
                     self.kept[tuple(values["of"])] = values["prediction"]
                 size += len(row)
+            if lines and not begun.keys() & options.keys():
+                raise ValueError(f"{self.path}: is of another program: move it away")
             if self.kept:
                 _check_same(self.path, begun, options)
+                self._check_asked(files)
                 self.file.truncate(size)
             else:
                 self.file.truncate(0)
@@ -146,6 +153,14 @@ class Unfinished:
         except BaseException:
             self.file.close()
             raise
+
+    def _check_asked(self, files: Iterable[Path]) -> None:
+        others = {video for video, *_ in self.kept} - set(map(str, files))
+        if others:
+            raise ValueError(
+                f"{self.path}: holds predictions of {len(others)} other videos, as {min(others)}:"
+                " give the same again, or remove this file to begin anew"
+            )
 
     def __enter__(self) -> Unfinished:
         return self

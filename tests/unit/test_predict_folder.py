@@ -73,13 +73,33 @@ def test_what_was_killed_goes_on_where_it_stopped(weights, tmp_path):
 
 def test_a_full_disk_keeps_what_was_predicted(mount):
     output = mount("size=16k") / "out.jsonl"
-    with Unfinished(output, {}) as unfinished:
+    others = [output / str(number) for number in range(4)]
+    with Unfinished(output, {"--top": 5}, [output, *others]) as unfinished:
         unfinished.add(output, "x" * 5000)
         with pytest.raises(WriteError, match=r"out.jsonl.part: .*full"):
-            for number in range(4):
-                unfinished.add(output / str(number), "x" * 5000)
-    with Unfinished(output, {}) as unfinished:
+            for other in others:
+                unfinished.add(other, "x" * 5000)
+    with Unfinished(output, {"--top": 5}, [output, *others]) as unfinished:
         assert unfinished.find(output) == "x" * 5000
+
+
+def test_what_others_left_under_the_name_is_not_touched(tmp_path):
+    output, part = tmp_path / "out", tmp_path / "out.part"
+    for foreign in (b"\0half a download", b'{"a": 1}\n{"b": 2}\n'):
+        part.write_bytes(foreign)
+        with pytest.raises(ValueError, match=r"out.part: is of another program"):
+            Unfinished(output, {"--top": 5}, [])
+        assert part.read_bytes() == foreign
+    part.unlink()
+    a, b = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    with Unfinished(output, {"--top": 5}, [a]) as unfinished:
+        unfinished.add(a, "x")
+    begun = part.read_bytes()
+    with pytest.raises(ValueError, match=r"out.part: holds .* of 1 other videos, as .*a.mp4: give"):
+        Unfinished(output, {"--top": 5}, [b])
+    assert part.read_bytes() == begun
+    with Unfinished(output, {"--top": 5}, [a, b]) as unfinished:
+        assert unfinished.find(a) == "x"
 
 
 def test_the_next_videos_are_read_while_one_is_computed():
