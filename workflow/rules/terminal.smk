@@ -9,6 +9,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from adafocus.evaluation.result import Result, ResultError
 from adafocus.machine.board import Board
+from adafocus.tracking import chosen, without_password
 
 
 class Watch(logging.Handler):
@@ -75,8 +76,10 @@ def endings():
         if Path("Makefile").exists():
             yield "  all runs and figures  make ui, make report"
         else:
-            store = settings.tracking_uri
-            yield f"  all runs              mlflow ui --host 127.0.0.1 --backend-store-uri {store}"
+            store = without_password(chosen(settings.tracking_uri))
+            if not store.startswith(("http://", "https://")):  # a server has its own pages
+                store = f"mlflow ui --host 127.0.0.1 --backend-store-uri {store}"
+            yield f"  all runs              {store}"
 
 
 onsuccess:
