@@ -52,6 +52,17 @@ def test_a_result_of_a_method_without_stages_takes_one_training(project, target,
     assert planned == dict.fromkeys(before, 1) | {"frames": frames, "joint": 1}
 
 
+def test_a_workflow_that_takes_this_one_as_a_module_keeps_its_own_default(project):
+    outer = project.folder / "Snakefile"
+    outer.write_text(
+        f'module af:\n    snakefile: "{project.snakefile}"\n'
+        "use rule * from af as af_*\n"
+        'rule mine:\n    output: "mine.txt"\n    shell: "touch {output}"\n'
+    )
+    project.snakefile = outer
+    assert project.planned() == {"mine": 1}
+
+
 def test_models_that_skip_frames_start_from_the_plain_stage_2(project):
     skipping = "results/actnet_128_skip0.02_stage3.json"
     assert project.planned(skipping) == CHAIN | {"frames": 64, "stage2": 2}

@@ -32,8 +32,9 @@ def jobs_to_run():
 
 def make_default(rule):
     """What a call that names no target makes; ``default_target`` of a file that another includes
-    does not count."""
-    workflow.default_target = rule
+    does not count. Does nothing in a module: another file is the main one then."""
+    if workflow.modifier.is_main_snakefile():
+        workflow.default_target = rule
 
 
 def is_quiet():
