@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -24,8 +25,16 @@ def carried() -> Path:
 
 
 def known_recipes() -> dict[str, Recipe]:
-    """Those of the folder at hand, or where it has none those that the package carries."""
-    return load_recipes(RECIPES if RECIPES.is_dir() else carried() / RECIPES)
+    """Those of the folder at hand, else of the nearest above it that has some, else those that the
+    package carries, which a line on stderr tells."""
+    for folder in (Path(), *Path.cwd().parents):
+        if recipes := load_recipes(folder / RECIPES):
+            return recipes
+    print(
+        f"{RECIPES}: neither here nor in a folder above; those of adafocus itself are taken",
+        file=sys.stderr,
+    )
+    return load_recipes(carried() / RECIPES)
 
 
 def lay_out(folder: Path) -> None:

@@ -42,6 +42,21 @@ def test_flops_as_json_and_as_text(adafocus):
     assert float(lines[-1].split()[1]) == pytest.approx(gflops["total"], abs=1e-3)
 
 
+def test_recipes_are_those_of_the_project_around_the_folder(adafocus, tmp_path, monkeypatch):
+    mine, below = tmp_path / "config" / "recipes", tmp_path / "results" / "plots"
+    mine.mkdir(parents=True)
+    below.mkdir(parents=True)
+    demo = (ROOT / "config" / "recipes" / "demo.yaml").read_text()
+    (mine / "demo.yaml").write_text(demo.replace("[20, 28, 36]", "[44]"))
+    monkeypatch.chdir(below)
+    assert "allowed: 44" in one_line(adafocus("flops", "--dataset", "demo", "--patch-size", 28))
+    (mine / "demo.yaml").unlink()  # no recipe is around it now
+    carried = adafocus("flops", "--dataset", "demo", "--patch-size", 28)
+    assert carried.exit_code == 0
+    assert carried.stderr.startswith("config/recipes: neither here nor in a folder above")
+    assert carried.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("dataset", "patch_size", "expected"),
     [("foo", 128, "allowed: actnet"), ("actnet", 100, "allowed: 96, 128, 160, 192")],
