@@ -76,13 +76,11 @@ def moments(source: str, settings: Frames, rate: float, tries: int, stop: Stop) 
         try:
             with _open(source) as container:
                 lasts = lasts or container.duration is not None
-                for frame in _frames(container, settings, rate):
-                    if stop.number:
-                        return
+                for frame in _frames(container, settings, rate, stop):
                     if not came:
                         came, connection, failed = True, connection + 1, 0
                     yield Moment(connection, *frame)
-            if came and lasts:
+            if stop.number or (came and lasts):
                 return
         except (av.FFmpegError, OSError, ValueError, Unusual) as error:
             reason = _reason(error)
@@ -98,11 +96,11 @@ def moments(source: str, settings: Frames, rate: float, tries: int, stop: Stop) 
 
 
 def told(source: str) -> str:
-    """A source as it is told to others: without its password."""
+    """A source as it is told to others: without its password, which may be in the query, too."""
     if "://" not in source:
         return source
     parts = urlsplit(source)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def check_source(source: str) -> None:
@@ -138,15 +136,17 @@ def _open(source: str) -> Any:
 
 
 def _frames(
-    container: Any, settings: Frames, rate: float
+    container: Any, settings: Frames, rate: float, stop: Stop
 ) -> Iterator[tuple[float, np.ndarray, int, int]]:
-    """Time, picture, height and width of ``rate`` frames a second."""
+    """Time, picture, height and width of ``rate`` frames a second, until ``stop``."""
     if not container.streams.video:
         raise Unusual("holds no film")
     film = container.streams.video[0]
     film.thread_type = "AUTO"
     develop, begin, due = None, None, 0.0
     for number, frame in enumerate(container.decode(film)):
+        if stop.number:  # also between the frames that are given, which may be minutes apart
+            return
         now = number / float(film.average_rate or 25) if frame.time is None else frame.time
         begin = now if begin is None else begin
         now -= begin

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from adafocus.data import DataError
 from adafocus.data.clips import crop_centre
 from adafocus.data.ffmpeg import encode
 from adafocus.data.live import Moment, moments, told
@@ -48,18 +49,42 @@ def watch_source(
             there when all has ended.
 
     Raises:
-        ValueError: where the source is none, or the model takes no streams.
-        DataError: where the source was given up.
+        ValueError: where the source is none, the model takes no streams, or ``overlay`` would lack
+            frames between two predictions.
+        DataError: where the source was given up, what was drawn until then is kept, or ended before
+            the first prediction.
     """
     watcher = Watcher(predictor, every, top)
+    if overlay and every and every > watcher.needed:
+        raise ValueError(
+            f"--overlay draws the {watcher.needed} frames that a prediction sees: give an --every"
+            f" of {watcher.needed} or less"
+        )
+    failed: list[DataError] = []
     with Stop() as stop:
         steps = _told(watcher, moments(source, predictor.recipe.frames, rate, tries, stop), source)
+        steps = _until_error(steps, failed)
         if overlay is None:
             for _ in steps:
                 pass
         elif first := next(steps, None):
             with atomic(overlay) as aside:
                 _film(chain([first], steps), aside, rate)
+    if failed:
+        raise failed[0]
+    if not watcher.predicted and not stop.number:
+        raise DataError(
+            f"{told(source)}: ended after {watcher.frame} frames, and the first prediction needs"
+            f" {watcher.needed}: raise --rate"
+        )
+
+
+def _until_error(steps: Iterator[Shown], failed: list[DataError]) -> Iterator[Shown]:
+    """Steps, which end at an error as at an end, so that a film of them is closed and kept."""
+    try:
+        yield from steps
+    except DataError as error:
+        failed.append(error)
 
 
 def _told(watcher: Watcher, frames: Iterator[Moment], source: str) -> Iterator[Shown]:
@@ -114,6 +139,7 @@ class Watcher:
         model = predictor.model
         if every is not None and not isinstance(model, UniAdaFocus):
             raise ValueError("--every is for Uni-AdaFocus: AdaFocus steps with each frame")
+        self.predicted = False
         self.begin(connection=0)
 
     def begin(self, connection: int) -> None:
@@ -121,11 +147,11 @@ class Watcher:
         model = self.predictor.model
         self.step: Callable[[Tensor], Output | None]
         if isinstance(model, UniAdaFocus):
-            self.step, kept = model.window(self.every), model.shape.candidates
+            self.step, self.needed = model.window(self.every), model.shape.candidates
         else:
             assert isinstance(model, AdaFocus)
-            self.step, kept = model.stream(), 1
-        self.latest: deque[Moment] = deque(maxlen=kept)
+            self.step, self.needed = model.stream(), 1
+        self.latest: deque[Moment] = deque(maxlen=self.needed)
 
     def __call__(self, moment: Moment) -> Shown | None:
         """What the next frame makes known, None where that waits for others."""
@@ -138,6 +164,7 @@ class Watcher:
         out = self.step(seen.to(self.predictor.device))
         if out is None:
             return None
+        self.predicted = True
         latest, first = list(self.latest), self.frame - len(self.latest)
         new = latest[-(self.frame - self.told) :]
         self.told = self.frame

@@ -3,6 +3,7 @@
 import json
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_a_camera_that_goes_away_is_connected_to_again(weights, address, monkeyp
 
 def test_a_camera_that_stays_away_is_given_up(weights, address, monkeypatch):
     monkeypatch.setattr(live, "WAITS", (0.01, 0.02))
-    private = address.replace("127", "me:secret@127")
+    private = address.replace("127", "me:secret@127") + "?pwd=secret"
     done = watch(private, "--checkpoint", weights, "--tries", 4)
     assert done.exit_code == 1
     said = [
@@ -98,6 +99,36 @@ def test_a_camera_that_stays_away_is_given_up(weights, address, monkeypatch):
     ]
     end = f"Error: {address}: given up after 4 tries (Connection refused)"
     assert done.stderr.splitlines() == [*said, end]
+
+
+def test_what_was_drawn_of_a_camera_that_is_given_up_is_kept(weights, address, tmp_path):
+    overlay = tmp_path / "look.mp4"
+    options = ["--checkpoint", weights, "--rate", 5, "--tries", 1, "--overlay", overlay]
+    server = serve(address, 10)
+    try:
+        while "refused" in (done := watch(address, *options)).stderr:
+            assert server.poll() is None
+            time.sleep(0.1)
+    finally:
+        server.kill()
+        server.wait()
+    assert done.exit_code == 1 and "given up after 1 tries (it ended)" in done.stderr
+    assert len(timeline(overlay).times) == len(done.stdout.splitlines()) == 5
+
+
+def test_a_signal_is_answered_between_frames_that_are_far_apart(address, monkeypatch):
+    monkeypatch.setattr(live, "WAITS", (0.1,))
+    server = serve(address, 100)
+    try:
+        with Stop() as stop:
+            frames = live.moments(address, tiny_recipe("gru").frames, 0.05, 100, stop)
+            next(frames)
+            stop.number, began = 15, time.monotonic()
+            assert list(frames) == []
+            assert time.monotonic() - began < 4  # the film lasts 10 seconds
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_a_silent_server_is_not_waited_for(monkeypatch):
@@ -146,6 +177,17 @@ def test_uni_adafocus_predicts_from_windows(uni, tmp_path):
     best = out.logits[0, -1].softmax(-1).max().item()
     assert steps[1]["predictions"][0]["probability"] == pytest.approx(best, abs=1e-4)
     assert len(timeline(overlay).times) == 8 + 5 + 5
+
+
+def test_uni_adafocus_without_a_prediction_is_an_error(uni, tmp_path):
+    video = make_video(tmp_path / "film.mp4", 20, "146x73", rate=10)
+    done = watch(video, "--checkpoint", uni, "--rate", 1)
+    assert done.exit_code == 1
+    reason = "ended after 2 frames, and the first prediction needs 8: raise --rate"
+    assert done.stderr == f"Error: {video}: {reason}\n"
+    overlay = ["--overlay", tmp_path / "look.mp4"]
+    done = watch(video, "--checkpoint", uni, "--rate", 10, "--every", 9, *overlay)
+    assert done.exit_code == 1 and "give an --every of 8 or less" in done.stderr
 
 
 def test_memory_is_constant(weights, tmp_path):
