@@ -20,7 +20,7 @@ RUN pip install --constraint requirements.lock \
 
 FROM ${PYTHON}
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ffmpeg \
+    && apt-get install --yes --no-install-recommends ffmpeg libarchive-tools \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home adafocus
 COPY --from=build /opt/adafocus /opt/adafocus

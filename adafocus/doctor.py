@@ -120,6 +120,18 @@ def _ffmpeg(folder: Path, project: Project) -> Iterator[Finding]:
         )
 
 
+def _bsdtar(folder: Path, project: Project) -> Iterator[Finding]:
+    program = shutil.which("bsdtar")
+    if program is None:
+        yield Finding(
+            "note",
+            "bsdtar: not here; the RAR archives of ucf101 and hmdb51 need it (of libarchive; on"
+            " Debian: apt-get install libarchive-tools)",
+        )
+    else:
+        yield Finding("ok", f"bsdtar: {program}, for RAR archives")
+
+
 def _gpus(folder: Path, project: Project) -> Iterator[Finding]:
     config = project.config
     driver = re.search(r"Module\s+(?:for \S+\s+)?(\S+)", _text(DRIVER))
@@ -341,6 +353,7 @@ def _text(path: Path) -> str:
 
 CHECKS: tuple[Check, ...] = (
     _ffmpeg,
+    _bsdtar,
     _gpus,
     _shared_memory,
     _locks,

@@ -119,6 +119,16 @@ exec $real "$@" """,
     assert re.match(r"fails ffmpeg: .*Unrecognized option 'fps_mode'.*install ffmpeg 4.2", line)
 
 
+def test_bsdtar_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (line,) = found(doctor._bsdtar, tmp_path)
+    assert re.match(r"note bsdtar: not here; .* ucf101 and hmdb51", line)
+    (tmp_path / "bsdtar").write_text("#!/bin/sh\n")
+    (tmp_path / "bsdtar").chmod(0o755)
+    (line,) = found(doctor._bsdtar, tmp_path)
+    assert line.startswith(f"ok bsdtar: {tmp_path}/bsdtar")
+
+
 # --- GPUs and memory ----------------------------------------------------------------------------
 
 

@@ -138,6 +138,8 @@ def test_images_are_made_of_what_is_there(name):
     )
     assert steps.count("--constraint requirements.lock") == steps.count("pip install")
     assert re.search(r"^USER (?!root)", steps, re.MULTILINE)
+    (programs,) = re.findall(r"apt-get install --yes --no-install-recommends ([^&]+)", steps)
+    assert programs.split() == ["ffmpeg", "libarchive-tools"]
     (program, *_) = ast.literal_eval(re.search(r"^CMD (.+)$", steps, re.MULTILINE)[1])
     assert program in PROJECT["scripts"]
 
