@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import av
@@ -44,14 +47,19 @@ class Unusual(Exception):
 
 
 def decode_some(
-    settings: Frames, video: Path, choose: Callable[[int], Collection[int]]
+    settings: Frames,
+    video: Path,
+    choose: Callable[[int], Collection[int]],
+    stopped: Event | None = None,
 ) -> tuple[Pictures, Timeline]:
     """Some frames as they would be read after extraction, and the timeline of the whole film.
 
     Args:
         choose: tells which frames, when told how many there are.
+        stopped: set, perhaps by another thread, when nobody waits for them any more.
 
     Raises:
+        CancelledError: where it was stopped.
         Unusual: where ffmpeg is to be asked, which also tells what is wrong with the file.
     """
     if settings.rate or settings.hardware or video.is_dir():
@@ -60,10 +68,12 @@ def decode_some(
         packets = _list_packets(video)
         count = int(packets.shown.sum())
         wanted = set(choose(count))
-        found = _decode_needed(settings, video, packets, wanted) if packets.tell else None
-        pictures, times = found or _decode_all(settings, video, wanted)
+        found = None
+        if packets.tell:
+            found = _decode_needed(settings, video, packets, wanted, stopped)
+        pictures, times = found or _decode_all(settings, video, wanted, stopped)
         if len(times.times) != count:  # some packets hold no frame, or more than one
-            pictures, times = _decode_all(settings, video, set(choose(len(times.times))))
+            pictures, times = _decode_all(settings, video, set(choose(len(times.times))), stopped)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise Unusual from error
     return pictures, times
@@ -153,7 +163,11 @@ def _complete(packets: Packets) -> bool:
 
 
 def _decode_needed(
-    settings: Frames, video: Path, packets: Packets, wanted: set[int]
+    settings: Frames,
+    video: Path,
+    packets: Packets,
+    wanted: set[int],
+    stopped: Event | None = None,
 ) -> tuple[Pictures, Timeline] | None:
     """What of a film some frames need; None where it turns out that all must be decoded."""
     order = np.flatnonzero(packets.shown)
@@ -169,7 +183,8 @@ def _decode_needed(
         container = stack.enter_context(_open(video))
         film, reading = _film(container)
         develop, last = None, int(stamps[0, 0]) - 1
-        for frame in _needed_frames(container, film, needed, chosen, settings.time_limit):
+        limit = partial(_check, time.monotonic() + settings.time_limit, stopped)
+        for frame in _needed_frames(container, film, needed, chosen, limit):
             # Of interlaced films each field may have a packet of its own.
             if frame.pts is None or frame.interlaced_frame or frame.is_corrupt:
                 return None
@@ -190,17 +205,15 @@ def _decode_needed(
 
 
 def _needed_frames(
-    container: Any, film: Any, needed: np.ndarray, chosen: np.ndarray, time_limit: float
+    container: Any, film: Any, needed: np.ndarray, chosen: np.ndarray, limit: Callable[[], None]
 ) -> Iterator[Any]:
     """Frames of the packets that are needed; of others of theirs some."""
-    late = time.monotonic() + time_limit
     film.thread_type = "AUTO"
     decoder = film.codec_context
     fed = False
     packets = (packet for packet in container.demux(film) if packet.size)
     for packet, need, wanted in zip(packets, needed, chosen, strict=True):
-        if time.monotonic() > late:
-            raise Unusual
+        limit()
         if need:
             if decoder.name == "h264":  # whose packets tell whether another frame needs theirs
                 decoder.skip_frame = "DEFAULT" if wanted else "NONREF"
@@ -212,7 +225,17 @@ def _needed_frames(
     yield from decoder.decode(None)
 
 
-def _decode_all(settings: Frames, video: Path, wanted: set[int]) -> tuple[Pictures, Timeline]:
+def _check(late: float, stopped: Event | None) -> None:
+    """Raises where a decoding is to go on no longer."""
+    if stopped and stopped.is_set():
+        raise CancelledError
+    if time.monotonic() > late:
+        raise Unusual
+
+
+def _decode_all(
+    settings: Frames, video: Path, wanted: set[int], stopped: Event | None = None
+) -> tuple[Pictures, Timeline]:
     late = time.monotonic() + settings.time_limit
     pictures: Pictures = {}
     stamps: list[tuple[int, int]] = []
@@ -223,7 +246,8 @@ def _decode_all(settings: Frames, video: Path, wanted: set[int]) -> tuple[Pictur
         develop = None
         frames = (frame for packet in container.demux(film) for frame in packet.decode())
         for number, frame in enumerate(frames):
-            if frame.pts is None or time.monotonic() > late:
+            _check(late, stopped)
+            if frame.pts is None:
                 raise Unusual
             if stamps and frame.pts <= stamps[-1][0]:
                 raise Unusual  # whose stamps ffmpeg mends

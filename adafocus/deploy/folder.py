@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from tqdm import tqdm
@@ -92,19 +93,25 @@ def predict_all(
 
 
 def read_ahead(
-    read: Callable[[Path], Seen], files: Iterable[Path]
+    read: Callable[[Path, Event], Seen], files: Iterable[Path]
 ) -> Iterator[tuple[Path, Future[Seen]]]:
-    """Files and what is read of them, in order; the next ones are read in a thread meanwhile."""
+    """Files and what is read of them, in order; the next ones are read in a thread meanwhile.
+
+    Args:
+        read: of a file; ends early when the event is set.
+    """
+    stopped = Event()
     pool = ThreadPoolExecutor(1, "decoder")
     try:
         waiting: deque[tuple[Path, Future[Seen]]] = deque()
         for path in files:
-            waiting.append((path, pool.submit(read, path)))
+            waiting.append((path, pool.submit(read, path, stopped)))
             if len(waiting) > AHEAD:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
     finally:
+        stopped.set()
         pool.shutdown(cancel_futures=True)
 
 

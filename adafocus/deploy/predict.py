@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,10 +179,10 @@ class Predictor:
             timeline,
         )
 
-    def read(self, video: str | Path) -> Seen:
+    def read(self, video: str | Path, stopped: Event | None = None) -> Seen:
         """Decodes a video, of which in nearly all files only the frames that are seen are kept.
 
-        It may be called in another thread than the rest.
+        It may be called in another thread than the rest, which sets ``stopped`` to end it.
 
         Raises:
             DataError: where it cannot be read.
@@ -190,7 +191,7 @@ class Predictor:
         model = self.recipe.model
         try:
             pictures, film = decode_some(
-                self.recipe.frames, video, partial(centred_indices, model=model)
+                self.recipe.frames, video, partial(centred_indices, model=model), stopped
             )
         except Unusual:
             return self._extract(video)

@@ -7,14 +7,17 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import CancelledError
 
 import pytest
 from miniature import make_video
 from noise import tiny_recipe
 from test_predict import predict, write_weights
 
+from adafocus.data.decoder import decode_some
 from adafocus.deploy.folder import AHEAD, Unfinished, read_ahead
 from adafocus.machine.files import WriteError
+from adafocus.recipe import Frames
 
 
 @pytest.fixture
@@ -102,11 +105,33 @@ def test_what_others_left_under_the_name_is_not_touched(tmp_path):
         assert unfinished.find(a) == "x"
 
 
+@pytest.mark.parametrize("name", ["film.mp4", "film.avi"])  # some frames are decoded, and all
+def test_nobody_waits_for_a_film_that_is_not_wanted_any_more(name, tmp_path):
+    film, began, ended = make_video(tmp_path / name), threading.Event(), []
+
+    def read(path, stopped):
+        def choose(count):
+            began.set()
+            assert stopped.wait(20)
+            return range(count)
+
+        try:
+            return path and decode_some(Frames(), path, choose, stopped)
+        except CancelledError:
+            ended.append(path)
+            raise
+
+    ahead = read_ahead(read, [None, film])
+    assert next(ahead)[1].result() is None and began.wait(20)
+    ahead.close()
+    assert ended == [film]
+
+
 def test_the_next_videos_are_read_while_one_is_computed():
     read = []
     third = threading.Event()
 
-    def reader(path):
+    def reader(path, _):
         read.append(path)
         if len(read) == AHEAD + 1:
             third.set()
