@@ -249,7 +249,7 @@ def test_the_report_opens_without_network(report, browser):
         "3 Accuracy",
         "4 Where it looks",
     ]
-    assert "a policy picks one" in browser.find_element("id", "app").text
+    assert "a policy picks where to" in browser.find_element("id", "app").text
     assert browser.find_element("css selector", "#rulegraph svg, #rulegraph canvas").is_displayed()
     assert set(browser.execute_script("return Object.keys(results)")) == {
         f"results/{figure}" for figure in FIGURES
