@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from concurrent.futures import CancelledError
+from functools import partial
 
 import pytest
 from miniature import make_video
 from noise import tiny_recipe
-from test_predict import predict, write_weights
+from test_predict import write_weights
 
 from adafocus.data.decoder import decode_some
 from adafocus.deploy.folder import AHEAD, Unfinished, read_ahead
@@ -32,10 +33,10 @@ def test_what_was_killed_goes_on_where_it_stopped(weights, tmp_path):
     os.mkfifo(files[2])  # in which a reader waits for ever
     output = tmp_path / "out.jsonl"
     part = tmp_path / "out.jsonl.part"
-    command = [*files, "--checkpoint", weights, "--json", output]
-    program = [sys.executable, "-m", "adafocus", "predict", *command]
-    options = ["--device", "cpu", "--runtime", "torch"]
-    killed = subprocess.Popen([*program, *options], stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "adafocus", "predict", *files, "--checkpoint", weights]
+    command += ["--json", output, "--device", "cpu", "--runtime", "torch"]
+    predict = partial(subprocess.run, capture_output=True, text=True)
+    killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         late = time.monotonic() + 120
         while not part.exists() or len(part.read_bytes().splitlines()) < 3:
@@ -55,12 +56,12 @@ def test_what_was_killed_goes_on_where_it_stopped(weights, tmp_path):
     make_video(files[2], 5)
     os.utime(files[1], (0, 0))
 
-    other = predict(*command, "--top", 3)
-    assert other.exit_code == 1
+    other = predict([*command, "--top", "3"])
+    assert other.returncode == 1
     assert f"Error: {part}: was begun with another --top: give the same again" in other.stderr
 
-    done = predict(*command)
-    assert done.exit_code == 0, done.output
+    done = predict(command)
+    assert done.returncode == 0, done.stderr
     assert f"{part}: 1 of 4 videos were predicted before and are kept" in done.stderr
     assert [f"{path}: class" in done.stdout for path in files] == [False, True, True, True]
     kept, *made = map(json.loads, output.read_text().splitlines())
@@ -69,7 +70,7 @@ def test_what_was_killed_goes_on_where_it_stopped(weights, tmp_path):
     assert not part.exists()
 
     # What is finished is as the command says, and not gone on with.
-    assert predict(*command, "--top", 3).exit_code == 0
+    assert predict([*command, "--top", "3"]).returncode == 0
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert {len(row["predictions"]) for row in rows} == {3}
 
