@@ -132,22 +132,20 @@ class Packets(NamedTuple):
 
 
 def _list_packets(video: Path) -> Packets:
-    """Nothing is decoded."""
+    """Nothing is decoded, and no packet is kept: all of a film's would fill the memory."""
     with _open(video) as container:
         film, _ = _film(container)
-        packets = [packet for packet in container.demux(film) if packet.size]
+        found = [
+            (packet.pts, packet.duration or 0, packet.is_keyframe, not packet.is_discard)
+            for packet in container.demux(film)
+            if packet.size
+        ]
         codec = film.codec_context.codec.canonical_name
         # AVI says when a packet is decoded, not when it is shown.
-        stamped = container.format.name != "avi" and all(
-            packet.pts is not None for packet in packets
-        )
-    listed = Packets(
-        np.array([packet.pts or 0 for packet in packets], np.int64),
-        np.array([packet.duration or 0 for packet in packets], np.int64),
-        np.array([packet.is_keyframe for packet in packets], bool),
-        np.array([not packet.is_discard for packet in packets], bool),
-        tell=False,
-    )
+        stamped = container.format.name != "avi" and all(pts is not None for pts, *_ in found)
+    facts = np.array([(pts or 0, *others) for pts, *others in found], np.int64).reshape(-1, 4)
+    stamps, durations, keys, shown = facts.T
+    listed = Packets(stamps, durations, keys.astype(bool), shown.astype(bool), tell=False)
     return listed._replace(tell=stamped and codec in ONE_A_PACKET and _complete(listed))
 
 
