@@ -132,6 +132,14 @@ class Result:
         return self.metrics[self.metric]
 
     @property
+    def told(self) -> str:
+        """Accuracy and cost, and the published ones beside them, for a line that a person reads."""
+        line = f"{self.metric} {self.accuracy:.1f} at {self.gflops_per_video:.3g} GFLOPs per video"
+        if self.published:
+            line += f" (published: {self.published['figure']:g} at {self.published['gflops']:g})"
+        return line
+
+    @property
     def has_policy(self) -> bool:
         """Whether a policy chose the patches; else they were drawn at random."""
         return self.spec.has_policy

@@ -165,11 +165,7 @@ def evaluate(
         result, drawn = write_outcome(result, predictions, clips, output, plots)
         _log(run, result, checkpoint)
         run.add_artifacts(output, Predictions.path_of(output), *drawn)
-    found = f"{result.metric} {result.accuracy:.1f}"
-    spent = f"{result.gflops_per_video:.3g} GFLOPs per video"
-    if published := result.published:
-        spent += f" (published: {published['figure']:g} at {published['gflops']:g})"
-    tqdm.write(f"{output}: {found} at {spent}; figures: {plots}")
+    tqdm.write(f"{output}: {result.told}; figures: {plots}")
     return result
 
 

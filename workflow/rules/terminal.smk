@@ -59,14 +59,8 @@ def watch_no_more():
 def endings():
     """Lines on what was measured, and on what to do next."""
     for path in evaluated:
-        try:
-            result = Result.read(path)
-        except ResultError:
-            continue
-        yield (
-            f"{path}: {result.metric} {result.accuracy:.1f} at"
-            f" {result.gflops_per_video:.3g} GFLOPs per video"
-        )
+        with suppress(ResultError):
+            yield f"{path}: {Result.read(path).told}"
     if evaluated:
         name = evaluated[0].stem
         weights = Result.read(evaluated[0]).checkpoint["path"]
