@@ -1,0 +1,1 @@
+"""Groups of commands, of which `adafocus.cli` makes one command line."""
