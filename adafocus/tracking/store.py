@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SQLITE = "sqlite:///"
 LOCK_TIMEOUT = 120
 """Seconds to wait for the other processes that write to an SQLite store."""
+POSTGRESQL = "postgresql+psycopg://"
+"""How an address on PostgreSQL begins, for the driver that the extra ``postgres`` brings."""
 ARTIFACTS = "mlartifacts"
 """Folder of runs' files beside an SQLite store."""
 LINE = 500
@@ -47,7 +49,8 @@ class Store:
 
     @property
     def client(self) -> MlflowClient:
-        """Raises `TrackingError` where another version of MLflow made the store."""
+        """Raises `TrackingError` where another version of MLflow made the store, or its address
+        asks for a driver of PostgreSQL that is not there."""
         if self._client is None:
             internals.load_mlflow()
             from mlflow import MlflowClient
@@ -59,6 +62,17 @@ class Store:
                     connection.execute("PRAGMA schema_version")
             try:
                 self._client = MlflowClient(self.uri)
+            except ModuleNotFoundError as error:
+                if error.name == "psycopg2":
+                    raise TrackingError(
+                        "its address asks for psycopg2, which is not installed: write"
+                        f" {POSTGRESQL} in the place of {self.uri.partition('://')[0]}://"
+                    ) from error
+                if error.name == "psycopg":
+                    raise TrackingError(
+                        "PostgreSQL's driver is not installed: pip install 'adafocus[postgres]'"
+                    ) from error
+                raise
             except MlflowException as error:
                 if not internals.is_of_other_version(error):
                     raise

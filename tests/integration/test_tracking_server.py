@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +148,22 @@ def test_a_server_that_hangs_holds_nothing_up(tmp_path, monkeypatch, caplog, fac
     assert "it takes too long" in warning.message
 
 
+@pytest.mark.parametrize(
+    ("address", "driver", "told"),
+    [
+        ("postgresql", "psycopg2", "write postgresql+psycopg:// in the place of postgresql://"),
+        ("postgresql+psycopg2", "psycopg2", "in the place of postgresql+psycopg2://"),
+        ("postgresql+psycopg", "psycopg", "pip install 'adafocus[postgres]'"),
+    ],
+)
+def test_a_driver_that_is_not_there_is_one_line(monkeypatch, caplog, facts, address, driver, told):
+    monkeypatch.setitem(sys.modules, driver, None)
+    with tracking.run(f"{address}://me:secret@127.0.0.1:9/runs", **facts):
+        pass
+    [warning] = [record for record in caplog.records if record.name == "adafocus.tracking"]
+    assert told in warning.message and "secret" not in warning.message
+
+
 def postgres_programs():
     """Folder of PostgreSQL's programs; Debian keeps them off the path."""
     found = shutil.which("initdb")
@@ -158,7 +175,7 @@ def postgres_programs():
 @contextmanager
 def postgres(folder):
     """Address of an empty database in a cluster of its own on loopback."""
-    pytest.importorskip("psycopg2", reason="needs psycopg2: pip install adafocus[postgres]")
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install adafocus[postgres]")
     programs = postgres_programs()
     if programs is None:
         pytest.skip("needs PostgreSQL's programs: Debian package postgresql")
@@ -191,7 +208,7 @@ def postgres(folder):
             assert server.poll() is None, log.read_text()
             time.sleep(0.2)
         run("createdb", *address, "mlflow")
-        yield f"postgresql://adafocus@127.0.0.1:{port}/mlflow"
+        yield f"postgresql+psycopg://adafocus@127.0.0.1:{port}/mlflow"
     finally:
         server.terminate()
         server.wait(30)

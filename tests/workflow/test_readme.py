@@ -59,7 +59,7 @@ ELSEWHERE = {
     " results/demo_28_stage3.json": "test_later_version.py, from stage 3 on",
     "make chaos": "test_chain.py, with fewer kills",
     "createdb mlflow": "integration/test_tracking_server.py, with a PostgreSQL of its own",
-    "mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri postgresql:///mlflow"
+    "mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri postgresql+psycopg:///mlflow"
     " --artifacts-destination mlartifacts": "likewise",
     "source .venv/bin/activate": "the environment that these tests run in",
     "snakemake --cores all results/mine_128.json": "test_own_videos.py, with small networks",
