@@ -1,4 +1,4 @@
-# make install put everything into .venv
+# make install put everything into .venv; with HASHES=1 only files whose SHA-256 is known
 # make demo    install, train both methods on generated videos, print the table
 # make test    install, check style, types and rules, run all tests
 # make bench   measure speed and memory against other ways, a table in benchmarks/results
@@ -9,11 +9,12 @@
 # make docs    lay out the pages as a site: site/index.html
 # make audit   ask pip-audit for known holes in the packages that are pinned
 # make lint    put the code in form
+# make lock    write the pins of all packages anew, after a change of pyproject.toml (UPGRADE=1)
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: install demo test bench chaos fuzz report ui docs audit lint
+.PHONY: install demo test bench chaos fuzz report ui docs audit lint lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -94,10 +95,21 @@ lint: $(BIN)/installed
 	$(BIN)/snakefmt Snakefile workflow
 	$(BIN)/python docs/reference.py
 
+# In an environment of its own, as that of all may not be there yet. What has a pin that still fits
+# keeps it, unless UPGRADE=1.
+lock:
+	$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/pip install --quiet uv
+	.venv/lock/bin/uv pip compile --quiet --universal --all-extras --generate-hashes \
+		--no-annotate --no-header $(if $(UPGRADE),--upgrade) pyproject.toml \
+		--output-file requirements-hashed.lock
+	sed '/^ *--hash/d; s/ \\$$//' requirements-hashed.lock > requirements.lock
+
 $(BIN)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11, 4) or sys.exit(f"Python 3.11.4 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}; name another: make PYTHON=python3.12")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv. This downloads about 5 GB, once: PyTorch comes with CUDA."
-	@$(BIN)/pip install --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/pip install --disable-pip-version-check $(if $(HASHES), \
+		--require-hashes --requirement requirements-hashed.lock,--requirement requirements.lock)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

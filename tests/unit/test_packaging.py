@@ -79,6 +79,15 @@ def test_the_lock_pins_and_names_no_registry():
         assert re.fullmatch(r"==[^*]+", str(pin.specifier)), pin
 
 
+def test_each_pin_has_the_hashes_of_its_files():
+    text = (ROOT / "requirements-hashed.lock").read_text()
+    pins = re.split(r"\n(?=\S)", text.strip())
+    for pin, hashed in zip(LOCK, pins, strict=True):
+        name, *hashes = hashed.split(" \\\n    ")
+        assert Requirement(name) == pin
+        assert hashes and all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", one) for one in hashes)
+
+
 def test_the_conda_environment_has_the_locks_pins():
     (pip,) = (entry["pip"] for entry in CONDA if isinstance(entry, dict))
     given = {r.name: (str(r.specifier), r.extras) for r in map(Requirement, pip)}
