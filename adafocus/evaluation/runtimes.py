@@ -1,7 +1,9 @@
-"""What each job of the workflow took, from the benchmarks that Snakemake leaves."""
+"""What each job of the workflow took, from the benchmarks that Snakemake leaves and the energy that
+scripts leave beside them."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +56,8 @@ COLUMNS = (
     "peak_memory_mb",
     "read_mb",
     "written_mb",
+    "cpu_joules",
+    "gpu_joules",
 )
 BENCHMARK_NAME = re.compile(
     r"(?P<dataset>[\w-]+?)_(?:(?P<patch>\d+)_)?(?:skip(?P<skip>[\d.]+)_)?"
@@ -86,18 +90,22 @@ def read_runtimes(files: Sequence[Path]) -> list[dict[str, Any]]:
         ``skip_cost`` (None where the policy skips no frames), ``seed`` (None where its name tells
         none), ``job``, ``label``, ``shards``, wall-clock ``seconds`` (those of shards added up),
         ``cpu_seconds``, ``peak_memory_mb`` (that of the largest shard), ``read_mb`` and
-        ``written_mb``; None where Snakemake could not measure, as the job was over at once.
+        ``written_mb``; None where Snakemake could not measure, as the job was over at once. Then
+        ``cpu_joules`` and ``gpu_joules``, see `adafocus.machine.energy`; None where the machine
+        did not tell.
     """
-    jobs: dict[tuple[str, int, float, int, str], list[pd.Series]] = {}
+    jobs: dict[tuple[str, int, float, int, str], list[dict[str, Any]]] = {}
     for file in files:
         if key := _key(file.stem):
-            jobs.setdefault(key, []).append(pd.read_csv(file, sep="\t", na_values="-").iloc[-1])
+            measured = pd.read_csv(file, sep="\t", na_values="-").iloc[-1]
+            jobs.setdefault(key, []).append({**measured, **_energy(file)})
     order = list(JOBS)
     rows = []
     for key in sorted(jobs, key=lambda key: (*key[:4], order.index(key[4]))):
         dataset, patch_size, skip_cost, seed, job = key
         parts = pd.DataFrame(jobs[key])
         total = parts[["s", "cpu_time", "io_in", "io_out"]].sum(min_count=1)
+        energy = parts[["cpu_joules", "gpu_joules"]].sum(min_count=len(parts))
         model = [f"{patch_size} px"] * (patch_size > 0)
         model += [f"skip cost {skip_cost:g}"] * (skip_cost >= 0)
         model += [f"seed {seed}"] * (seed > 0)
@@ -116,9 +124,18 @@ def read_runtimes(files: Sequence[Path]) -> list[dict[str, Any]]:
                 "peak_memory_mb": _known(parts["max_rss"].max()),
                 "read_mb": _known(total["io_in"]),
                 "written_mb": _known(total["io_out"]),
+                "cpu_joules": _known(energy["cpu_joules"]),
+                "gpu_joules": _known(energy["gpu_joules"]),
             }
         )
     return rows
+
+
+def _energy(benchmark: Path) -> dict[str, float]:
+    """``cpu_joules`` and ``gpu_joules`` of a job, by its benchmark; NaN where there is none."""
+    unknown = dict.fromkeys(("cpu_joules", "gpu_joules"), float("nan"))
+    path = benchmark.with_name(f"{benchmark.stem}.energy.json")
+    return unknown | json.loads(path.read_text()) if path.exists() else unknown
 
 
 def _key(name: str) -> tuple[str, int, float, int, str] | None:

@@ -281,6 +281,9 @@ def run_times(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                     text += f", CPU {_duration(job['cpu_seconds'])}"
                 if job["peak_memory_mb"] is not None:
                     text += f", {job['peak_memory_mb'] / 1000:.1f} GB"
+                for part in ("CPU", "GPU"):
+                    if (joules := job[f"{part.lower()}_joules"]) is not None:
+                        text += f", {part} {_energy(joules)}"
                 axes.text(job["seconds"] / length, place, text, va="center", fontsize=7)
         save(figure, path)
 
@@ -292,6 +295,15 @@ def _time_unit(seconds: float) -> tuple[str, int]:
         for name, length in (("hours", 3600), ("minutes", 60), ("seconds", 1))
         if seconds >= 2 * length or length == 1
     )
+
+
+def _energy(joules: float) -> str:
+    unit, length = next(
+        (name, length)
+        for name, length in (("kWh", 3.6e6), ("Wh", 3.6e3), ("J", 1))
+        if joules >= 2 * length or length == 1
+    )
+    return f"{joules / length:.1f} {unit}"
 
 
 def _duration(seconds: float) -> str:

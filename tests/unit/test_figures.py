@@ -232,14 +232,18 @@ def test_a_large_one_names_the_pairs_that_are_confused_most(tmp_path, texts, wro
 
 
 def test_run_times_are_in_units_that_fit(tmp_path, texts):
-    job = {"cpu_seconds": 30.0, "peak_memory_mb": 2500.0}
+    job = {"cpu_seconds": 30.0, "peak_memory_mb": 2500.0, "cpu_joules": None, "gpu_joules": None}
     rows = [
         job | {"dataset": "actnet", "label": "stage 1, 128 px", "seconds": 9000.0},
+        job
+        | {"dataset": "fcvid", "label": "stage 1, 128 px", "seconds": 3600.0}
+        | {"cpu_joules": 900.0, "gpu_joules": 9e6},
         job | {"dataset": "demo", "label": "split files", "seconds": 4.0},
     ]
     figures.run_times(rows, tmp_path / "runtimes.svg")
     said = [" ".join(text.split()) for text in texts(tmp_path / "runtimes.svg")]
     assert "2.5 h, CPU 30.0 s, 2.5 GB" in said and "4.0 s, CPU 30.0 s, 2.5 GB" in said
+    assert "60.0 min, CPU 30.0 s, 2.5 GB, CPU 900.0 J, GPU 2.5 kWh" in said
     assert "wall-clock time (hours)" in said and "wall-clock time (seconds)" in said
 
 

@@ -1,4 +1,5 @@
 import csv
+import json
 
 import pytest
 
@@ -69,7 +70,20 @@ def test_shards_count_together(benchmark):
         "peak_memory_mb": 1000.5,
         "read_mb": 33.0,
         "written_mb": 44.0,
+        "cpu_joules": None,
+        "gpu_joules": None,
     }
+
+
+def test_energy_stands_beside_a_benchmark(benchmark):
+    files = [benchmark(f"demo_frames_{n}", 1) for n in range(2)]
+    told = files[0].with_name("demo_frames_0.energy.json")
+    told.write_text(json.dumps({"cpu_joules": 5.5}))
+    [row] = read_runtimes(files)
+    assert row["cpu_joules"] is None  # of one shard alone
+    files[1].with_name("demo_frames_1.energy.json").write_text(told.read_text())
+    [row] = read_runtimes(files)
+    assert (row["cpu_joules"], row["gpu_joules"]) == (11.0, None)
 
 
 @pytest.mark.parametrize("unknown", ["NA", "-"])

@@ -22,6 +22,7 @@ import psutil
 import adafocus
 from adafocus.data.names import one_line
 from adafocus.machine.board import CLEARED
+from adafocus.machine.energy import metered
 from adafocus.machine.gpus import claim_gpus
 from adafocus.machine.locks import Lock
 from adafocus.machine.signals import Stop, Stopped
@@ -32,6 +33,7 @@ from adafocus.recipe import Recipe, parse_recipe
 @contextmanager
 def job(snakemake: Any, output: Path | None = None) -> Iterator[Lock]:
     """Holds the lock of the job's output, and its GPUs, and sends what it prints to the job's log.
+    What it consumes is written beside the benchmark that Snakemake leaves.
 
     It waits for another process that writes the same output, such as a job of a Snakemake that was
     killed; if that did the same work, the script ends here. The log also keeps what the attempts
@@ -59,8 +61,10 @@ def job(snakemake: Any, output: Path | None = None) -> Iterator[Lock]:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         with ExitStack() as stack:
+            gpus = []
             if snakemake.resources.get("gpu"):
-                stack.enter_context(claim_gpus(snakemake.resources.gpu))
+                gpus = stack.enter_context(claim_gpus(snakemake.resources.gpu))
+            stack.enter_context(metered(energy_of(log), gpus))
             yield lock
         _close(log)
     except Stopped as stopped:
@@ -73,6 +77,11 @@ def job(snakemake: Any, output: Path | None = None) -> Iterator[Lock]:
         sys.exit(1)
     finally:
         lock.release()
+
+
+def energy_of(log: Path) -> Path:
+    """The file of what a job consumed, by its log: benchmarks and logs have the same names."""
+    return log.parents[1] / "benchmarks" / f"{log.stem}.energy.json"
 
 
 def _work(snakemake: Any) -> str:
