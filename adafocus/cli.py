@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from adafocus import __version__
-from adafocus.commands import project
+from adafocus.commands import project, share
 from adafocus.commands.errors import one_line_errors
 from adafocus.project import known_recipes
 from adafocus.recipe import (
@@ -407,3 +407,4 @@ def flops(
 
 
 app.add_typer(project.app)
+app.add_typer(share.app)

@@ -12,6 +12,7 @@ EXTRAS = {
     "export": ("onnxscript",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino", "onnxscript"),
+    "hub": ("httpx2", "huggingface_hub"),
     "youtube": ("yt_dlp",),
 }
 """What each extra of pyproject.toml is imported as."""

@@ -112,7 +112,16 @@ def test_what_is_imported_is_required():
     imported -= own | sys.stdlib_module_names | {"_typeshed"}
     packages = packages_distributions()
     required = {
-        canonicalize_name(name) for name in (*WANTED, "onnx", "onnxruntime", "openvino", "yt-dlp")
+        canonicalize_name(name)
+        for name in (
+            *WANTED,
+            "httpx2",
+            "huggingface-hub",
+            "onnx",
+            "onnxruntime",
+            "openvino",
+            "yt-dlp",
+        )
     }
     missing = {
         module
