@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -86,13 +86,16 @@ def feed(clip: Clip, input_type: Input) -> Feed:
     return {name: put.contiguous().numpy() for name, put in frames.items()}
 
 
-def quantize(graph: Path, output: Path, feeds: Iterable[Feed]) -> None:
+def quantize(
+    graph: Path, output: Path, feeds: Iterable[Feed], trunks: Sequence[str] = TRUNKS
+) -> None:
     """Writes a graph with the backbones' convolutions in int8, and what lies between them.
 
     Args:
         graph: of `export_onnx`.
         output: to write.
         feeds: inputs by name, by which the range of each activation is learned.
+        trunks: what is quantised, by the names of the modules in the one that was exported.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
@@ -117,15 +120,15 @@ def quantize(graph: Path, output: Path, feeds: Iterable[Feed]) -> None:
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_quantize=[node.name for node in model.graph.node if in_trunk(node)],
+        nodes_to_quantize=[node.name for node in model.graph.node if in_trunk(node, trunks)],
     )
 
 
-def in_trunk(node: Any) -> bool:
+def in_trunk(node: Any, trunks: Sequence[str] = TRUNKS) -> bool:
     """Whether a node of a graph is a backbone's, as the exporter tells beside it."""
     scopes = {prop.key: prop.value for prop in node.metadata_props}
     found = scopes.get("pkg.torch.onnx.name_scopes", "")
-    return any(f"'{trunk}'" in found for trunk in TRUNKS)
+    return any(f"'{trunk}'" in found for trunk in trunks)
 
 
 def _compare(graphs: dict[str, Path], clips: Clips, input_type: Input) -> dict[str, Any]:
