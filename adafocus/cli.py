@@ -317,7 +317,10 @@ def sync_tracking(
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Option(help="Of stage 2 or 3, or of a Uni-AdaFocus.")],
-    onnx: Annotated[Path, typer.Option(help="File to write, *.onnx.")],
+    onnx: Annotated[Path | None, typer.Option(help="File to write, *.onnx.")] = None,
+    parts: Annotated[
+        Path | None, typer.Option(help="Folder to write instead, with a graph of each part.")
+    ] = None,
     input_: Annotated[
         Literal["floats", "bytes"],
         typer.Option("--input", help="What it takes: frames already normalised, or uint8 RGB."),
@@ -333,6 +336,16 @@ def export(
     with one_line_errors():
         if int8 != (data is not None):
             raise ValueError("--int8 and --data go together: videos show the ranges of values")
+        if parts is not None:
+            if onnx is not None or int8:
+                raise ValueError("--parts goes with neither --onnx nor --int8")
+            from adafocus.deploy.parts import export_parts
+
+            export_parts(checkpoint, parts, input_)
+            print(f"{parts}: four graphs, of {input_}, and parts.json, which says how to join them")
+            return
+        if onnx is None:
+            raise ValueError("give --onnx FILE, or --parts FOLDER")
         if data is None:
             from adafocus.deploy.export import export_onnx
 

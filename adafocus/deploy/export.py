@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,13 +71,7 @@ def export_onnx(checkpoint: Path, output: Path, input_type: Input = "floats") ->
         CheckpointError: where the checkpoint cannot be used, has no policy or is too large.
         MissingExtra: where the exporter's packages are not installed.
     """
-    require("export")
-    source = read(checkpoint)
-    model = assemble(source, checkpoint).eval()
-    if model.policy is None:
-        raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to export")
-    if sum(tensor.nbytes for tensor in source.tensors.values()) >= MOST_BYTES:
-        raise CheckpointError(f"{checkpoint}: too large for a file of ONNX, which holds 2 GB")
+    source, model = exportable(checkpoint)
     told = "all frames are computed, and no video is left early"
     if isinstance(model, AdaFocus) and model.skips:
         told = "all frames are computed, also those that are skipped, and no video is left early"
@@ -96,6 +90,18 @@ def export_onnx(checkpoint: Path, output: Path, input_type: Input = "floats") ->
     with atomic(output) as aside:
         program.save(aside, external_data=False)
     return told
+
+
+def exportable(checkpoint: Path) -> tuple[Checkpoint, VideoModel]:
+    """What a checkpoint holds, and its model in eval mode; raises what `export_onnx` does."""
+    require("export")
+    source = read(checkpoint)
+    model = assemble(source, checkpoint).eval()
+    if model.policy is None:
+        raise CheckpointError(f"{checkpoint}: is of stage 1, which has no policy to export")
+    if sum(tensor.nbytes for tensor in source.tensors.values()) >= MOST_BYTES:
+        raise CheckpointError(f"{checkpoint}: too large for a file of ONNX, which holds 2 GB")
+    return source, model
 
 
 class _Trunk(nn.Module):
@@ -121,11 +127,13 @@ def export_trunk(backbone: Backbone, size: int, output: Path) -> None:
         program.save(aside, external_data=False)
 
 
-def metadata(source: Checkpoint, input_type: Input) -> dict[str, str]:
-    """What a file tells of its model: plain words, and all else as JSON."""
+def facts_of(source: Checkpoint, input_type: Input) -> dict[str, Any]:
+    """What there is to tell of a model, fit for JSON."""
     recipe, model = source.recipe, source.recipe.model
-    words = {"experiment": recipe.name, "stage": source.stage, "input_type": input_type}
-    facts = {
+    return {
+        "experiment": recipe.name,
+        "stage": source.stage,
+        "input_type": input_type,
         "class_names": source.class_names,
         "patch_size": source.patch_size,
         "frame_size": model.frame_size,
@@ -135,29 +143,51 @@ def metadata(source: Checkpoint, input_type: Input) -> dict[str, str]:
         "std": IMAGENET_STD,
         "recipe": recipe.to_dict(),
     }
-    return words | {name: json.dumps(fact) for name, fact in facts.items()}
 
 
-def to_onnx(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Iterable[str]) -> ONNXProgram:
+def metadata(source: Checkpoint, input_type: Input) -> dict[str, str]:
+    """What a file tells of its model: plain words, and all else as JSON."""
+    facts = facts_of(source, input_type)
+    return {
+        name: fact if isinstance(fact, str) else json.dumps(fact) for name, fact in facts.items()
+    }
+
+
+def to_onnx(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Iterable[str],
+    stepped: Collection[str] = (),
+) -> ONNXProgram:
     """The graph of a module, whose first dimension may have any size.
 
     Args:
         module: in eval mode.
         inputs: examples by name, at least two in a batch.
         outputs: names of what it gives.
+        stepped: inputs whose second dimension, the same of all, may have any size too; at least two
+            in the examples.
     """
-    batch = Dim("batch", min=1)
+    sizes = {0: Dim("batch", min=1), 1: Dim("steps", min=1)}
+    free = {name: (0, 1) if name in stepped else (0,) for name in inputs}
     with warnings.catch_warnings():
         # The exporter's, about its own workings.
         warnings.simplefilter("ignore")
         traced = torch.export.export(
-            module, (), dict(inputs), dynamic_shapes={name: {0: batch} for name in inputs}
+            module,
+            (),
+            dict(inputs),
+            dynamic_shapes={
+                name: {at: sizes[at] for at in places} for name, places in free.items()
+            },
         )
         program = torch.onnx.export(
             traced.run_decompositions(PLAIN),
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_shapes={name: {0: "batch"} for name in inputs},
+            dynamic_shapes={
+                name: {at: sizes[at].__name__ for at in places} for name, places in free.items()
+            },
             dynamo=True,
             verbose=False,
         )
