@@ -59,6 +59,10 @@ Budget = Annotated[
         help="GFLOPs per video: leave those early that are sure; not for sthv1, sthv2.",
     ),
 ]
+RuntimeOption = Annotated[
+    Literal["auto", "torch", "onnx", "openvino"],
+    typer.Option(help="What computes; auto is the fastest that is installed."),
+]
 Top = Annotated[int, typer.Option(min=1, help="Labels to name, likeliest first.")]
 TrackingUri = Annotated[
     str, typer.Option(help="MLflow's store; MLFLOW_TRACKING_URI in the environment goes before it.")
@@ -224,10 +228,7 @@ def predict(
     ] = None,
     device: DeviceName = Device.auto,
     precision: PrecisionOption = "fp32",
-    runtime: Annotated[
-        Literal["auto", "torch", "onnx", "openvino"],
-        typer.Option(help="What computes; auto is the fastest that is installed."),
-    ] = "auto",
+    runtime: RuntimeOption = "auto",
 ) -> None:
     """Name what videos show, and where the model looked."""
     with one_line_errors():
@@ -283,6 +284,7 @@ def watch(
     tries: Annotated[int, typer.Option(min=1, help="To connect in a row, then it gives up.")] = 10,
     device: DeviceName = Device.auto,
     precision: PrecisionOption = "fp32",
+    runtime: RuntimeOption = "auto",
 ) -> None:
     """Say what a stream shows while it goes on: a line of JSON per step."""
     with one_line_errors():
@@ -293,7 +295,7 @@ def watch(
         check_source(source)
         if overlay and overlay.is_dir():
             raise ValueError(f"{overlay}: is a folder; name a file in it")
-        predictor = Predictor(checkpoint, device.value, precision=precision, runtime="torch")
+        predictor = Predictor(checkpoint, device.value, None, precision, runtime)
         watch_source(
             predictor, source, rate=rate, every=every, top=top, tries=tries, overlay=overlay
         )

@@ -92,7 +92,8 @@ def _told(watcher: Watcher, frames: Iterator[Moment], source: str) -> Iterator[S
     for moment in frames:
         step = watcher(moment)
         if step is not None:
-            print(json.dumps({"source": told(source)} | step.facts), flush=True)
+            facts = {"source": told(source), "runtime": watcher.predictor.runtime} | step.facts
+            print(json.dumps(facts), flush=True)
             yield step
 
 

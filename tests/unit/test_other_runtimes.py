@@ -111,6 +111,25 @@ def test_all_runtimes_predict_the_same_and_leave_out_what_is_skipped(cache, tmp_
     probability = expected.guesses[0].probability
     assert told["predictions"][0]["probability"] == pytest.approx(probability, rel=1e-4)
 
+    # A stream takes one frame at a time.
+    steps = []
+    for name in RUNTIMES:
+        command = ["watch", video, "--checkpoint", weights, "--rate", "5", "--runtime", name]
+        done = CliRunner().invoke(app, list(map(str, command)))
+        assert done.exit_code == 0, done.output
+        steps.append([json.loads(line) for line in done.stdout.splitlines()])
+        assert {step.pop("runtime") for step in steps[-1]} == {name}
+    by_torch, *others = steps
+    assert len(by_torch) == 5
+    for other in others:
+        for found, expected in zip(other, by_torch, strict=True):
+            assert found["looks"] == expected["looks"]
+            guesses = [
+                {g["label"]: g["probability"] for g in step["predictions"]}
+                for step in (found, expected)
+            ]
+            assert guesses[0] == pytest.approx(guesses[1], rel=1e-4)
+
 
 @pytest.mark.slow
 def test_frames_that_see_each_other_go_together(tmp_path):

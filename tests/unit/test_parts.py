@@ -1,8 +1,6 @@
 """The parts of a model, wired by ONNX Runtime alone as docs/wired.py does, are the whole one."""
 
 import json
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 from noise import skip_half, skipping_recipe, tiny_recipe, uni_recipe
 from test_export import scenes, settle
 from typer.testing import CliRunner
+from wired import Wired
 
 from adafocus.cli import app
 from adafocus.deploy.parts import examples, parts_of, wiring
@@ -20,9 +19,6 @@ from adafocus.model.backbones import Normalize
 from adafocus.model.building import build
 from adafocus.model.checkpoint import Checkpoint
 from adafocus.recipe import parse_recipe
-
-sys.path.append(str(Path(__file__).parents[2] / "docs"))
-from wired import Wired  # noqa: E402
 
 KINDS = {
     "skipping": (skipping_recipe(), "bytes"),

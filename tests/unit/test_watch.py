@@ -28,7 +28,8 @@ from adafocus.model.checkpoint import Checkpoint
 
 
 def watch(*arguments):
-    return CliRunner().invoke(app, ["watch", *map(str, arguments), "--device", "cpu"])
+    options = ["--device", "cpu", "--runtime", "torch"]
+    return CliRunner().invoke(app, ["watch", *map(str, arguments), *options])
 
 
 @pytest.fixture
