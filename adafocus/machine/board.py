@@ -6,9 +6,12 @@ import os
 import re
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TextIO
+
+from adafocus.machine.estimate import Job, Plan
 
 BAR = re.compile(
     r"(?:(?P<what>[^|]*): )? *(?P<percent>\d+)%\|[^|]*\| \S+ \[[^<]*<(?P<left>[^,\]]+)"
@@ -33,14 +36,22 @@ class Bar(NamedTuple):
     """Of the work, from 0 to 1"""
     told: str
     """How long it will yet take, and what stands beside it, such as epoch and metric"""
+    left: float | None
+    """Seconds that it will yet take; None where that cannot be told yet"""
 
 
 class Board:
     """Shows the running jobs: in a terminal in one line that changes, one job after the other,
-    elsewhere in a line for each, once a minute."""
+    elsewhere in a line for each, once a minute.
 
-    def __init__(self, stream: TextIO, total: int) -> None:
+    Args:
+        total: how many jobs there are.
+        jobs: what is known of those that have a log.
+    """
+
+    def __init__(self, stream: TextIO, total: int, jobs: Mapping[Path, Job]) -> None:
         self.done, self.total = 0, total
+        self._plan = Plan(jobs)
         self._stream = stream
         self._live = stream.isatty()
         self._jobs: dict[int, Path] = {}
@@ -54,10 +65,13 @@ class Board:
         """A job runs, and prints to a log."""
         with self._lock:
             self._jobs[job] = log
+            self._plan.begin(log)
 
-    def end(self, job: int) -> None:
+    def end(self, job: int, done: bool) -> None:
+        """A job has ended, well or not."""
         with self._lock:
-            self._jobs.pop(job, None)
+            if log := self._jobs.pop(job, None):
+                self._plan.end(log, done)
 
     def clear(self) -> None:
         """Makes way for what others print."""
@@ -73,21 +87,25 @@ class Board:
         self.clear()
 
     def lines(self, width: int | None = None) -> list[str]:
-        """What there is to tell of each running job, cut to a number of columns."""
+        """What there is to tell of each running job, with a bar and cut to a number of columns,
+        where there is one, and how long the whole will yet take, or else how long it has run."""
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-        chain = f"{self.done}/{self.total} jobs, {minutes}:{seconds:02}"
         with self._lock:
-            jobs = list(self._jobs.values())
+            bars = {log: last_bar(log) for log in self._jobs.values()}
+            left = self._plan.seconds_left({log: bar and bar.left for log, bar in bars.items()})
+        chain = f"{self.done}/{self.total} jobs, "
+        chain += f"{minutes}:{seconds:02}" if left is None else f"~{_round(left)} left"
         found = []
-        for log in jobs:
-            bar = last_bar(log)
+        for log, bar in bars.items():
             if bar is None:
                 line = f"{log.stem}, {chain}"
-            elif width is None:
-                line = f"{log.stem}: {bar.share:.0%}, {bar.told}; {chain}"
             else:
-                drawn = round(12 * bar.share)
-                line = f"{log.stem} [{'#' * drawn:12}] {bar.share:4.0%} {bar.told}; {chain}"
+                line = f"{log.stem}: {bar.share:.0%}, {bar.told}; {chain}"
+                # The bar makes room for the words, and is at least 4 columns wide or not there.
+                room = min(12, (width or 0) - len(line) - len("[]"))
+                if room >= 4:
+                    drawn = f"[{'#' * round(room * bar.share):{room}}] {bar.share:.0%}"
+                    line = f"{log.stem} {drawn} {bar.told}; {chain}"
             found.append(line[:width])
         return found
 
@@ -128,4 +146,13 @@ def last_bar(log: Path) -> Bar | None:
         return None
     found = bars[-1]
     told = f"{found['left']} left, {(found['beside'] or found['what'] or '').strip()}"
-    return Bar(int(found["percent"]) / 100, told.removesuffix(", "))
+    clock = [int(part) for part in found["left"].split(":") if part.isdigit()]
+    left = sum(part * 60**place for place, part in enumerate(reversed(clock))) if clock else None
+    return Bar(int(found["percent"]) / 100, told.removesuffix(", "), left)
+
+
+def _round(seconds: float) -> str:
+    """As one says it of what is not known closely."""
+    units = (("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    unit, length = next(one for one in units if seconds >= 1.5 * one[1] or one[1] == 1)
+    return f"{seconds / length:.0f} {unit}"

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from adafocus.machine import board
 from adafocus.machine.board import CLEARED, Board, last_bar
+from adafocus.machine.estimate import Job
 
 
 @pytest.fixture
@@ -30,9 +31,10 @@ def log(tmp_path):
 
 
 def test_the_last_bar_of_a_log_tells_time_left_epoch_and_metric(log, tmp_path):
-    share, told = last_bar(log)
+    share, told, left = last_bar(log)
     assert share == 0.3
     assert re.fullmatch(r"00:0\d left, epoch=2, top1=55\.1", told)
+    assert 0 <= left < 10
     (tmp_path / "other.log").write_text("no bar yet\n")
     assert last_bar(tmp_path / "other.log") is None
     assert last_bar(tmp_path / "none.log") is None
@@ -52,13 +54,13 @@ def test_a_terminal_has_one_line_that_makes_way(log, monkeypatch):
     monkeypatch.setattr(board, "REDRAWN_EVERY", 0.01)
     terminal, other_end = pty.openpty()
     with os.fdopen(other_end, "w") as stream:
-        shown = Board(stream, total=12)
+        shown = Board(stream, total=12, jobs={})
         shown.begin(7, log)
         shown.done = 3
         first = read(terminal, "3/12 jobs").split(CLEARED)
-        assert re.match(r"demo_28_stage2 \[####        \]  30% 00:0\d left, epoch=2", first[1])
+        assert re.match(r"demo_28_stage2 \[###      \] 30% 00:0\d left, epoch=2", first[1])
         assert "\n" not in "".join(first)
-        shown.end(7)
+        shown.end(7, done=True)
         assert shown.lines(80) == []
         shown.close()
         stream.write("END")
@@ -72,7 +74,7 @@ def test_a_terminal_that_closes_ends_nothing(log, monkeypatch):
     terminal, other_end = pty.openpty()
     with open(other_end, "wb", buffering=0) as raw:
         stream = io.TextIOWrapper(raw, write_through=True)
-        shown = Board(stream, total=12)
+        shown = Board(stream, total=12, jobs={})
         shown.begin(7, log)
         read(terminal, "0/12 jobs")
         os.close(terminal)
@@ -87,7 +89,7 @@ def test_a_terminal_of_no_size_is_taken_for_one_of_80_columns(log, monkeypatch):
     terminal, other_end = pty.openpty()
     assert os.get_terminal_size(other_end).columns == 0
     with os.fdopen(other_end, "w") as stream:
-        shown = Board(stream, total=12)
+        shown = Board(stream, total=12, jobs={})
         shown.begin(7, log.rename(log.with_stem("a" * 90)))
         line = read(terminal, CLEARED + "a")
         shown.close()
@@ -97,7 +99,7 @@ def test_a_terminal_of_no_size_is_taken_for_one_of_80_columns(log, monkeypatch):
 
 
 def test_a_long_line_is_cut_to_the_terminal(log):
-    shown = Board(io.StringIO(), total=12)
+    shown = Board(io.StringIO(), total=12, jobs={})
     shown.begin(1, log)
     (line,) = shown.lines(40)
     shown.close()
@@ -107,7 +109,7 @@ def test_a_long_line_is_cut_to_the_terminal(log):
 def test_without_a_terminal_each_job_has_a_line_from_time_to_time(log, monkeypatch):
     monkeypatch.setattr(board, "TOLD_EVERY", 0.01)
     stream = io.StringIO()
-    shown = Board(stream, total=12)
+    shown = Board(stream, total=12, jobs={})
     shown.begin(7, log)
     end = time.monotonic() + 20
     while stream.getvalue().count("\n") < 3:
@@ -118,3 +120,19 @@ def test_without_a_terminal_each_job_has_a_line_from_time_to_time(log, monkeypat
     told = r"\d\d:\d\d demo_28_stage2: 30%, 00:0\d left, epoch=2, top1=55.1; 0/12 jobs, 0:0\d"
     assert all(re.fullmatch(told, line) for line in lines), lines
     assert CLEARED not in stream.getvalue()
+
+
+def test_the_whole_chain_is_estimated_once_all_is_known(log):
+    other = log.with_name("demo_28_stage3.log")
+    jobs = {
+        log: Job("stage2", frozenset(), None),
+        other: Job("stage3", frozenset({log}), 90.0),
+    }
+    shown = Board(io.StringIO(), total=2, jobs=jobs)
+    shown.begin(7, log)
+    (line,) = shown.lines()
+    assert re.search(r"; 0/2 jobs, ~2 min left$", line)
+    log.write_text("no bar any more")
+    (line,) = shown.lines()
+    assert re.search(r", 0/2 jobs, 0:0\d$", line)
+    shown.close()

@@ -30,6 +30,11 @@ def jobs_to_run():
     return workflow.dag.needrun_jobs()
 
 
+def jobs_before(job):
+    """Those whose outputs a job takes, done or not."""
+    return workflow.dag.job_dependencies(job)
+
+
 def make_default(rule):
     """What a call that names no target makes; ``default_target`` of a file that another includes
     does not count. Does nothing in a module: another file is the main one then."""

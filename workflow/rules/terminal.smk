@@ -1,14 +1,17 @@
 """What a person sees while jobs run, and at the end."""
 
+import csv
 import logging
 import sys
 from contextlib import suppress
 from pathlib import Path
+from statistics import mean
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from adafocus.evaluation.result import Result, ResultError
 from adafocus.machine.board import Board
+from adafocus.machine.estimate import Job
 from adafocus.tracking import chosen, without_password
 
 
@@ -29,9 +32,9 @@ class Watch(logging.Handler):
             case LogEvent.JOB_INFO if record.log:
                 self.board.begin(record.jobid, Path(record.log[0]))
             case LogEvent.JOB_FINISHED:
-                self.board.end(record.job_id)
+                self.board.end(record.job_id, done=True)
             case LogEvent.JOB_ERROR:
-                self.board.end(record.jobid)
+                self.board.end(record.jobid, done=False)
             case LogEvent.PROGRESS:
                 self.board.done, self.board.total = record.done, record.total
 
@@ -45,8 +48,46 @@ def watch_jobs():
     jobs = list(jobs_to_run())
     evaluated.extend(Path(job.output["result"]) for job in jobs if job.rule.name == "evaluate")
     if is_main_process() and not is_quiet():
-        watches.append(Watch(Board(sys.stderr, len(jobs))))
+        watches.append(Watch(Board(sys.stderr, len(jobs), known_of(jobs))))
         logger.handlers.insert(0, watches[0])
+
+
+def known_of(jobs):
+    """What is known of jobs before they run, by their logs: what they took another time, else what
+    jobs of the same rule and experiment took in the mean."""
+    logs = {job: Path(job.log[0]) for job in jobs if job.log}
+    took = {str(path): seconds_of(path) for path in Path("results/benchmarks").glob("*.tsv")}
+    means = {}
+    known = {}
+    for job, log in logs.items():
+        named = job.wildcards_dict
+        kind = (job.rule.name, named.get("experiment") or named.get("dataset"))
+        if kind not in means:
+            means[kind] = mean_of_kind(job.rule.benchmark, kind[1], took)
+        needs = frozenset(logs[other] for other in jobs_before(job) if other in logs)
+        seconds = took.get(str(job.benchmark))
+        known[log] = Job(kind, needs, means[kind] if seconds is None else seconds)
+    return known
+
+
+def mean_of_kind(benchmark, name, took):
+    """Seconds in the mean of those benchmarks of a rule that are of one experiment or data set;
+    None where there are none."""
+    like = []
+    for path, seconds in took.items():
+        match = benchmark.match(path) if benchmark else None
+        if match and seconds is not None:
+            of = match.groupdict()
+            if name == (of.get("experiment") or of.get("dataset")):
+                like.append(seconds)
+    return mean(like) if like else None
+
+
+def seconds_of(benchmark):
+    """What a job took; None where its benchmark cannot be read."""
+    with suppress(OSError, ValueError, LookupError, TypeError, csv.Error):
+        with benchmark.open(newline="") as file:
+            return float([row["s"] for row in csv.DictReader(file, delimiter="\t")][-1])
 
 
 def watch_no_more():
