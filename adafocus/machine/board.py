@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from adafocus.machine.estimate import Job, Plan
+from adafocus.machine.estimate import Plan, PlannedJob
 
 BAR = re.compile(
     r"(?:(?P<what>[^|]*): )? *(?P<percent>\d+)%\|[^|]*\| \S+ \[[^<]*<(?P<left>[^,\]]+)"
@@ -49,7 +49,7 @@ class Board:
         jobs: what is known of those that have a log.
     """
 
-    def __init__(self, stream: TextIO, total: int, jobs: Mapping[Path, Job]) -> None:
+    def __init__(self, stream: TextIO, total: int, jobs: Mapping[Path, PlannedJob]) -> None:
         self.done, self.total = 0, total
         self._plan = Plan(jobs)
         self._stream = stream

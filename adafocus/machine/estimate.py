@@ -11,7 +11,7 @@ from statistics import mean
 from typing import NamedTuple
 
 
-class Job(NamedTuple):
+class PlannedJob(NamedTuple):
     """What is known of a job before it runs."""
 
     kind: Hashable
@@ -25,7 +25,7 @@ class Job(NamedTuple):
 class Plan:
     """The jobs of a call, by their logs, and when they begin and end."""
 
-    def __init__(self, jobs: Mapping[Path, Job]) -> None:
+    def __init__(self, jobs: Mapping[Path, PlannedJob]) -> None:
         self._jobs = dict(jobs)
         known = {log: job.needs & self._jobs.keys() for log, job in self._jobs.items()}
         self._order = list(TopologicalSorter(known).static_order())

@@ -169,10 +169,14 @@ def _published_adafocus() -> dict[str, Any]:
 # --- what stands above them -------------------------------------------------------------------
 
 
+SCHEMA = "yaml-language-server: $schema=../schemas/recipe.json"
+"""By what editors know the keys of a recipe in config/recipes."""
+
+
 def comment(recipe: Recipe) -> str:
     """What stands above the recipe's entries, such as how many updates each stage will make."""
     videos = recipe.videos.train
-    lines = [f"Own videos by {recipe.model_name}; every entry may be changed."]
+    lines = [SCHEMA, f"Own videos by {recipe.model_name}; every entry may be changed."]
     if videos < MANY:
         lines += [
             f"{videos} videos are few to train on, so they go in small batches, by Adam. Rates are"

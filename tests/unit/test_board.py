@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from adafocus.machine import board
 from adafocus.machine.board import CLEARED, Board, last_bar
-from adafocus.machine.estimate import Job
+from adafocus.machine.estimate import PlannedJob
 
 
 @pytest.fixture
@@ -125,8 +125,8 @@ def test_without_a_terminal_each_job_has_a_line_from_time_to_time(log, monkeypat
 def test_the_whole_chain_is_estimated_once_all_is_known(log):
     other = log.with_name("demo_28_stage3.log")
     jobs = {
-        log: Job("stage2", frozenset(), None),
-        other: Job("stage3", frozenset({log}), 90.0),
+        log: PlannedJob("stage2", frozenset(), None),
+        other: PlannedJob("stage3", frozenset({log}), 90.0),
     }
     shown = Board(io.StringIO(), total=2, jobs=jobs)
     shown.begin(7, log)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from adafocus.machine import estimate
-from adafocus.machine.estimate import Job, Plan
+from adafocus.machine.estimate import Plan, PlannedJob
 
 A, B, C, D = map(Path, "abcd")
 
@@ -27,10 +27,10 @@ def chain(**seconds):
     """Two shards, then two jobs one after the other."""
     return Plan(
         {
-            D: Job("end", frozenset({C}), seconds.get("d")),
-            C: Job("train", frozenset({A, B}), seconds.get("c")),
-            B: Job("frames", frozenset(), seconds.get("b")),
-            A: Job("frames", frozenset({Path("made before")}), seconds.get("a")),
+            D: PlannedJob("end", frozenset({C}), seconds.get("d")),
+            C: PlannedJob("train", frozenset({A, B}), seconds.get("c")),
+            B: PlannedJob("frames", frozenset(), seconds.get("b")),
+            A: PlannedJob("frames", frozenset({Path("made before")}), seconds.get("a")),
         }
     )
 
@@ -67,7 +67,7 @@ def test_what_ran_side_by_side_will_do_so_again(clock):
 
 
 def test_a_chain_that_is_done_takes_no_time(clock):
-    plan = Plan({A: Job("frames", frozenset(), None)})
+    plan = Plan({A: PlannedJob("frames", frozenset(), None)})
     plan.begin(A)
     plan.end(A, done=True)
     assert plan.seconds_left({}) is None

@@ -54,6 +54,8 @@ def test_many_videos_are_trained_on_as_the_papers_do():
 
 def test_the_recipe_says_how_many_updates_each_stage_makes():
     said = comment(recipe_of("adafocus", 55))
+    shipped = (RECIPES / "demo.yaml").read_text("utf-8")
+    assert said.partition("\n")[0] == shipped.partition("\n")[0]  # the schema, for editors
     assert "#   stage1: 611, in 47 epochs of 13 batches of 4 videos\n" in said
     assert "#   stage2: 4368, in 546 epochs of 1 batch of 55 videos, each used 8 times\n" in said
     assert "joint: 12500, in 50 epochs of 250" in comment(recipe_of("uni-adafocus", 8000))

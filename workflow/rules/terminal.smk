@@ -11,7 +11,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from adafocus.evaluation.result import Result, ResultError
 from adafocus.machine.board import Board
-from adafocus.machine.estimate import Job
+from adafocus.machine.estimate import PlannedJob
 from adafocus.tracking import chosen, without_password
 
 
@@ -66,7 +66,7 @@ def known_of(jobs):
             means[kind] = mean_of_kind(job.rule.benchmark, kind[1], took)
         needs = frozenset(logs[other] for other in jobs_before(job) if other in logs)
         seconds = took.get(str(job.benchmark))
-        known[log] = Job(kind, needs, means[kind] if seconds is None else seconds)
+        known[log] = PlannedJob(kind, needs, means[kind] if seconds is None else seconds)
     return known
 
 
