@@ -64,18 +64,18 @@ def lay_out(folder: Path) -> None:
 
 def table(recipes: Mapping[str, Recipe]) -> Iterator[str]:
     """Lines that tell what recipes there are, those of one data set together."""
-    yield f"{'recipe':13} {'videos':>8} {'disk':>8}  {'metric':6} patch sizes: published figures"
+    yield f"{'recipe':17} {'videos':>8} {'disk':>8}  {'metric':6} patch sizes: published figures"
     for dataset, first in recipes.items():
-        if first.extends:
+        if first.extends or first.split_of:
             continue
         yield f"\n{first.title}"
         for name, recipe in sorted(recipes.items(), key=_natural):
-            if recipe.dataset == dataset:
+            if recipe.videos_of == dataset:
                 videos = recipe.videos.train + recipe.videos.val
-                size = sum(estimate(recipe)) / 1e9
+                size = 0 if recipe.split_of else sum(estimate(recipe)) / 1e9
                 disk = f"{size:,.0f} GB" if size else ""
                 figures = ", ".join(_figure(recipe, size) for size in recipe.patch_sizes)
-                yield f"{name:13} {videos:8,} {disk:>8}  {recipe.metric:6} {figures}"
+                yield f"{name:17} {videos:8,} {disk:>8}  {recipe.metric:6} {figures}"
 
 
 def _natural(item: tuple[str, Recipe]) -> list[tuple[str, int]]:

@@ -98,22 +98,29 @@ def config_schema() -> dict[str, Any]:
 
 
 def recipe_schema() -> dict[str, Any]:
-    """A recipe is one of a method, or extends another and then holds any part of one."""
+    """A recipe is one of a method, or it extends another, or is another split of its data, and then
+    holds any part of one."""
     defs: dict[str, Any] = {}
     whole, part = [], []
     for model in METHODS.values():
         schema = schema_of(model)
         defs |= schema.pop("$defs")
         name = model.__name__
-        alone = {key: value for key, value in schema["properties"].items() if key != "extends"}
+        named = {
+            "extends": {"type": "string", "description": "The recipe that it extends."},
+            "split_of": {
+                "type": "string",
+                "description": "The recipe of whose data it is a split.",
+            },
+        }
+        alone = {key: value for key, value in schema["properties"].items() if key not in named}
         defs[name] = schema | {"properties": alone}
         whole.append({"$ref": f"#/$defs/{name}"})
         part.append({"$ref": f"#/$defs/{name}Part"})
-        extends = {"type": "string", "description": "The recipe that it extends."}
-        properties = {key: _part(value) for key, value in alone.items()} | {"extends": extends}
+        properties = {key: _part(value) for key, value in alone.items()} | named
         defs[f"{name}Part"] = schema | {
             "properties": properties,
-            "required": ["name", "title", "extends"],
+            "required": ["name", "title"],
         }
     for name, one in list(defs.items()):
         if name.endswith("Part") or name in {model.__name__ for model in METHODS.values()}:
@@ -125,7 +132,7 @@ def recipe_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A recipe of AdaFocus",
-        "if": {"required": ["extends"]},
+        "if": {"anyOf": [{"required": ["extends"]}, {"required": ["split_of"]}]},
         "then": {"anyOf": part},
         "else": {"anyOf": whole},
         "$defs": defs,
@@ -140,7 +147,12 @@ def _part(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _refer_to_parts(value: Any) -> Any:
     if isinstance(value, dict):
-        left = {k: _refer_to_parts(v) for k, v in value.items() if k not in ("discriminator",)}
+        # A part that does not say which section it is of may be of several.
+        left = {
+            "anyOf" if k == "oneOf" else k: _refer_to_parts(v)
+            for k, v in value.items()
+            if k != "discriminator"
+        }
         if "$ref" in left:
             left["$ref"] += "Part"
         return left

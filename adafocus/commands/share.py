@@ -44,7 +44,7 @@ def push(
             public=public,
             replace=replace,
         )
-    print(f"{place}\nTo take it from there: adafocus pull {destination}")
+    print(f"{place}\nTo take it from there: adafocus pull {destination} FOLDER")
 
 
 @app.command()

@@ -26,6 +26,9 @@ from adafocus.recipe import (
     YoutubeSource,
 )
 
+SHARED = ("annotations", "frames", "manifests", "videos")
+"""Folders of a data set that its other splits have too."""
+
 
 def fetch(recipe: Recipe, folder: Path, workers: int) -> None:
     """Brings ``folder`` to hold ``videos/``, ``annotations/`` and ``videos.csv``.
@@ -50,24 +53,34 @@ def fetch(recipe: Recipe, folder: Path, workers: int) -> None:
         case ArchiveSource():
             _download(recipe.source, folder)
         case FolderSource():
-            _link(recipe.source, folder)
+            _link_own(recipe.source, folder)
         case GenerateSource():
             write_videos(recipe.source, folder, workers)
     write_listing(folder, missing, done)
 
 
-def _link(source: FolderSource, folder: Path) -> None:
+def link_shared(recipe: Recipe, folder: Path) -> None:
+    """Links the folder of another split of a data set to all that it has of that, whose folder lies
+    beside it. Raises `DataError` where something else is in the way."""
+    for name in SHARED if recipe.split_of else ():
+        _link(folder / name, Path("..", recipe.videos_of, name))
+
+
+def _link_own(source: FolderSource, folder: Path) -> None:
     """Links to the videos."""
     videos = Path(source.videos).absolute()
     for path in (videos, Path(source.labels)):
         if not path.exists():
             raise DataError(f"{path}: not found; the recipe names it under source")
-    folder.mkdir(parents=True, exist_ok=True)
-    link = folder / "videos"
+    _link(folder / "videos", videos)
+
+
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
     if not link.is_symlink() and link.exists():
-        raise DataError(f"{link}: is in the way of a link to {videos}; move it away")
+        raise DataError(f"{link}: is in the way of a link to {target}; move it away")
     link.unlink(missing_ok=True)
-    link.symlink_to(videos)
+    link.symlink_to(target)
 
 
 def _given_archives(source: ManualSource, folder: Path) -> dict[str, list[Path]]:
@@ -89,6 +102,17 @@ def _no_videos(archives: dict[str, list[Path]], folder: Path) -> list[str]:
     return [f"archives/{name}" for name, parts in archives.items() if not parts] or (
         [] if archives else ["videos"]
     )
+
+
+def check_lists(recipe: Recipe, folder: Path) -> None:
+    """Raises `DataError` where annotation files of a split are not there that only a person can
+    bring.
+
+    Args:
+        folder: of the data set that has its videos.
+    """
+    if isinstance(recipe.source, ManualSource | YoutubeSource):
+        _check_present(recipe, recipe.source.homepage, folder, [])
 
 
 def _check_present(recipe: Recipe, homepage: str, folder: Path, missing: list[str]) -> None:

@@ -67,6 +67,9 @@ class Recipe(Section):
     extends: tuple[str, ...] = ()
     """Recipes that it extends, nearest first. A file names the nearest alone, see
     `adafocus.recipe.extending`."""
+    split_of: str | None = None
+    """The data set of which it is another split: it has that one's videos, frames and folder of
+    annotations, and splits of its own. Entries that its file does not hold are that one's too."""
     classes: Annotated[int, Field(ge=2)]
     videos: Videos
     """How many there are, how many of them may be missing, and how much disk they take."""
@@ -174,8 +177,14 @@ class Recipe(Section):
 
     @property
     def dataset(self) -> str:
-        """The data set whose videos, frames and splits it uses."""
+        """The data set whose splits it uses."""
         return self.extends[-1] if self.extends else self.name
+
+    @property
+    def videos_of(self) -> str:
+        """The data set that has its videos and frames: its own, or the one that it is another split
+        of."""
+        return self.split_of or self.dataset
 
     def called(self, experiment: str | None) -> Self:
         """The recipe of an experiment that shares what was made by this one; None is this one."""

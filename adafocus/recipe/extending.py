@@ -17,7 +17,9 @@ OF_METHOD = ("stages", "skip_costs", "patch_sizes")
 """Entries that a recipe of another method does not inherit."""
 OF_ALL_MODELS = ("frame_size", "glance_size", "glancer", "focuser", "shift")
 """Entries of the model that it does."""
-OF_DATA = ("source", "annotations", "frames", "classes", "videos")
+OF_VIDEOS = ("source", "frames", "classes")
+"""Entries that are the same in all splits of one data set, whose videos and frames they share."""
+OF_DATA = (*OF_VIDEOS, "annotations", "videos", "split_of")
 """Entries that are the same in all recipes of one data set, whose videos, frames and splits they
 share."""
 
@@ -55,8 +57,9 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_same_data(recipe: Recipe, ancestor: Recipe, source: str) -> None:
-    """Raises `RecipeError` where a recipe is of other data than the one that it extends."""
-    for entry in OF_DATA:
+    """Raises `RecipeError` where a recipe is of other data than the one that it extends, or is
+    another split of."""
+    for entry in OF_DATA if recipe.dataset == ancestor.dataset else OF_VIDEOS:
         if getattr(recipe, entry) != getattr(ancestor, entry):
             raise RecipeError(
                 f"{source}: {entry}: differs from that of {ancestor.name}, whose data it shares;"

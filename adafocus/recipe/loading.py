@@ -36,26 +36,39 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
 def _load(path: Path, extended_by: tuple[str, ...]) -> tuple[Any, Recipe]:
     """A recipe's plain values, what it extends among them, and what they say."""
     values = modern(read_yaml(path), str(path))
-    named = values.get("extends") if isinstance(values, dict) else None
     ancestor = None
-    # Of a list all is there already: that is how `Recipe.write` writes it.
-    if not isinstance(named, list | None):
+    if (key := _names_another(values)) is not None:
+        named = values[key]
         extended_by = (*extended_by, path.stem)
         beside = _files(path.parent)
         if not isinstance(named, str) or named not in beside:
             allowed = ", ".join(name for name in beside if name != path.stem) or "none"
-            raise RecipeError(f"{path}: extends: {brief(named)} has no recipe; allowed: {allowed}")
+            raise RecipeError(f"{path}: {key}: {brief(named)} has no recipe; allowed: {allowed}")
         if named in extended_by:
             circle = " -> ".join((*extended_by, named))
-            raise RecipeError(f"{path}: extends: goes round in a circle: {circle}")
+            raise RecipeError(f"{path}: {key}: goes round in a circle: {circle}")
         theirs, ancestor = _load(beside[named], extended_by)
-        values = extend(theirs, values) | {"extends": [named, *ancestor.extends]}
+        values = extend(theirs, values)
+        if key == "extends":
+            values["extends"] = [named, *ancestor.extends]
+        else:
+            values |= {"extends": [], "split_of": ancestor.videos_of}
     recipe = parse_recipe(values, source=str(path))
     if recipe.name != path.stem:
         raise RecipeError(f"{path}: name: is {brief(recipe.name)}, but the file is {path.name}")
     if ancestor:
         check_same_data(recipe, ancestor, str(path))
     return values, recipe
+
+
+def _names_another(values: Any) -> str | None:
+    """The entry by which a recipe's file names another, whose entries it takes."""
+    if not isinstance(values, dict):
+        return None
+    if values.get("extends") is not None:
+        # Of a list all is there already: that is how `Recipe.write` writes it.
+        return None if isinstance(values["extends"], list) else "extends"
+    return None if values.get("split_of") is None else "split_of"
 
 
 def parse_recipe(values: Any, source: str) -> Recipe:
@@ -75,6 +88,8 @@ def load_recipes(folder: str | Path) -> dict[str, Recipe]:
         path = files[name]
         if unknown := [name for name in recipe.extends if name not in files]:
             raise RecipeError(f"{path}: extends: {unknown[0]!r} has no recipe")
+        if recipe.videos_of not in files:
+            raise RecipeError(f"{path}: split_of: {recipe.videos_of!r} has no recipe")
         if recipe.skip_cost is not None:
             raise RecipeError(
                 f"{path}: stages.stage2.skip_cost: list the costs of a look in skip_costs; each"

@@ -105,6 +105,53 @@ def test_a_wrong_extension_is_one_line(folder, entries, expected):
     assert all(part in message for part in expected), message
 
 
+def test_another_split_shares_videos_and_no_training(folder, tmp_path):
+    other = {"title": "Second", "annotations": {"train": "other.txt"}, "videos": {"val": 700}}
+    (folder / "second.yaml").write_text(
+        yaml.safe_dump({"name": "second", "split_of": "demo", **other})
+    )
+    extending = write(folder, "second-x", "second", stages={"stage3": {"epochs": 1}})
+    demo, recipe, more = (
+        load_recipe(folder / f"{name}.yaml") for name in ("demo", "second", "second-x")
+    )
+    assert (recipe.extends, recipe.dataset, recipe.videos_of) == ((), "second", "demo")
+    assert (more.dataset, more.videos_of, demo.videos_of) == ("second", "demo", "demo")
+    annotations, videos = {"train": "other.txt"}, {"val": 700}
+    assert recipe.annotations == demo.annotations.model_copy(update=annotations)
+    assert recipe.videos == demo.videos.model_copy(update=videos)
+    assert recipe.stages == demo.stages
+    assert trained(folder, "second", *ALL)[-1] == "second_28_stage3"
+    assert trained(folder, "second-x", *ALL)[-2:] == ["second_28_stage2", "second-x_28_stage3"]
+    # Complete as it is: a job reads it where no other recipe is.
+    (tmp_path / "elsewhere").mkdir()
+    assert load_recipe(recipe.write(tmp_path / "elsewhere")) == recipe
+    (folder / "second.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
+    assert load_recipe(folder / "second.yaml") == recipe
+    (folder / "demo.yaml").unlink()
+    extending.unlink()
+    with pytest.raises(RecipeError, match=r"second\.yaml: split_of: 'demo' has no recipe"):
+        load_recipes(folder)
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ({"split_of": "dmo"}, ["split_of: 'dmo' has no recipe", "allowed: actnet, demo"]),
+        ({"split_of": "mine"}, ["split_of", "circle: mine -> mine"]),
+        ({"split_of": "demo", "frames": {"height": 32}}, ["frames", "demo", "shares"]),
+        ({"split_of": "demo", "extends": "demo"}, ["split_of", "demo", "shares"]),
+    ],
+)
+def test_a_wrong_split_is_one_line(folder, entries, expected):
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({"name": "mine", "title": "Mine", **entries}))
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path)
+    message = str(error.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    assert all(part in message for part in expected), message
+
+
 def test_an_error_in_an_ancestor_names_its_file(folder):
     first = write(folder, "first", stages={"stage2": {"epochs": 0}})
     with pytest.raises(RecipeError) as error:

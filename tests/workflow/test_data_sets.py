@@ -170,6 +170,8 @@ def put_ucf101(folder):
     (lists / "classInd.txt").write_text("1 Archery\n2 Bowling\n")
     (lists / "trainlist01.txt").write_text(f"{videos[0]} 2\r\n{videos[2]} 1\r\n")
     (lists / "testlist01.txt").write_text(f"{videos[1]}\r\n")
+    (lists / "trainlist02.txt").write_text(f"{videos[1]} 2\r\n{videos[2]} 1\r\n")
+    (lists / "testlist02.txt").write_text(f"{videos[0]}\r\n")
 
 
 def put_hmdb51(folder):
@@ -358,3 +360,42 @@ def test_videos_added_replaced_and_taken_out(data, tiny_project):
     now = {path: path.stat().st_mtime_ns for path in folder.rglob("frames/**/*.zip")}
     assert {path.name for path in now if now[path] != stores.get(path)} == {"b.zip", "d.zip"}
     assert tiny_project.planned(target) == {}
+
+
+def test_another_split_extracts_nothing(data, tiny_project):
+    target = "data/ucf101-split2/splits/train.csv"
+    tiny_project.edit("recipes/ucf101-split2.yaml", "videos", value={"train": 2, "val": 1})
+    stores = {path: path.stat().st_mtime_ns for path in data.glob("ucf101/frames/**/*.zip")}
+    assert len(stores) == 3
+    assert tiny_project.planned(target) == {"splits": 1}
+    run = tiny_project.snakemake(target)
+    assert run.returncode == 0, run.stdout + run.stderr
+    folder = data / "ucf101-split2"
+    rows = {}
+    for split in ("train", "val"):
+        with (folder / "splits" / f"{split}.csv").open(newline="") as file:
+            rows[split] = [(row["video"], row["path"]) for row in csv.DictReader(file)]
+    assert [video for video, _ in rows["train"]] == [
+        "Bowling/v_Bowling_g01_c02",
+        "Archery/v_Archery_g01_c01",
+    ]
+    assert [video for video, _ in rows["val"]] == ["Bowling/v_Bowling_g01_c01"]
+    assert all(count_frames(folder / path) == 4 for _, path in (*rows["train"], *rows["val"]))
+    # Once for both: links lead to the frames of the first.
+    assert (folder / "frames").resolve() == (data / "ucf101" / "frames").resolve()
+    assert {path: path.stat().st_mtime_ns for path in data.glob("ucf101/frames/**/*.zip")} == stores
+    assert tiny_project.planned(target) == {}
+    # Its lists are its own.
+    (data / "ucf101" / "annotations" / "ucfTrainTestlist" / "testlist02.txt").write_text(
+        "Archery/v_Archery_g01_c01.avi\n"
+    )
+    splits = ("data/ucf101/splits/train.csv", target)
+    assert tiny_project.planned(*splits) == {"splits": 1}
+    run = tiny_project.snakemake("--dry-run", "data/ucf101-split2/manifests/0.csv")
+    assert (
+        "ucf101-split2 has no videos of its own: it is another split of data/ucf101" in run.stderr
+    )
+    # What a person has yet to bring is told before any job.
+    run = tiny_project.snakemake("data/ucf101-split3/splits/train.csv")
+    assert run.returncode and "trainlist03.txt" in run.stderr and "is to be had at" in run.stderr
+    assert not (data / "ucf101-split3" / "splits").exists()

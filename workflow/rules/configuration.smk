@@ -134,8 +134,9 @@ def sources_of(wildcards):
 
 def manifests_of(wildcards):
     """What each shard of the frame extraction leaves."""
-    shards = range(recipe_of(wildcards).frames.shards)
-    return expand("{data}/{{dataset}}/manifests/{shard}.csv", data=config["data"], shard=shards)
+    recipe = recipe_of(wildcards)
+    folder = f"{config['data']}/{recipe.videos_of}/manifests"
+    return [f"{folder}/{shard}.csv" for shard in range(recipe.frames.shards)]
 
 
 def splits_of(wildcards):
@@ -172,8 +173,16 @@ def mark_changes(dataset):
 
 
 def changed_videos(wildcards):
-    """What makes a listing of videos out of date: nothing before they ever changed."""
-    mark = mark_changes(recipe_of(wildcards).name) / "videos"
+    """What makes a listing of videos out of date: nothing before they ever changed. Another split
+    has none."""
+    recipe = recipe_of(wildcards)
+    if recipe.split_of:
+        with one_line_errors():
+            raise RecipeError(
+                f"{recipe.name} has no videos of its own: it is another split of"
+                f" {config['data']}/{recipe.split_of}"
+            )
+    mark = mark_changes(recipe.name) / "videos"
     return [str(mark)] if mark.exists() else []
 
 
@@ -426,6 +435,11 @@ onstart:
         for job in jobs_to_run():
             if job.rule.name in ("download", "frames"):
                 steps.setdefault(job.wildcards.dataset, set()).add(job.rule.name)
+            elif job.rule.name == "splits":
+                from adafocus.data.sources import check_lists
+
+                recipe = recipes[job.wildcards.dataset]
+                check_lists(recipe, Path(config["data"], recipe.videos_of))
             for name in KEPT.get(job.rule.name, ()):
                 keep(Path(job.output[name]))
         for line in check_space(steps, recipes, Path(config["data"])):
