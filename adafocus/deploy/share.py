@@ -24,7 +24,7 @@ TIMEOUT = 60
 """Seconds without an answer after which the Hub is given up."""
 
 
-class Place(Protocol):
+class Location(Protocol):
     """Where a checkpoint lies with what belongs to it, or shall lie."""
 
     @property
@@ -143,7 +143,7 @@ def pull(source: str, folder: Path | None = None) -> Path:
     return folder / weights[0]
 
 
-def place_of(text: str) -> Place:
+def place_of(text: str) -> Location:
     """Raises ValueError where the name of a repository is none."""
     if text.startswith(HUB):
         return Repository(text)
