@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 import shutil
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from adafocus.data.disk import estimate
 from adafocus.machine.files import write_error
-from adafocus.recipe import Recipe, load_recipes
+from adafocus.recipe import Phase, Recipe, load_recipes
 
 PARTS = ("Snakefile", "workflow", "config", "environment.yml")
 """What a folder needs to run the workflow."""
@@ -62,8 +64,12 @@ def lay_out(folder: Path) -> None:
         raise write_error(folder, error) from error
 
 
-def table(recipes: Mapping[str, Recipe]) -> Iterator[str]:
-    """Lines that tell what recipes there are, those of one data set together."""
+def table(recipes: Mapping[str, Recipe], results: Path) -> Iterator[str]:
+    """Lines that tell what recipes there are, those of one data set together.
+
+    Args:
+        results: folder with what was trained, for GPU hours.
+    """
     yield f"{'recipe':17} {'videos':>8} {'disk':>8}  {'metric':6} patch sizes: published figures"
     for dataset, first in recipes.items():
         if first.extends or first.split_of:
@@ -74,7 +80,7 @@ def table(recipes: Mapping[str, Recipe]) -> Iterator[str]:
                 videos = recipe.videos.train + recipe.videos.val
                 size = 0 if recipe.split_of else sum(estimate(recipe)) / 1e9
                 disk = f"{size:,.0f} GB" if size else ""
-                figures = ", ".join(_figure(recipe, size) for size in recipe.patch_sizes)
+                figures = ", ".join(_figure(recipe, size, results) for size in recipe.patch_sizes)
                 yield f"{name:17} {videos:8,} {disk:>8}  {recipe.metric:6} {figures}"
 
 
@@ -83,8 +89,28 @@ def _natural(item: tuple[str, Recipe]) -> list[tuple[str, int]]:
     return [(text, int(number or 0)) for text, number in re.findall(r"(\D+)(\d*)", item[0])]
 
 
-def _figure(recipe: Recipe, patch_size: int) -> str:
-    published = recipe.published_beside(patch_size, 0.0)
-    if published is None:
-        return str(patch_size)
-    return f"{patch_size}: {published['figure']}{'' if published['verified'] else '?'}"
+def _figure(recipe: Recipe, patch_size: int, results: Path) -> str:
+    told = str(patch_size)
+    if (published := recipe.published_beside(patch_size, 0.0)) is not None:
+        told += f": {published['figure']}{'' if published['verified'] else '?'}"
+    hours = gpu_hours(recipe, patch_size, results)
+    return told if hours is None else f"{told} ({hours:.1f} GPU h)"
+
+
+def gpu_hours(recipe: Recipe, patch_size: int, results: Path) -> float | None:
+    """Of GPUs in all epochs of all stages of a model, as measured; None where not all of them were
+    trained on GPUs by the workflow.
+
+    Args:
+        results: folder with what was trained.
+    """
+    seconds = 0.0
+    for spec in recipe.table:
+        name = Phase(recipe.name, spec.name, patch_size if spec.of_patch_size else None).name
+        try:
+            told = json.loads((results / "benchmarks" / f"{name}.energy.json").read_text())
+            with (results / "checkpoints" / f"{name}.metrics.csv").open(newline="") as file:
+                seconds += told["gpus"] * sum(float(row["seconds"]) for row in csv.DictReader(file))
+        except (OSError, ValueError, KeyError):
+            return None
+    return seconds / 3600

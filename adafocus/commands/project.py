@@ -49,9 +49,12 @@ def new_dataset(
 def recipes() -> None:
     """Tell what there are recipes for, and which figures are published."""
     with one_line_errors():
-        for line in table(known_recipes()):
+        for line in table(known_recipes(), Path("results")):
             print(line)
-    print("\nDisk: of frames, and of videos that are downloaded. ?: not checked against the paper.")
+    print(
+        "\nDisk: of frames, and of videos that are downloaded. ?: not checked against the paper.\n"
+        "GPU h: of a model's whole training, as measured in results, where it was trained there."
+    )
 
 
 @app.command()

@@ -133,9 +133,9 @@ def read_runtimes(files: Sequence[Path]) -> list[dict[str, Any]]:
 
 def _energy(benchmark: Path) -> dict[str, float]:
     """``cpu_joules`` and ``gpu_joules`` of a job, by its benchmark; NaN where there is none."""
-    unknown = dict.fromkeys(("cpu_joules", "gpu_joules"), float("nan"))
     path = benchmark.with_name(f"{benchmark.stem}.energy.json")
-    return unknown | json.loads(path.read_text()) if path.exists() else unknown
+    told = json.loads(path.read_text()) if path.exists() else {}
+    return {name: told.get(name, float("nan")) for name in ("cpu_joules", "gpu_joules")}
 
 
 def _key(name: str) -> tuple[str, int, float, int, str] | None:

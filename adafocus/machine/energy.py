@@ -19,9 +19,10 @@ READ_EVERY = 30
 @contextmanager
 def metered(path: Path, gpus: Sequence[str], powercap: Path = POWERCAP) -> Iterator[None]:
     """Writes as JSON what was consumed in its block, if that ends well: ``cpu_joules``, of all
-    processors of the machine and their memory, whoever used them, and ``gpu_joules``, of some GPUs.
+    processors of the machine and their memory, whoever used them, ``gpus``, how many it had, and
+    ``gpu_joules``, of those.
 
-    What the machine does not tell is left out; where it tells nothing there is no file.
+    What the machine does not tell is left out; where nothing is left there is no file.
 
     Args:
         gpus: their ids, as `claim_gpus` gives them.
@@ -34,13 +35,15 @@ def metered(path: Path, gpus: Sequence[str], powercap: Path = POWERCAP) -> Itera
     finally:
         joules = processors.close()
     gpus_after = gpu_joules(gpus)
-    told = {} if joules is None else {"cpu_joules": joules}
+    told: dict[str, float] = {} if joules is None else {"cpu_joules": round(joules, 3)}
+    if gpus:
+        told["gpus"] = len(gpus)
     if gpus_before is not None and gpus_after is not None:
-        told["gpu_joules"] = gpus_after - gpus_before
+        told["gpu_joules"] = round(gpus_after - gpus_before, 3)
     if told:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as aside:
-            aside.write_text(json.dumps({name: round(value, 3) for name, value in told.items()}))
+            aside.write_text(json.dumps(told))
 
 
 class Processors:

@@ -57,6 +57,21 @@ def test_recipes_are_those_of_the_project_around_the_folder(adafocus, tmp_path, 
     assert carried.stderr.count("\n") == 1
 
 
+def test_recipes_tell_the_gpu_hours_that_were_measured(adafocus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("benchmarks", "checkpoints"):
+        (tmp_path / "results" / folder).mkdir(parents=True)
+    assert "actnet  " in adafocus("recipes").stdout
+    stages = ("glancer_stage0", "focuser_stage0", "128_stage1", "128_stage2", "128_stage3")
+    for stage in stages:
+        assert "128: 75.0," in adafocus("recipes").stdout, "not all stages are trained yet"
+        history = tmp_path / "results" / "checkpoints" / f"actnet_{stage}.metrics.csv"
+        history.write_text("epoch,loss,seconds\n1,2.0,1800\n2,1.0,900\n")
+        gpus = tmp_path / "results" / "benchmarks" / f"actnet_{stage}.energy.json"
+        gpus.write_text('{"gpus": 2, "gpu_joules": 9.5}')
+    assert "96: 71.9, 128: 75.0 (7.5 GPU h), 160: 76.0," in adafocus("recipes").stdout
+
+
 @pytest.mark.parametrize(
     ("dataset", "patch_size", "expected"),
     [("foo", 128, "allowed: actnet"), ("actnet", 100, "allowed: 96, 128, 160, 192")],

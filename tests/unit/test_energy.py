@@ -78,6 +78,13 @@ def test_a_counter_that_goes_away_is_no_error(powercap):
     assert processors.close() is None
 
 
+def test_it_tells_how_many_gpus_there_were(tmp_path):
+    path = tmp_path / "x.energy.json"
+    with metered(path, ["GPU-00000000-0000-0000-0000-000000000000"] * 2, tmp_path):
+        pass
+    assert json.loads(path.read_text()) == {"gpus": 2}
+
+
 def test_a_gpu_that_is_not_there_tells_nothing():
     assert gpu_joules([]) is None
     assert gpu_joules(["GPU-00000000-0000-0000-0000-000000000000"]) is None
