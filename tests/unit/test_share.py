@@ -71,6 +71,11 @@ def test_a_folder_gives_back_what_was_put_into_it(trained):
     for name in FILES:
         assert Path("taken", name).read_bytes() == Path("given", name).read_bytes()
     assert adafocus.load("taken").class_names[1] == "b|c"
+    # What a budget needs goes along.
+    trained.with_suffix(".exits.npz").write_bytes(b"as it is")
+    run("push", trained, "more")
+    run("pull", "more", "all")
+    assert Path("all", "tiny_32_stage3.exits.npz").read_bytes() == b"as it is"
 
 
 def test_the_card_says_what_the_result_does(trained):
