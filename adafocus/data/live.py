@@ -6,6 +6,7 @@ one of the forms that files have too, and no playlist, which would name other pl
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 import time
@@ -130,9 +131,17 @@ def _open(source: str) -> Any:
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
         return av.open(f"file:{Path(source).absolute()}", container_options=options)
     options = {"format_whitelist": FORMS, "protocol_whitelist": PROTOCOLS[scheme]}
-    if scheme == "rtsp":
-        options["rtsp_transport"] = "tcp"  # of UDP's packets some are lost
-    return av.open(source, container_options=options, timeout=SILENCE)
+    if scheme != "rtsp":
+        return av.open(source, container_options=options, timeout=SILENCE)
+    # Of UDP's packets some are lost, so it is for servers that have nothing else.
+    by_tcp, by_udp = (options | {"rtsp_transport": name} for name in ("tcp", "udp"))
+    try:
+        return av.open(source, container_options=by_tcp, timeout=SILENCE)
+    except av.FFmpegError as error:
+        # A server says the one or the other of a transport that it does not have.
+        if error.errno != errno.EPROTONOSUPPORT and not isinstance(error, av.HTTPBadRequestError):
+            raise
+        return av.open(source, container_options=by_udp, timeout=SILENCE)
 
 
 def _frames(
@@ -143,17 +152,21 @@ def _frames(
         raise Unusual("holds no film")
     film = container.streams.video[0]
     film.thread_type = "AUTO"
-    develop, begin, due = None, None, 0.0
+    develop, begin, latest, due = None, None, 0.0, 0.0
+    interval = 1 / float(film.average_rate or 25)
     for number, frame in enumerate(container.decode(film)):
         if stop.number:  # also between the frames that are given, which may be minutes apart
             return
-        now = number / float(film.average_rate or 25) if frame.time is None else frame.time
-        begin = now if begin is None else begin
-        now -= begin
-        if due - 1 / rate <= now < due - TICK:
+        stamp = number * interval if frame.time is None else frame.time
+        begin = stamp if begin is None else begin
+        if stamp - begin < latest:
+            # By RTSP the first frames come before the server's clock is known.
+            begin = stamp - latest - interval
+        latest = now = stamp - begin
+        if now < due - TICK:
             continue
         # Where time has jumped it is counted from there.
-        due = (due if -TICK <= now - due < 1 / rate else now) + 1 / rate
+        due = (due if now - due < 1 / rate else now) + 1 / rate
         if develop is None or not develop.fits(frame):
             develop = Developer(settings, frame, film)
         yield now, develop(frame), develop.height, develop.width

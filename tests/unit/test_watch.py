@@ -141,6 +141,16 @@ def test_a_silent_server_is_not_waited_for(monkeypatch):
             next(frames)
 
 
+def test_times_go_on_where_stamps_run_back(tmp_path):
+    """As a camera's do that begins anew, and RTSP's, once the server's clock is known."""
+    film = make_video(tmp_path / "film.ts", 10, "64x48", rate=10)
+    twice = tmp_path / "twice.ts"
+    twice.write_bytes(film.read_bytes() * 2)
+    with Stop() as stop:
+        found = list(live.moments(str(twice), tiny_recipe("gru").frames, 5, 1, stop))
+    assert [moment.time for moment in found] == pytest.approx(np.arange(10) / 5, abs=0.001)
+
+
 def test_a_file_is_stepped_through_as_the_model_does(weights, tmp_path):
     video = make_video(tmp_path / "film.mp4", 20, "146x73", rate=10)
     overlay = tmp_path / "look.mp4"
