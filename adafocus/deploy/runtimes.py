@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,24 +159,35 @@ def _onnx(path: Path, threads: int) -> Callable[[Feed], Feed]:
 
 
 def _openvino(path: Path, threads: int) -> Callable[[Feed], Feed]:
-    # By this it would tell its makers that it is used.
-    without: dict[str, Any] = {"openvino_telemetry": None}
-    sys.modules.update({name: put for name, put in without.items() if name not in sys.modules})
-    import openvino
-
     options = {
         # Where the processor has it, it would compute in bfloat16.
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    model = openvino.Core().compile_model(path, "CPU", options)
+    model = openvino_core().compile_model(path, "CPU", options)
 
     def run(feed: Feed) -> Feed:
         found = model(feed)
         return {port.any_name: found[port].copy() for port in model.outputs}
 
     return run
+
+
+@cache
+def openvino_core() -> Any:
+    """OpenVINO, begun once in a process.
+
+    Where the processor has AMX, whatever begins it gives the thread a stack for signals and takes
+    that away at its end. Of two that end in the order in which they began the first takes away
+    what the second goes back to, and the next signal ends the process.
+    """
+    # By this it would tell its makers that it is used.
+    without: dict[str, Any] = {"openvino_telemetry": None}
+    sys.modules.update({name: put for name, put in without.items() if name not in sys.modules})
+    import openvino
+
+    return openvino.Core()
 
 
 RUNNERS = {"onnx": _onnx, "openvino": _openvino}

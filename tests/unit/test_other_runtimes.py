@@ -1,7 +1,10 @@
 """Predictions by ONNX Runtime and OpenVINO, which runtime is taken, and where graphs lie."""
 
 import json
+import subprocess
+import sys
 
+import onnx
 import pytest
 import torch
 from miniature import make_video
@@ -23,6 +26,16 @@ from adafocus.model.frozen import FrozenBackbone
 from adafocus.recipe import parse_recipe
 
 CPU = torch.device("cpu")
+SIGNALLED = """
+import os, signal, sys
+from adafocus.deploy.runtimes import RUNNERS
+first, second = (RUNNERS["openvino"](sys.argv[1], 1) for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+"""Hears a signal after two networks of OpenVINO are gone."""
 RUNTIMES = ("torch", "onnx", "openvino")
 
 
@@ -52,6 +65,16 @@ def test_a_graph_is_of_its_very_checkpoint(cache, tmp_path):
     for runtime in ("onnx", "openvino"):
         with pytest.raises(CheckpointError, match=r"-glancer-.*: cannot be read .*remove it"):
             Predictor(path, "cpu", runtime=runtime)
+
+
+def test_a_signal_is_heard_when_openvinos_networks_are_gone(tmp_path):
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [2]) for name in ("in", "out")]
+    nodes = [onnx.helper.make_node("Relu", ["in"], ["out"])]
+    graph = onnx.helper.make_graph(nodes, "graph", ends[:1], ends[1:])
+    onnx.save(onnx.helper.make_model(graph, ir_version=10), tmp_path / "graph.onnx")
+    command = [sys.executable, "-c", SIGNALLED, tmp_path / "graph.onnx"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
 def skipping(recipe):
