@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping
 from graphlib import TopologicalSorter
 from heapq import heapify, heappop, heappush
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import NamedTuple
 
 
@@ -31,6 +31,8 @@ class Plan:
         self._order = list(TopologicalSorter(known).static_order())
         self._began: dict[Path, float] = {}
         self._took: dict[Path, float] = {}
+        self._of_kind: dict[Hashable, list[float]] = {}
+        """What those of each kind took that are done"""
         self._side_by_side = 1
         """The most jobs that ran at once"""
 
@@ -43,6 +45,7 @@ class Plan:
         began = self._began.pop(log, None)
         if done and began is not None and log in self._jobs:
             self._took[log] = time.monotonic() - began
+            self._of_kind.setdefault(self._jobs[log].kind, []).append(self._took[log])
 
     def seconds_left(self, told: Mapping[Path, float | None]) -> float | None:
         """Until the last job ends, if as many run side by side as so far.
@@ -81,5 +84,5 @@ class Plan:
         job = self._jobs[log]
         if job.seconds is not None:
             return job.seconds
-        like = [took for other, took in self._took.items() if self._jobs[other].kind == job.kind]
-        return mean(like) if like else None
+        like = self._of_kind.get(job.kind)
+        return fmean(like) if like else None
