@@ -66,6 +66,16 @@ def test_what_ran_side_by_side_will_do_so_again(clock):
     assert plan.seconds_left({A: 0.0}) == 30 + 110
 
 
+def test_shards_share_the_places_that_there_were(clock):
+    plan = Plan({log: PlannedJob("frames", frozenset(), 30.0) for log in (A, B, C, D)})
+    assert plan.seconds_left({}) == 120
+    for log in (A, B):
+        plan.begin(log)
+    for log in (A, B):
+        plan.end(log, done=True)
+    assert plan.seconds_left({}) == 30
+
+
 def test_a_chain_that_is_done_takes_no_time(clock):
     plan = Plan({A: PlannedJob("frames", frozenset(), None)})
     plan.begin(A)
