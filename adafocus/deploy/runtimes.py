@@ -23,7 +23,7 @@ from adafocus.model.frozen import FrozenBackbone
 from adafocus.model.video_model import VideoModel
 
 Runtime = Literal["auto", "torch", "onnx", "openvino"]
-FASTEST: tuple[Runtime, ...] = ("onnx", "openvino")
+FASTEST: tuple[Runtime, ...] = ("openvino", "onnx")
 """Those that are faster than PyTorch on a CPU, the fastest first, as benchmarks/runtimes.py has
 measured. With a GPU PyTorch is taken."""
 Feed = dict[str, np.ndarray]

@@ -169,7 +169,7 @@ def test_commands_leave_what_they_say(demo, file):
 
 @pytest.mark.slow
 def test_a_prediction_is_computed_by_the_fastest_runtime_from_a_graph_in_the_cache(demo):
-    assert json.loads((demo / "look.jsonl").read_text())["runtime"] == "onnx"
+    assert json.loads((demo / "look.jsonl").read_text())["runtime"] == "openvino"
     assert list((demo / "cache" / "adafocus").glob("*.onnx"))
 
 
