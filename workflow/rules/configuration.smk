@@ -439,7 +439,8 @@ onstart:
                 from adafocus.data.sources import check_lists
 
                 recipe = recipes[job.wildcards.dataset]
-                check_lists(recipe, Path(config["data"], recipe.videos_of))
+                if recipe.split_of:  # of others the download looks, which comes first
+                    check_lists(recipe, Path(config["data"], recipe.videos_of))
             for name in KEPT.get(job.rule.name, ()):
                 keep(Path(job.output[name]))
         for line in check_space(steps, recipes, Path(config["data"])):
