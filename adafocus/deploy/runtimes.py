@@ -24,8 +24,9 @@ from adafocus.model.video_model import VideoModel
 
 Runtime = Literal["auto", "torch", "onnx", "openvino"]
 FASTEST: tuple[Runtime, ...] = ("openvino", "onnx")
-"""Those that are faster than PyTorch on a CPU, the fastest first, as benchmarks/runtimes.py has
-measured. With a GPU PyTorch is taken."""
+"""Those that are taken before PyTorch on a CPU, the fastest first, as benchmarks/runtimes.py has
+measured: on two threads ONNX Runtime is as fast as PyTorch, on one faster. With a GPU PyTorch is
+taken."""
 Feed = dict[str, np.ndarray]
 
 
