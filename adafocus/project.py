@@ -81,6 +81,8 @@ def table(recipes: Mapping[str, Recipe], results: Path) -> Iterator[str]:
                 size = 0 if recipe.split_of else sum(estimate(recipe)) / 1e9
                 disk = f"{size:,.0f} GB" if size else ""
                 figures = ", ".join(_figure(recipe, size, results) for size in recipe.patch_sizes)
+                if not recipe.published:  # what else there is to compare with
+                    figures += "".join(f"; {peer.told(recipe.metric)}" for peer in recipe.peers)
                 yield f"{name:17} {videos:8,} {disk:>8}  {recipe.metric:6} {figures}"
 
 

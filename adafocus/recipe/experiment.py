@@ -51,6 +51,10 @@ class Peer(Section):
     mAP: float | None = None
     gflops: float
 
+    def told(self, metric: str) -> str:
+        """In words."""
+        return f"{self.name}: {getattr(self, metric)} at {self.gflops} GFLOPs"
+
 
 class Recipe(Section):
     """An experiment; each method has a class of its own, see `adafocus.recipe.METHODS`."""

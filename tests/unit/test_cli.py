@@ -69,7 +69,10 @@ def test_recipes_tell_the_gpu_hours_that_were_measured(adafocus, tmp_path, monke
         history.write_text("epoch,loss,seconds\n1,2.0,1800\n2,1.0,900\n")
         gpus = tmp_path / "results" / "benchmarks" / f"actnet_{stage}.energy.json"
         gpus.write_text('{"gpus": 2, "gpu_joules": 9.5}')
-    assert "96: 71.9, 128: 75.0 (7.5 GPU h), 160: 76.0," in adafocus("recipes").stdout
+    told = adafocus("recipes").stdout
+    assert "96: 71.9, 128: 75.0 (7.5 GPU h), 160: 76.0," in told
+    assert "160, 192; TSN: 83.0 at 400.5 GFLOPs\n" in told
+    assert "AR-Net" not in told, "where AdaFocus has figures of its own, others' are left out"
 
 
 @pytest.mark.parametrize(
