@@ -173,6 +173,9 @@ def loader(
         collate_fn=collate,
         num_workers=workers,
         worker_init_fn=_begin_worker,
+        # Children of this process: Python 3.14 would start others, which would run the script of a
+        # workflow's job once more, and whose parent is not this process.
+        multiprocessing_context="fork" if workers else None,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
     )

@@ -11,6 +11,7 @@ from noise import SIZE, write_noise
 
 from adafocus.machine import shared_memory
 
+ROOT = Path(__file__).parents[2]
 LOAD = """
 import sys
 from pathlib import Path
@@ -130,3 +131,20 @@ def test_a_process_that_cannot_make_a_socket_keeps_nobody_waiting(tmp_path, seen
     else:
         assert "could not hand them over" in done.stdout
         assert "AF_UNIX path too long" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_processes_that_load_do_not_run_the_script_again(tmp_path):
+    """A script of the workflow is not written for it, and from Python 3.14 they might."""
+    script = tmp_path / "script.py"
+    start = "import multiprocessing\nmultiprocessing.set_start_method('forkserver', force=True)\n"
+    script.write_text(start + LOAD)
+    folder = write_noise(tmp_path, {"train": 24})
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, folder, "what fits"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(ROOT)])},
+        timeout=120,
+    )
+    assert done.stdout == "3 6\n", done.stderr
