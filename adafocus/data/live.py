@@ -132,6 +132,9 @@ def _open(source: str) -> Any:
         return av.open(f"file:{Path(source).absolute()}", container_options=options)
     options = {"format_whitelist": FORMS, "protocol_whitelist": PROTOCOLS[scheme]}
     if scheme != "rtsp":
+        # Without it FFmpeg 9 takes the proper end of what comes in chunks for an error, and what
+        # the decoder still holds is lost.
+        options["multiple_requests"] = "1"
         return av.open(source, container_options=options, timeout=SILENCE)
     # Of UDP's packets some are lost, so it is for servers that have nothing else.
     by_tcp, by_udp = (options | {"rtsp_transport": name} for name in ("tcp", "udp"))
