@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from urllib.parse import quote
@@ -171,6 +172,32 @@ def test_commands_leave_what_they_say(demo, file):
 def test_a_prediction_is_computed_by_the_fastest_runtime_from_a_graph_in_the_cache(demo):
     assert json.loads((demo / "look.jsonl").read_text())["runtime"] == "openvino"
     assert list((demo / "cache" / "adafocus").glob("*.onnx"))
+
+
+@pytest.mark.slow
+def test_a_stage_takes_over_the_best_trial_of_its_sweep(demo, tiny_project, tmp_path):
+    """Only stage 3 was swept: what is before it is given."""
+    name, before = "demo_28_stage3", "demo_28_stage2"
+    made = json.loads((demo / "results" / f"{name}.json").read_text())
+    assert made["swept"] is None
+    shutil.copytree(demo, tmp_path / "mine", symlinks=True)
+    folder = tmp_path / "mine"
+    project = replace(tiny_project, folder=folder)
+    shutil.copy2(folder / "results" / "checkpoints" / f"{before}.safetensors", folder)
+    project.edit("config.yaml", "pretrained", value={before: f"{before}.safetensors"})
+    project.edit("config.yaml", "sweep", "use_best", value=True)
+    # The sweep began at the same weights, elsewhere.
+    call = ["--rerun-triggers", "mtime", "--", f"results/{name}.json"]
+    assert project.planned(*call) == {"stage3": 1, "evaluate": 1}
+    done = project.snakemake(*call)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    found = json.loads((folder / "results" / "sweeps" / f"{name}.json").read_text())
+    result = json.loads((folder / "results" / f"{name}.json").read_text())
+    assert result["swept"] == found["budget"] and found["budget"]["trials"] == 2
+    assert result["learning_rates"]["stage3"] == found["best"]["learning_rates"]
+    log = (folder / "results" / "logs" / f"{name}.log").read_text()
+    assert "going on from" in log and "starting over" not in log
 
 
 @pytest.mark.slow
