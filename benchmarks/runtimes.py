@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import stepwise
 import torch
+from bench import RESULTS, Bench, settle
 from machine import machine
-from speed import RESULTS, Bench, settle
 from torch import Tensor, nn
 from whole_frames import WholeFrames, gflops
 
