@@ -47,6 +47,11 @@ def is_quiet():
     return bool(workflow.output_settings.quiet)
 
 
+def is_printed_by_plugin():
+    """Whether a logger that this call names (``--logger``) prints in the place of Snakemake."""
+    return any(plugin.writes_to_stream for plugin in workflow.logger_manager.get_log_handlers())
+
+
 def remove_locks():
     """What ``snakemake --unlock`` does, which is a call of its own."""
     shutil.rmtree(".snakemake/locks", ignore_errors=True)

@@ -44,10 +44,11 @@ evaluated = []
 
 
 def watch_jobs():
-    """Shows from now on how far the jobs of this call are."""
+    """Shows from now on how far the jobs of this call are, unless another logger does: two that
+    write in a terminal's last line take it from each other."""
     jobs = list(jobs_to_run())
     evaluated.extend(Path(job.output["result"]) for job in jobs if job.rule.name == "evaluate")
-    if is_main_process() and not is_quiet():
+    if is_main_process() and not is_quiet() and not is_printed_by_plugin():
         watches.append(Watch(Board(sys.stderr, len(jobs), known_of(jobs))))
         logger.handlers.insert(0, watches[0])
 
