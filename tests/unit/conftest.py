@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,4 +54,6 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
     yield mount_it
     if mounted:
+        # From Python 3.12 on, a file that `torch.save` could not end is open until then.
+        gc.collect()
         subprocess.run(["umount", folder], check=True)
