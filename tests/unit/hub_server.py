@@ -64,6 +64,11 @@ class Handler(BaseHTTPRequestHandler):
             known = "license: nonsense" not in json.loads(body)["content"]
             errors = [] if known else [{"message": '"license" must be one of [mit, ...]'}]
             self._send({"errors": errors, "warnings": []}, 200 if known else 400)
+        elif self.path == "/oauth/device":
+            page = {"verification_uri": f"{self.server.address}/device", "expires_in": 60}
+            self._send({"device_code": "1", "user_code": "AB-CD", "interval": 0, **page})
+        elif self.path == "/oauth/token":
+            self._send({"access_token": TOKEN})  # as if the person had agreed there
         elif not self._knows_who():
             self._send({"error": "Invalid credentials"}, 401)
         elif self.path == "/api/repos/create":
@@ -104,6 +109,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
+        if self.path == "/api/whoami-v2" and self._knows_who():
+            self._send({"name": "user", "type": "user"})
+            return
         name = "/".join(self.path.removeprefix("/api/models").split("/")[1:3])
         model = self.server.models.get(name)
         if model is None or (model.private and not self._knows_who()):

@@ -21,6 +21,7 @@ import pytest
 import torch
 import yaml
 from hook import pages
+from hub_server import hub
 from miniature import make_video
 from mlflow import MlflowClient
 from PIL import Image
@@ -34,11 +35,19 @@ NOT_RUN = {
     "docs/containers.md": "images are not built in tests; unit/test_packaging.py reads their files",
 }
 PAGES = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
-COMMANDS = [
-    command.strip()
+BLOCKS = [
+    (language, re.sub(r"\\\n *", "", block))
     for page in PAGES
     if page not in NOT_RUN
-    for block in re.findall(r"```sh\n(.*?) *```", (ROOT / page).read_text(), re.DOTALL)
+    for language, block in re.findall(
+        r"^ *```(\w*)\n(.*?)^ *```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE
+    )
+]
+"""Language and text, in which a line that goes on in the next is one with that."""
+COMMANDS = [
+    command.strip()
+    for language, block in BLOCKS
+    if language == "sh"
     for command in block.splitlines()
 ]
 ON_CLUSTER = "snakemake --profile workflow/profiles"
@@ -66,10 +75,20 @@ ELSEWHERE = {
     "snakemake --cores all results/mine_128.json": "test_own_videos.py, with small networks",
     f"{ON_CLUSTER}/slurm results/actnet_128_stage3.json": "test_slurm.py, on tiny videos",
     f"{ON_CLUSTER}/cluster-generic results/actnet_128_stage3.json": "likewise, its last step",
+    "adafocus evaluate actnet_128.safetensors --data data/actnet --output theirs.json --plots"
+    " theirs": "needs ActivityNet; unit/test_evaluation.py looks at its last line",
+    'srun --nodes 2 --ntasks-per-node 1 --gpus-per-node 4 --signal=USR1@120 bash -c \'trap "" USR1;'
+    " torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID"
+    " --rdzv-endpoint $(scontrol show hostnames $SLURM_JOB_NODELIST | head -1):29500 -m adafocus"
+    " train ...'": "needs two machines with GPUs; unit/test_distributed.py has two torchruns",
+    "make install": "made the environment that these tests run in",
+    ".venv/bin/pip install pre-commit && .venv/bin/pre-commit install": "changes the checkout",
+    "make lock": "likewise, by what a package index has that day",
 }
 ON_REQUEST = "snakemake --cores all results/actnet_128_stage3.json"
 """Ends in what a person without ActivityNet is told."""
-
+STAND_INS = {"rtsp://camera/stream": "camera.mp4"}
+"""What a command is given in the place of what is not here."""
 
 PATCH_SIZES = (20, 28)
 UNI = {
@@ -111,34 +130,50 @@ def demo(tiny_project, tmp_path_factory):
     for entry, value in (("trials", 2), ("cpus_per_trial", 1)):
         tiny_project.edit("config.yaml", "sweep", entry, value=value)
     programs = tmp_path_factory.mktemp("programs")
-    for name in ("adafocus", "snakemake"):
-        (programs / name).write_text(f'#!/bin/sh\nexec {tiny_project.python} -m {name} "$@"\n')
+    modules = {name: name for name in ("adafocus", "snakemake")} | {"hf": "huggingface_hub.cli.hf"}
+    for name, module in modules.items():
+        (programs / name).write_text(f'#!/bin/sh\nexec {tiny_project.python} -m {module} "$@"\n')
         (programs / name).chmod(0o755)
-    run_all_commands(tiny_project.folder, programs)
+    with hub() as server:
+        run_all_commands(tiny_project.folder, programs, server.address)
     return tiny_project.folder
 
 
 def run(
-    folder: Path, command: list[str], programs: Path = Path(sys.executable).parent
+    folder: Path,
+    command: list[str],
+    programs: Path = Path(sys.executable).parent,
+    **variables: str,
 ) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "XDG_CACHE_HOME": str(folder / "cache"),  # where graphs for other runtimes are kept
     }
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
 
 
-def run_all_commands(folder: Path, programs: Path) -> None:
+def run_all_commands(folder: Path, programs: Path, hub_address: str) -> None:
+    of_hub = {"HF_ENDPOINT": hub_address, "HF_HOME": str(folder / "hub"), "HF_HUB_DISABLE_XET": "1"}
+    of_hub["HF_TOKEN"] = ""  # that of a person who runs the tests
     for name in ("Snakefile", "workflow", "profiles", "adafocus"):
         (folder / name).symlink_to(ROOT / name)
     for name in ("cat", "dog"):
         for number in range(3):
             make_video(folder / "my_videos" / name / f"{number}.mp4")
+    make_video(folder / "camera.mp4", 12, rate=2)
     torch.save(sections("actnet_128"), folder / "published.pth.tar")
     for command in COMMANDS:
         if command in ELSEWHERE:
             continue
-        done = run(folder, shlex.split(command), programs)
+        words = [STAND_INS.get(word, word) for word in shlex.split(command)]
+        done = run(folder, words, programs, **of_hub)
         output = done.stdout + done.stderr
         if command == ON_REQUEST:
             assert done.returncode == 1
@@ -161,6 +196,8 @@ def run_all_commands(folder: Path, programs: Path) -> None:
         "look.mp4",
         "demo.onnx",
         "actnet_128.safetensors",
+        "taken/README.md",
+        "digits/demo-uni_28.safetensors",
         "results/sweeps/demo_28_stage3.svg",
     ],
 )
@@ -361,9 +398,17 @@ def test_a_contact_sheet_opens(demo, runs, browser):
 
 def test_what_is_run_elsewhere_is_on_the_pages():
     assert set(ELSEWHERE) | {ON_REQUEST} <= set(COMMANDS)
+    assert set(STAND_INS) <= {word for command in COMMANDS for word in command.split()}
     here = [command for command in COMMANDS if command not in ELSEWHERE]
-    assert {command.split()[0] for command in here} == {"adafocus", "snakemake"}
+    assert {command.split()[0] for command in here} == {"adafocus", "snakemake", "hf"}
     assert len(here) == len(set(here)), "none is told, and run, twice"
+
+
+def test_no_command_stands_in_a_block_that_is_not_run():
+    programs = {command.split()[0] for command in COMMANDS} | {"pip", "python", "docker", "$"}
+    others = [block for language, block in BLOCKS if language != "sh"]
+    lines = [line for block in others for line in block.splitlines() if line.strip()]
+    assert not [line for line in lines if line.split()[0] in programs]
 
 
 @pytest.mark.integration
