@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +45,7 @@ def push(
             public=public,
             replace=replace,
         )
-    print(f"{place}\nTo take it from there: adafocus pull {destination} FOLDER")
+    print(f"{place}\nTo take it from there: adafocus pull {shlex.quote(destination)} FOLDER")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -144,9 +145,11 @@ def pull(source: str, folder: Path | None = None) -> Path:
 
 
 def place_of(text: str) -> Location:
-    """Raises ValueError where the name of a repository is none."""
+    """Raises ValueError where the name of a repository is none, or an address is given."""
     if text.startswith(HUB):
         return Repository(text)
+    if re.match(r"[\w+.-]+://|hf:", text):
+        raise ValueError(f"{text}: is no folder; names of the Hugging Face Hub begin with {HUB}")
     return Folder(Path(text))
 
 

@@ -73,8 +73,9 @@ def test_a_folder_gives_back_what_was_put_into_it(trained):
     assert adafocus.load("taken").class_names[1] == "b|c"
     # What a budget needs goes along.
     trained.with_suffix(".exits.npz").write_bytes(b"as it is")
-    run("push", trained, "more")
-    run("pull", "more", "all")
+    done = run("push", trained, "and more")
+    assert done.stdout.endswith("adafocus pull 'and more' FOLDER\n")
+    run("pull", "and more", "all")
     assert Path("all", "tiny_32_stage3.exits.npz").read_bytes() == b"as it is"
 
 
@@ -135,6 +136,9 @@ def test_what_does_not_belong_together_is_not_given_nor_taken(trained):
     assert "given/tiny_32_stage3.safetensors: not an AdaFocus" in error("pull", "given", "taken")
     assert not Path("taken").exists()
     assert "nowhere: no such folder" in error("pull", "nowhere")
+    for address in ("https://hub/me/digits", "hf:/me/digits"):
+        assert f"{address}: is no folder" in error("push", trained, address)
+        assert f"{address}: is no folder" in error("pull", address)
     Path("results", "tiny_32_stage3.json").unlink()
     assert "its result is neither" in error("push", trained, "elsewhere")
 
