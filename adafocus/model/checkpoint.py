@@ -91,7 +91,10 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     }
     metadata["digest"] = digest(tensors, metadata)
     with atomic(path) as aside:
+        aside.touch()
+        mode = aside.stat().st_mode
         safetensors.torch.save_file(tensors, aside, metadata)
+        aside.chmod(mode)  # safetensors lets nobody else read it
         _sort_header(aside)
 
 

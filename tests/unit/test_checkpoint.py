@@ -80,6 +80,12 @@ def test_everything_comes_back(recipe, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["c.safetensors"]
 
 
+def test_others_may_read_it_as_they_may_read_any_file(tmp_path):
+    (tmp_path / "any").touch()
+    path = write_checkpoint(tmp_path / "a.safetensors", tiny_recipe("gru"), "stage1", 32)
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_files_that_are_no_checkpoints(tmp_path):
     with pytest.raises(CheckpointError, match="none.safetensors: no such checkpoint"):
         checkpoint.read(tmp_path / "none.safetensors")
