@@ -188,6 +188,8 @@ class Predictor:
             DataError: where it cannot be read.
         """
         video = Path(video)
+        if video.is_fifo():  # of which nobody knows whether anything ever comes
+            raise DataError("is a pipe, and parts of a film are read in turns: name a file")
         model = self.recipe.model
         try:
             pictures, film = decode_some(

@@ -100,4 +100,4 @@ def save(figure: Figure, path: Path) -> None:
             canvas.draw()
             pixels = np.asarray(canvas.buffer_rgba())[..., :3]
             image = Image.fromarray(pixels).quantize(192, Image.Quantize.FASTOCTREE)
-            image.save(aside, optimize=True)
+            image.save(aside, "PNG", optimize=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 from dataclasses import replace
@@ -230,6 +231,8 @@ def test_pictures_are_of_one_video(weights, video, tmp_path):
     done = predict(video, "--checkpoint", weights, "--sheet", sheet)
     assert done.exit_code == 0, done.output
     assert sheet.read_bytes()[:4] == b"\x89PNG"
+    done = predict(video, "--checkpoint", weights, "--sheet", tmp_path / "sheet")
+    assert (tmp_path / "sheet").read_bytes()[:4] == b"\x89PNG", "whatever its name"
     done = predict(video, video, "--checkpoint", weights, "--sheet", sheet)
     assert done.exit_code == 1
     assert "--overlay and --sheet are for one video, not 2" in done.stderr
@@ -248,6 +251,14 @@ def test_what_is_no_plain_file_is_written_into(weights, video, tmp_path):
     assert pipe.is_fifo()
     done = predict(video, "--checkpoint", weights, "--json", tmp_path)
     assert done.exit_code == 1 and f"{tmp_path}: is a folder" in done.stderr
+    # Nothing is read from one: nobody may ever write to it.
+    done = subprocess.run(
+        [sys.executable, "-m", "adafocus", "predict", pipe, "--checkpoint", weights],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert f"Error: {pipe}: is a pipe" in done.stderr
     assert video.exists()
     unread = tmp_path / "unread.jsonl"
     done = predict(tmp_path / "gone.mp4", "--checkpoint", weights, "--json", unread)
