@@ -15,6 +15,7 @@ import typer
 from adafocus import __version__
 from adafocus.commands import project, share
 from adafocus.commands.errors import one_line_errors
+from adafocus.machine.files import check_outputs
 from adafocus.project import known_recipes
 from adafocus.recipe import (
     SPECS,
@@ -133,6 +134,7 @@ def train(
 ) -> None:
     """Train one stage."""
     with one_line_errors():
+        check_outputs([output, curves], [recipe, *(init or ()), trial])
         checked = load_recipe(recipe, set_ or [])
         videos_at_a_time = parse_micro_batch(micro_batch)
         if not SPECS[stage].of_patch_size:
@@ -191,6 +193,7 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint and its baselines on the validation videos."""
     with one_line_errors():
+        check_outputs([output], [checkpoint])
         from adafocus import evaluation
         from adafocus.machine.distributed import alone, joined
 
@@ -245,9 +248,7 @@ def predict(
             raise ValueError(f"{', '.join(map(str, videos))}: holds no video")
         if len(files) > 1 and (overlay or sheet):
             raise ValueError(f"--overlay and --sheet are for one video, not {len(files)}")
-        for output in filter(None, (json_, overlay, sheet)):
-            if output.is_dir():
-                raise ValueError(f"{output}: is a folder; name a file in it")
+        check_outputs([json_, overlay, sheet], [checkpoint, *files])
         predictor = predict.Predictor(checkpoint, device.value, budget, precision, runtime)
         options = {
             "--checkpoint": sha256(checkpoint),
@@ -293,8 +294,7 @@ def watch(
         from adafocus.deploy.watch import watch_source
 
         check_source(source)
-        if overlay and overlay.is_dir():
-            raise ValueError(f"{overlay}: is a folder; name a file in it")
+        check_outputs([overlay], [checkpoint, Path(source)])
         predictor = Predictor(checkpoint, device.value, None, precision, runtime)
         watch_source(
             predictor, source, rate=rate, every=every, top=top, tries=tries, overlay=overlay
@@ -348,6 +348,7 @@ def export(
             return
         if onnx is None:
             raise ValueError("give --onnx FILE, or --parts FOLDER")
+        check_outputs([onnx], [checkpoint])
         if data is None:
             from adafocus.deploy.export import export_onnx
 
@@ -380,6 +381,7 @@ def import_checkpoint(
 ) -> None:
     """Turn a checkpoint of the authors into one of ours."""
     with one_line_errors():
+        check_outputs([output], [source, classes])
         recipe = find_recipe(known_recipes(), dataset)
         if patch_size is not None:
             recipe.check_patch_size(patch_size)

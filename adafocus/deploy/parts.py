@@ -55,7 +55,6 @@ def export_parts(checkpoint: Path, folder: Path, input_type: Input = "floats") -
     assert isinstance(model, Model)
     parts = parts_of(model)
     inputs = examples(model, parts, source.recipe, input_type)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
         program = to_onnx(part.eval(), inputs[name], part.gives, part.stepped)
         with atomic(folder / f"{name}.onnx") as aside:

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -39,7 +39,8 @@ def atomic(path: Path) -> Iterator[Path]:
     which nothing may replace, it is written when it is whole.
 
     Raises:
-        WriteError: where the disk is full or cannot be written to.
+        WriteError: where the disk is full or cannot be written to, or ``path`` is a folder and what
+            was written a file.
     """
     if is_outlet(path):
         with TemporaryDirectory() as folder_name:
@@ -103,6 +104,8 @@ def publish(unfinished: Path, path: Path) -> None:
     if unfinished.is_dir() and (path.is_symlink() or is_mount(path)):
         fill(path.resolve(), unfinished)
         return
+    if path.is_dir() and not unfinished.is_dir():
+        raise WriteError(_folder(path))
     _flush_all(unfinished)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -150,6 +153,29 @@ def check_writable(folder: Path) -> None:
     if not os.access(there, os.W_OK | os.X_OK):
         reason = OSError(errno.EROFS, "read-only, or another person's")
         raise WriteError(_unwritable(folder, reason))
+
+
+def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    """Looks, before any work is done, at the files that a command is to write.
+
+    Args:
+        outputs: None for what is not asked for.
+        inputs: what the command reads, and must find again after it.
+
+    Raises:
+        WriteError: where one of them is a folder, is read or is to be written twice.
+    """
+    taken = {path.resolve() for path in inputs if path}
+    for output in outputs:
+        if output is None or is_outlet(output):
+            continue
+        if output.is_dir():
+            raise WriteError(_folder(output))
+        if output.resolve() in taken:
+            raise WriteError(
+                f"{output}: is read or written in this call already; name another file"
+            )
+        taken.add(output.resolve())
 
 
 def make_private(folder: Path) -> None:
@@ -246,6 +272,10 @@ def _full(path: Path) -> str:
         f"{path}: the disk is full; what was finished before is whole: make room, and the same"
         " command goes on from there"
     )
+
+
+def _folder(path: Path) -> str:
+    return f"{path}: is a folder; name a file in it"
 
 
 def _unwritable(path: Path, error: OSError) -> str:

@@ -129,3 +129,29 @@ def test_evaluation_of_what_is_no_checkpoint(adafocus, tmp_path):
     file.write_bytes(b"no weights")
     files = ("--data", tmp_path, "--output", tmp_path / "out.json", "--plots", tmp_path)
     assert str(file) in one_line(adafocus("evaluate", file, *files))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate here --data . --plots . --output",
+        "predict here --checkpoint . --overlay",
+        "predict film --checkpoint here --json",
+        "watch here --checkpoint . --overlay",
+        "export --checkpoint here --onnx",
+        "import-checkpoint here --dataset demo",
+        "train --recipe demo.yaml --stage stage2 --data . --init here --output",
+    ],
+)
+def test_no_command_writes_over_what_it_reads_nor_over_a_folder(adafocus, tmp_path, command):
+    for name in ("here", "film"):
+        (tmp_path / name).write_text("precious")
+    (tmp_path / "link").symlink_to("here")
+    (tmp_path / "results").mkdir()
+    words = [tmp_path / word if word in ("here", "film") else word for word in command.split()]
+    for name, told in (("link", "is read or written"), ("results", "is a folder")):
+        asked = [*words[:2], tmp_path / name, *words[2:]]
+        if words[-1].startswith("--"):
+            asked = [*words, tmp_path / name]
+        assert f"{tmp_path / name}: {told}" in one_line(adafocus(*asked))
+    assert (tmp_path / "link").read_text() == "precious"

@@ -11,7 +11,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adafocus.machine.files import ASIDE, WriteError, atomic, keep, make_private, remove_abandoned
+from adafocus.machine.files import (
+    ASIDE,
+    WriteError,
+    atomic,
+    check_outputs,
+    keep,
+    make_private,
+    remove_abandoned,
+)
 from adafocus.machine.processes import Process
 
 WRITE_AND_WAIT = """
@@ -45,6 +53,17 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
             (aside / "deep").mkdir(parents=True)
             (aside / "deep" / content).write_text(content)
     assert names(tmp_path / "folder" / "deep") == ["two"]
+
+
+def test_a_file_takes_no_folders_place(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "old").touch()
+    with pytest.raises(WriteError, match="results: is a folder"), atomic(tmp_path / "results") as a:
+        a.write_text("new")
+    assert names(tmp_path / "results") == ["old"]
+    with pytest.raises(WriteError, match="b: is read or written in this call already"):
+        check_outputs([None, tmp_path / "b", tmp_path / "results" / ".." / "b"], [])
+    check_outputs([Path("/dev/stdout"), Path("/dev/stdout")], [Path("/dev/stdout")])
 
 
 def test_writers_may_be_nested(tmp_path):
