@@ -119,7 +119,8 @@ def check_class(name: str | int, where: str) -> None:
     """Raises `DataError` where a class's name cannot stand on a line of its own, in UTF-8."""
     if isinstance(name, str) and (not name or re.search("[\0\r\n\ud800-\udfff]", name)):
         raise DataError(
-            f"{where}: class {name!r} is no line of text in UTF-8; give the class another name"
+            f"{where}: class {name!r} is no line of text in UTF-8; give the class another name, or"
+            " save the table that has it as UTF-8, in Excel as CSV UTF-8"
         )
 
 

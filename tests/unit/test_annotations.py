@@ -405,7 +405,7 @@ def test_a_table_in_the_letters_of_one_country(folder):
     recipe = official(2, format="table", file="videos.csv")
     assert [row[0] for row in listed(recipe, folder)] == [r"caf\xe9", "c"]
     (folder / "annotations" / "videos.csv").write_bytes(table + b"d,val,caf\xe9\n")
-    with pytest.raises(DataError, match=r"videos\.csv, line 4: class 'caf.*' is no line of text"):
+    with pytest.raises(DataError, match=r"csv, line 4: class 'caf.*' is no .* or save .* UTF-8"):
         read_annotations(recipe, folder)
 
 
