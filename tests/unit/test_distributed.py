@@ -81,6 +81,7 @@ def test_a_calibration_is_the_same(together, alone):
 
 def test_a_signal_to_one_process_stops_all_after_the_same_batch(together):
     assert "saved batch 2 of epoch 1" in together["stopped"]
+    assert together["saved before any ends"] == [True, True]
     (weights, rows), (expected, expected_rows) = together["cut"], together["gru stage1"]
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     # Their mean is of two parts, each of which was rounded.
