@@ -53,7 +53,7 @@ test: $(BIN)/installed
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
-	$(BIN)/pytest --numprocesses 2 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder --durations 15 -m "not gpu"
+	$(BIN)/pytest --numprocesses 3 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder --durations 15 -m "not gpu"
 
 bench: $(BIN)/installed
 	$(BIN)/python benchmarks/speed.py

@@ -201,7 +201,6 @@ def _result(
         data_wait_share=measured.data_wait_share,
         peak_memory_gb=measured.peak_memory_gb,
         learning_rates=_rates(recipe, source.stage),
-        swept=None if recipe.swept is None else recipe.swept.model_dump(mode="json"),
         videos=len(measured.labels),
         classes_left_out_of_mAP=int((~measured.labels.any(0)).sum()),
         git_commit=tracking.git_commit(),
@@ -230,6 +229,7 @@ def _rates(recipe: Recipe, last: str) -> dict[str, dict[str, float]]:
 
 def _with_source(result: Result, source: Checkpoint, checkpoint: Path) -> Result:
     """The result with what its checkpoint tells."""
+    swept = source.recipe.swept
     return replace(
         result,
         published=source.recipe.published_beside(result.patch_size, result.accuracy)
@@ -237,6 +237,7 @@ def _with_source(result: Result, source: Checkpoint, checkpoint: Path) -> Result
         else None,
         checkpoint={"path": str(checkpoint), "sha256": sha256(checkpoint)},
         made_by=dict(source.made_by),
+        swept=None if swept is None else swept.model_dump(mode="json"),
         recipe=source.recipe.to_dict(),
     )
 

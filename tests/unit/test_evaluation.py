@@ -31,7 +31,7 @@ from adafocus.machine.files import keep
 from adafocus.model.adafocus import build
 from adafocus.model.checkpoint import Checkpoint, CheckpointError, load, read, write
 from adafocus.model.patches import centred_corners
-from adafocus.recipe import SPECS, parse_recipe
+from adafocus.recipe import SPECS, SweepBudget, parse_recipe
 
 VIDEOS, FRAMES, PATCH = 7, 6, 32
 CPU = torch.device("cpu")
@@ -78,9 +78,9 @@ def evaluated(folder, tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
 
     @cache
-    def evaluate(family, stage, seed=0, anew=None):
+    def evaluate(family, stage, seed=0, anew=None, swept=None):
         torch.manual_seed(1)
-        recipe = recipe_of(family)
+        recipe = recipe_of(family).model_copy(update={"swept": swept})
         model = build(recipe, PATCH)
         # So that policy and classifier tell their inputs apart.
         for part in (model.policy.actor, model.classifier, model.glancer.head):
@@ -323,6 +323,12 @@ def test_what_has_not_changed_is_not_measured_again(evaluated, folder, capsys):
     assert again.result == done.result == json.loads(done.output.read_text())
     assert done.sheet.exists() and done.predictions.exists()
     assert not list(done.output.parent.glob(".*.old"))
+
+    # The best of a sweep may be the recipe's own rates, whose weights are the same.
+    best = evaluated.__wrapped__("gru", "stage3", swept=SweepBudget(trials=2)).result
+    assert best["swept"]["trials"] == 2 and done.result["swept"] is None
+    assert best["videos_per_second"] == done.result["videos_per_second"]
+    assert evaluated.__wrapped__("gru", "stage3").result == done.result
 
     anothers = replace(Predictions.read(done.predictions), videos=np.array(["another"] * VIDEOS))
     result = done.result

@@ -207,9 +207,8 @@ def everything(folder: Path, kept: Path) -> dict[str, Any]:
     try:
         run(recipe, "stage1", folder, cut, on_clip=stop, batch_size=4)
     except Stopped as stopped:
-        there = cut.exists()
+        done["saved before any ends"] = all_gather_lists([cut.exists()])
         done["stopped"] = stopped.message
-    done["saved before any ends"] = all_gather_lists([there])
     done["cut"] = run(recipe, "stage1", folder, cut, batch_size=4)
 
     training = recipe.stages.glancer.model_copy(update={"learning_rates": {"glancer": 1e30}})

@@ -221,6 +221,9 @@ def test_a_stage_takes_over_the_best_trial_of_its_sweep(demo, tiny_project, tmp_
     folder = tmp_path / "mine"
     project = replace(tiny_project, folder=folder)
     shutil.copy2(folder / "results" / "checkpoints" / f"{before}.safetensors", folder)
+    # So that a trial is all there is to go on from.
+    for path in (folder / "results" / "checkpoints").glob(f"{name}.*"):
+        path.unlink()
     project.edit("config.yaml", "pretrained", value={before: f"{before}.safetensors"})
     project.edit("config.yaml", "sweep", "use_best", value=True)
     # The sweep began at the same weights, elsewhere.
