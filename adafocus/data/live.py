@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -38,6 +39,8 @@ SILENCE = 10.0
 """Seconds after which a source that says nothing is given up."""
 TICK = 1e-3
 """Seconds by which stamps are rounded."""
+SLACK = 1.0
+"""Seconds by which a film may end sooner or later than it tells."""
 WAITS = (1, 2, 4, 8, 16, 30)
 """Seconds between one try to connect and the next; the last again and again."""
 
@@ -57,13 +60,16 @@ class Moment(NamedTuple):
 
 
 def moments(source: str, settings: Frames, rate: float, tries: int, stop: Stop) -> Iterator[Moment]:
-    """``rate`` frames a second of a source. A file ends, and so does what tells how long it lasts;
-    anything else is connected to again, and a line tells each try.
+    """``rate`` frames a second of a source. A file ends, and so does what tells how long it lasts,
+    itself or by the server. Anything else is connected to again, and so is what breaks; a line
+    tells each try.
 
     Args:
         source: an address, a device ``/dev/video*`` or a file.
         settings: how high and how good frames are in the data set.
-        tries: to connect in a row, after which it is given up.
+        tries: to connect in a row, after which it is given up. One that brings the frames of the
+            last again counts as one that brings none, and so does one of a film that tells how
+            long it lasts: it begins at its first frame again.
         stop: ends it, after `SILENCE` at the latest.
 
     Raises:
@@ -72,21 +78,26 @@ def moments(source: str, settings: Frames, rate: float, tries: int, stop: Stop) 
     """
     check_source(source)
     connection = failed = 0
+    before = b""
     while not stop.number:
-        came, lasts, reason = False, not is_live(source), "it ended"
+        came, packets, seen = False, None, blake2b()
         try:
             with _open(source) as container:
-                lasts = lasts or container.duration is not None
-                for frame in _frames(container, settings, rate, stop):
-                    if not came:
-                        came, connection, failed = True, connection + 1, 0
+                packets = _Packets(container, source)
+                for frame in _frames(packets, settings, rate, stop):
+                    connection += not came
+                    came = True
+                    seen.update(repr(frame[0]).encode() + frame[1].tobytes())
                     yield Moment(connection, *frame)
-            if stop.number or (came and lasts):
+            if stop.number or (came and packets.whole()):
                 return
+            reason = "it broke off" if packets.lasts() else "it ended"
         except (av.FFmpegError, OSError, ValueError, Unusual) as error:
             reason = _reason(error)
         if not is_live(source):
             raise DataError(f"{source}: cannot be read ({reason})")
+        if came and packets and not packets.lasts() and seen.digest() != before:
+            failed, before = 0, seen.digest()
         failed += 1
         if failed == tries:
             raise DataError(f"{told(source)}: given up after {tries} tries ({reason})")
@@ -147,17 +158,64 @@ def _open(source: str) -> Any:
         return av.open(source, container_options=by_udp, timeout=SILENCE)
 
 
+class _Packets:
+    """Those of one connection, and what tells whether all have come."""
+
+    def __init__(self, container: Any, source: str) -> None:
+        if not container.streams.video:
+            raise Unusual("holds no film")
+        self.container = container
+        self.film = container.streams.video[0]
+        self.http = source.startswith(("http:", "https:"))
+        self.sized = not is_live(source) or (container.size or 0) > 0
+        """Whether it is known how many bytes there are."""
+        length = container.duration
+        begin = container.start_time or 0
+        self.end: float | None = None if length is None else (begin + length) / av.time_base
+        """Of the film in seconds, where it tells how long it lasts."""
+        self.latest = 0.0
+        """End of what came of any stream, in seconds."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Packets of the film, and an empty one at the end, at which the decoder gives the rest."""
+        try:
+            for packet in self.container.demux():
+                if packet.pts is not None:
+                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    self.latest = max(self.latest, end)
+                if packet.stream is self.film:
+                    yield packet
+        except av.FFmpegError as error:
+            # By FFmpeg any connection that is closed has failed where the server has not told
+            # how many bytes come. In HTTP/1.0 this is the end.
+            if not self.http or self.sized or error.errno != errno.EIO:
+                raise
+            last = av.Packet()
+            last.stream, last.time_base = self.film, self.film.time_base
+            yield last
+
+    def lasts(self) -> bool:
+        """Whether the film tells how long it lasts. Of an MP4 that comes in parts FFmpeg tells how
+        long the first ones last, and a camera goes on."""
+        return self.end is not None and self.latest < self.end + SLACK
+
+    def whole(self) -> bool:
+        """Whether the film is over, now that nothing more comes."""
+        if self.sized or self.end is None or not self.http:
+            return self.sized or self.end is not None
+        return abs(self.latest - self.end) < SLACK
+
+
 def _frames(
-    container: Any, settings: Frames, rate: float, stop: Stop
+    packets: _Packets, settings: Frames, rate: float, stop: Stop
 ) -> Iterator[tuple[float, np.ndarray, int, int]]:
     """Time, picture, height and width of ``rate`` frames a second, until ``stop``."""
-    if not container.streams.video:
-        raise Unusual("holds no film")
-    film = container.streams.video[0]
+    film = packets.film
     film.thread_type = "AUTO"
     develop, begin, latest, due = None, None, 0.0, 0.0
     interval = 1 / float(film.average_rate or 25)
-    for number, frame in enumerate(container.decode(film)):
+    decoded = (frame for packet in packets for frame in packet.decode())
+    for number, frame in enumerate(decoded):
         if stop.number:  # also between the frames that are given, which may be minutes apart
             return
         stamp = number * interval if frame.time is None else frame.time

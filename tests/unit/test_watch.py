@@ -4,7 +4,10 @@ import json
 import socket
 import subprocess
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -59,6 +62,98 @@ def serve(address, frames):
     film = ["-re", "-f", "lavfi", "-i", "testsrc=size=146x74:rate=10", "-frames:v", str(frames)]
     coded = ["-c:v", "mpeg2video", "-g", "5", "-f", "mpegts", "-listen", "1", address]
     return subprocess.Popen([ffmpeg_path(), "-nostdin", "-v", "error", *film, *coded])
+
+
+@pytest.fixture
+def give():
+    """Starts a server that gives each caller parts of a film, the first ones others, and closes the
+    connection, as HTTP/1.0 does; tells its address."""
+    servers = []
+
+    def start(*parts, others=(), length=None):
+        others = [*others]
+
+        class Giver(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                if length is not None:
+                    self.send_header("Content-Length", str(length))
+                self.end_headers()
+                for part in [others.pop(0)] if others else parts:
+                    self.wfile.write(part)
+                    time.sleep(0.5 if part is not parts[-1] else 0)
+
+            def log_message(self, *_):
+                pass
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Giver))
+        Thread(target=servers[-1].serve_forever, kwargs={"poll_interval": 0.01}).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/film"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def film_bytes(path, frames, *options):
+    return make_video(path, frames, "64x48", *options, rate=10).read_bytes()
+
+
+def seen(source, tries):
+    """How many frames each connection gave, and how it ended."""
+    counts, end = {}, None
+    with Stop() as stop:
+        moments = live.moments(source, tiny_recipe("gru").frames, 10, tries, stop)
+        try:
+            for moment in islice(moments, 500):
+                counts[moment.connection] = counts.get(moment.connection, 0) + 1
+        except live.DataError as error:
+            end = str(error).removeprefix(f"{source}: ")
+    return list(counts.values()), end
+
+
+@pytest.mark.parametrize("name", ["film.mkv", "film.mp4"])
+def test_a_film_by_http_ends_where_the_connection_is_closed(give, weights, tmp_path, name):
+    table = ["-movflags", "+faststart"] if name == "film.mp4" else []
+    source = give(film_bytes(tmp_path / name, 100, *table))
+    done = watch(source, "--checkpoint", weights, "--rate", 10, "--tries", 1)
+    assert (done.exit_code, done.stderr) == (0, "")
+    times = [json.loads(line)["time"] for line in done.stdout.splitlines()]
+    assert times == pytest.approx(np.arange(100) / 10, abs=0.002)
+
+
+def test_a_film_by_http_ends_where_its_length_says(give, tmp_path):
+    film = film_bytes(tmp_path / "film.ts", 20)
+    assert seen(give(film, length=len(film)), 2) == ([20], None)
+
+
+def test_a_film_that_tells_no_length_is_not_begun_again_for_ever(give, tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "WAITS", (0.01,))
+    first, second, last = (film_bytes(tmp_path / f"{n}.ts", n) for n in (20, 10, 15))
+    source = give(last, others=[first, second])
+    # What differs is a camera's, however often it goes away.
+    assert seen(source, 2) == ([20, 10, 15, 15], "given up after 2 tries (it ended)")
+
+
+def test_a_film_that_breaks_off_is_not_begun_again_for_ever(give, tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "WAITS", (0.01,))
+    film = film_bytes(tmp_path / "film.mkv", 40, "-g", "10")
+    half, more = film[: len(film) // 2], film[: len(film) * 3 // 4]
+    counts, end = seen(give(half, others=[more]), 2)
+    assert len(counts) == 2 and 10 < counts[1] < counts[0] < 40
+    assert end == "given up after 2 tries (it broke off)"
+    counts, end = seen(give(film, length=len(film) + 1), 2)
+    assert len(counts) == 2 and end == "given up after 2 tries (Input/output error)"
+
+
+def test_a_camera_that_sends_mp4_has_no_end(give, tmp_path, monkeypatch):
+    """Of which FFmpeg tells how long the parts last that came first."""
+    monkeypatch.setattr(live, "WAITS", (0.01,))
+    parts = ["-g", "10", "-movflags", "+frag_keyframe+empty_moov+default_base_moof"]
+    film = film_bytes(tmp_path / "film.mp4", 100, *parts)
+    source = give(film[: len(film) // 2], film[len(film) // 2 :])
+    assert seen(source, 2) == ([100] * 2, "given up after 2 tries (it ended)")
 
 
 def test_a_camera_that_goes_away_is_connected_to_again(weights, address, monkeypatch, capsys):
