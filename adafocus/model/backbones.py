@@ -66,7 +66,7 @@ class Normalize(nn.Module):
     """uint8 frames (..., 3, H, W) as float32 with ImageNet's mean and std; floats as they are.
 
     Bytes are taken as far as this so that only what a backbone sees is ever turned into floats:
-    shrunk frames and patches, not whole frames.
+    shrunk frames and patches, not whole frames. Raises `TypeError` where they are neither.
     """
 
     mean: Tensor
@@ -80,6 +80,11 @@ class Normalize(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         if frames.dtype != torch.uint8:
+            if not frames.is_floating_point():
+                raise TypeError(
+                    f"frames are {frames.dtype}: give uint8, or floats that are normalised with"
+                    " ImageNet's mean and standard deviation"
+                )
             return frames
         return (frames / 255).sub_(self.mean).div_(self.std)
 

@@ -84,3 +84,8 @@ def test_normalize():
     assert out.dtype == torch.float32 and out.shape == frames.shape
     expected = [(0 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (1 - 0.406) / 0.225]
     assert out[1, :, 2, 3].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_frames_of_another_kind_are_named():
+    with pytest.raises(TypeError, match="frames are torch.int64: give uint8, or floats"):
+        Normalize()(torch.zeros(1, 1, 3, 2, 2, dtype=torch.int64))
