@@ -52,7 +52,8 @@ def test_every_figure_is_measured(tmp_path):
         "memory",
     ):
         assert figure in measured
-    assert all(row["ours"] > 0 for row in report["rows"])
+    # A difference of two times at a small size may be anything.
+    assert all(row["ours"] > 0 for row in report["rows"] if "the difference" not in row["what"])
     table = (tmp_path / "speed_cpu.md").read_text()
     assert all(row["what"] in table for row in report["rows"])
 
