@@ -38,8 +38,8 @@ install: $(BIN)/installed
 demo: $(BIN)/installed
 	$(BIN)/snakemake --cores all results/demo-uni_28.json results/demo_28_stage3.json results/summary.md
 	@echo
-	@cat results/summary.md
-	@echo
+	@sed '/^## /,$$d' results/summary.md
+	@echo "All tables:             results/summary.md"
 	@echo "Where they looked:      results/plots/demo-uni_28_sheet.png, results/plots/demo_28_stage3_sheet.png"
 	@echo "How they learned:       results/plots/*_curves.svg"
 	@echo "Accuracy after a step:  results/plots/*_steps.svg"
