@@ -165,17 +165,18 @@ def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None])
     Raises:
         WriteError: where one of them is a folder, is read or is to be written twice.
     """
-    taken = {path.resolve() for path in inputs if path}
+    # Unlike `Path.resolve` also of links that go round in a circle.
+    taken = {os.path.realpath(path) for path in inputs if path}
     for output in outputs:
         if output is None or is_outlet(output):
             continue
         if output.is_dir():
             raise WriteError(_folder(output))
-        if output.resolve() in taken:
+        if os.path.realpath(output) in taken:
             raise WriteError(
                 f"{output}: is read or written in this call already; name another file"
             )
-        taken.add(output.resolve())
+        taken.add(os.path.realpath(output))
 
 
 def make_private(folder: Path) -> None:

@@ -64,6 +64,9 @@ def test_a_file_takes_no_folders_place(tmp_path):
     with pytest.raises(WriteError, match="b: is read or written in this call already"):
         check_outputs([None, tmp_path / "b", tmp_path / "results" / ".." / "b"], [])
     check_outputs([Path("/dev/stdout"), Path("/dev/stdout")], [Path("/dev/stdout")])
+    circle = tmp_path / "circle"
+    circle.symlink_to("circle")
+    check_outputs([tmp_path / "new"], [circle])  # whose reader says what it is
 
 
 def test_writers_may_be_nested(tmp_path):
