@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -173,9 +174,9 @@ def loader(
         collate_fn=collate,
         num_workers=workers,
         worker_init_fn=_begin_worker,
-        # Children of this process: Python 3.14 would start others, which would run the script of a
-        # workflow's job once more, and whose parent is not this process.
-        multiprocessing_context="fork" if workers else None,
+        # Children of this process, as on Linux before Python 3.14. Others would run the script of a
+        # workflow's job once more, and their parent would not be this process.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
     )
