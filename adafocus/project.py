@@ -82,7 +82,8 @@ def table(recipes: Mapping[str, Recipe], results: Path) -> Iterator[str]:
                 disk = f"{size:,.0f} GB" if size else ""
                 figures = ", ".join(_figure(recipe, size, results) for size in recipe.patch_sizes)
                 if not recipe.published:  # what else there is to compare with
-                    figures += "".join(f"; {peer.told(recipe.metric)}" for peer in recipe.peers)
+                    told = (peer.told(recipe.metric) for peer in recipe.peers)
+                    figures += "".join(f"; {one}" for one in told if one)
                 yield f"{name:17} {videos:8,} {disk:>8}  {recipe.metric:6} {figures}"
 
 

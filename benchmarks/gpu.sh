@@ -41,8 +41,8 @@ if [[ -d $wheels ]]; then
 fi
 
 # So many seconds of the 8 minutes are left. Where all is small, nothing is lent.
-budget=470
-((${#small[@]})) && budget=3600
+budget=470 memory=60
+((${#small[@]})) && budget=3600 memory=3600
 left() { echo $((SECONDS < budget - 1 ? budget - SECONDS : 1)); }
 failed=0
 measure() {
@@ -53,7 +53,7 @@ measure() {
 
 timeout 230 "$python" -m pytest -p no:cacheprovider --color=no -m gpu tests/gpu 2>&1 |
     tee "$output/tests_$device.txt" || failed=1
-measure benchmarks/memory.py $((budget == 470 ? 60 : budget))
+measure benchmarks/memory.py "$memory"
 measure benchmarks/speed.py "$budget"
 echo "$SECONDS s in all"
 exit $failed

@@ -52,8 +52,9 @@ class Peer(Section):
     gflops: float
 
     def told(self, metric: str) -> str:
-        """In words."""
-        return f"{self.name}: {getattr(self, metric)} at {self.gflops} GFLOPs"
+        """Its figure in words; empty where it has none of this metric."""
+        figure = getattr(self, metric)
+        return "" if figure is None else f"{self.name}: {figure} at {self.gflops} GFLOPs"
 
 
 class Recipe(Section):

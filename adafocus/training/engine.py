@@ -263,7 +263,7 @@ class _Loop:
             self.save()
         if number:
             # Whoever ends first lets torchrun end all, half a minute later for good.
-            distributed.all_reduce_max(0)
+            distributed.meet()
             message = (
                 f"{signal.Signals(number).name} came: saved {self._where()} in {self.resume.path};"
                 " the same command goes on from there"
